@@ -1,0 +1,37 @@
+# make train: environment, embedded data, a real training run.   make test: environment, the whole test suite.
+# PYTHON=… chooses the interpreter, ARGS=… adds to the command.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: train test unit lint clean
+
+train: .venv/train
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/dev lint
+	$(BIN)/python -m pytest $(ARGS)
+
+unit: .venv/dev
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "gptlab needs Python 3.11 to 3.13 (Hydra 1.3 fails on 3.14); none was found: make PYTHON=path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "gptlab needs Python 3.11 to 3.13 (Hydra 1.3 fails on 3.14), and $(PYTHON) is another" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/train: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/dev: requirements.txt requirements-dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@ .venv/train
+
+clean:
+	rm -rf .venv data/cache outputs

@@ -1,0 +1,1 @@
+"""From text to token files. One module per kind of source."""

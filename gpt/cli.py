@@ -1,0 +1,96 @@
+"""What the commands share: help, refusals and exit codes. Imports Hydra only when it is needed."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import InputError, Interrupted, TrainingError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+GROUPS = ["model", "data", "optimizer", "schedule", "batch", "precision", "cluster", "tracker", "experiment"]
+COMMON_KEYS = """
+    name tags seed device compile resume
+    data.files data.tokenizer data.val_fraction data.num_workers
+    model.seq_len model.vocab_multiple model.attention optimizer.lr schedule.warmup_tokens
+    batch.global_tokens batch.micro_batch_size
+    trainer.max_steps trainer.max_tokens trainer.eval_every trainer.log_every trainer.grad_clip
+    checkpoint.every checkpoint.keep
+""".split()
+EXAMPLES = """
+  python train.py
+  python train.py model=gpt2_124m precision=bf16 data=text data.files=[book.txt] data.tokenizer=gpt2
+  python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
+""".strip("\n")
+
+
+def options(group: str) -> dict[str, str]:
+    """The options of a config group, each with the line that opens its file."""
+    described = {}
+    for path in sorted((CONF / group).glob("[!_]*.yaml")):
+        lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        described[path.stem] = next(line for line in lines if not line.startswith("@package"))
+    return described
+
+
+def help_text() -> str:
+    """The answer to --help, from the files in conf/."""
+    lines = ["Train a GPT:  python train.py [GROUP=OPTION] [KEY=VALUE] …", ""]
+    for group in GROUPS:
+        lines.append(f"{group}:")
+        lines += [f"  {group}={option:<{24 - len(group)}} {about}" for option, about in options(group).items()]
+    keys = "\n".join("  " + "  ".join(COMMON_KEYS[i : i + 4]) for i in range(0, len(COMMON_KEYS), 4))
+    lines += ["", "common keys (all of them, with comments: conf/; composed: --cfg job):", keys]
+    lines += ["", "examples:", EXAMPLES]
+    return "\n".join(lines)
+
+
+def run(task: Callable[[Any], Any]) -> int:
+    """Run ``task`` with the config that Hydra composes from the command line; returns the exit code."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return 0
+
+    def hydra_run() -> None:
+        from gpt.compose import run_hydra
+
+        run_hydra(task)
+
+    return guard(hydra_run)
+
+
+def guard(command: Callable[[], None]) -> int:
+    """Call ``command`` and turn the ways in which it may end into an exit code and a few lines on stderr."""
+    if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
+        print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)
+        return 2
+    show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as set by the user
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
+    try:
+        command()
+    except (InputError, TrainingError, Interrupted) as error:
+        if show_trace:
+            traceback.print_exc()
+        return report(error)
+    except KeyboardInterrupt:
+        print("\nstopped at once; what was saved last is intact", file=sys.stderr)
+        return Interrupted.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("gpt", "data"):
+            raise
+        print(
+            f"error: the package {error.name} is missing\n  pip install -r requirements.txt, or make train",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def report(error: InputError | TrainingError | Interrupted) -> int:
+    """Say why the run ended; returns its exit code."""
+    prefix = "" if isinstance(error, Interrupted) else "error: "
+    print(f"{prefix}{error}", file=sys.stderr)
+    return error.exit_code

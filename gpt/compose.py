@@ -1,0 +1,175 @@
+"""Where Hydra meets the rest: composing a config, resuming, checking first, and saying what was wrong.
+
+This room belongs to the commands: it stands above data/, and nothing below imports it.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpt.cli import CONF, report
+from gpt.config import Config, changed_keys, did_you_mean, explain, load, read
+from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt.tokenfile import TokenFile
+
+
+def fresh(directory: str) -> str:
+    """Hydra resolver: make a directory of this name, or of name-2, name-3, … where it is taken."""
+    path, number = Path(directory), 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return str(path)
+        except FileExistsError:
+            number += 1
+            path = Path(f"{directory}-{number}")
+
+
+OmegaConf.register_new_resolver("fresh", fresh, use_cache=True, replace=True)
+
+
+def run_hydra(task: Callable[[DictConfig], Any]) -> None:
+    """Compose from the command line and call ``task`` in every job. Raises InputError for a wrong command."""
+    running = False
+
+    @functools.wraps(task)
+    def job(composed: DictConfig) -> Any:
+        nonlocal running
+        running = True
+        result = task(composed)
+        running = False
+        return result
+
+    sys.argv[1:] = with_resume(sys.argv[1:])
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except Exception as error:
+        if running or isinstance(error, InputError):
+            raise
+        raise explain_composition(error) from error
+
+
+def compose(overrides: list[str]) -> Config:
+    """The config that these overrides compose to, without a job. Raises InputError."""
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            composed = hydra.compose("config", overrides)
+    except Exception as error:
+        raise explain_composition(error) from error
+    return load(composed)
+
+
+def explain_composition(error: Exception) -> InputError:
+    """Say in two lines what Hydra could not compose."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        allowed = [name for name in error.options if not name.startswith("_")]
+        return InputError(
+            f"{group}={option}: no such option", f"allowed: {', '.join(allowed)}{did_you_mean(option, allowed)}"
+        )
+    if isinstance(error, OverrideParseException):
+        return InputError(
+            f"cannot read {error.override!r}", "an override is KEY=VALUE; quote lists and spaces: 'data.files=[a,b]'"
+        )
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return explain(cause)
+    reason = str(error).splitlines()[0]
+    if isinstance(error, HydraException):
+        return InputError(reason, "groups and keys: python train.py --help")
+    return InputError(f"Hydra: {reason}", "a group takes the name of one of its options: python train.py --help")
+
+
+def with_resume(argv: list[str]) -> list[str]:
+    """With ``resume=DIR`` among the arguments: the overrides of that run first, and its directory last.
+
+    Raises InputError where DIR holds no run.
+    """
+    given = [argument for argument in argv if argument.startswith("resume=")]
+    path = given[-1].removeprefix("resume=").strip("'\"") if given else ""
+    if path in ("", "null"):
+        return argv
+    if {"-m", "--multirun"} & set(argv):
+        raise InputError("resume continues one run, and --multirun starts many", "leave one of them out")
+    run_dir = Path(path).expanduser().resolve()
+    if not (run_dir / "config.yaml").is_file():
+        inside = [parent for parent in run_dir.parents if (parent / "config.yaml").is_file()]
+        hint = (
+            f"did you mean resume={inside[0]}?"
+            if inside
+            else "give the output directory of a run, such as outputs/DATE/TIME-NAME"
+        )
+        raise InputError(f"resume={path}: no run there (no config.yaml)", hint)
+    saved = [
+        o for o in yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text()) if not o.startswith("resume=")
+    ]
+    quoted = "'" + str(run_dir).replace("'", r"\'") + "'"
+    rest = [argument for argument in argv if argument not in given]
+    return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
+
+
+def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]":
+    """All that can be checked before torch is needed, preparing the data on the way. Raises InputError.
+
+    ``run_dir`` is None while it is not made.
+    """
+    if run_dir is not None:
+        check_run_dir(config, run_dir)
+    from data.prepare import check_fits, prepare  # numpy and h5py, once config and directory are right
+
+    train, val = prepare(config.data)
+    check_fits(config, train, val)
+    return train, val
+
+
+def check_run_dir(config: Config, run_dir: Path) -> None:
+    """A new run needs an unused directory; a resumed one its own config and steps left to do."""
+    result_path = run_dir / "result.json"
+    result = json.loads(result_path.read_text()) if result_path.exists() else {}
+    if not config.resume:
+        if result or (run_dir / "metrics.jsonl").exists():
+            state = f"a run ({result.get('status', 'not finished')})"
+            raise InputError(
+                f"{run_dir} already holds {state}", f"continue it with resume={run_dir}, or take another directory"
+            )
+        return
+    if changed := changed_keys(read(run_dir / "config.yaml"), config):
+        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
+        raise InputError(
+            f"resume={run_dir}: the config differs from the saved one: {listed}",
+            "allowed to change: cluster.*, batch.micro_batch_size, data.num_workers, trainer.max_*, trainer.log_every, "
+            "checkpoint.*, tracker.*; anything else is a new run",
+        )
+    if result.get("status") == "done" and result["step"] >= config.total_steps:
+        raise InputError(
+            f"resume={run_dir}: this run is finished, at step {result['step']} of {config.total_steps}",
+            "train on with a larger trainer.max_steps or trainer.max_tokens",
+        )
+
+
+class CheckFirst(Callback):
+    """Hydra callback: refuses a single run before its directory is made."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        directory = OmegaConf.to_container(config.hydra.run)["dir"]
+        try:
+            typed = load(config)
+            is_fresh = "${fresh:" in directory  # resolving it would make the directory
+            ready(typed, None if is_fresh else Path(config.hydra.run.dir))
+            from gpt.precision import pick_device  # torch, once the rest is right
+
+            pick_device(typed.device)
+        except InputError as error:
+            sys.exit(report(error))  # Hydra turns other exceptions of a callback into warnings

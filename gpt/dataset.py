@@ -1,0 +1,98 @@
+"""Windows of a token file as a torch Dataset, in the order of the run, and the loader over them."""
+
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+
+from gpt.order import Order, rank_samples
+from gpt.tokenfile import TokenFile
+
+
+class TokenDataset(Dataset):
+    """Sample i of the run: a window of seq_len tokens and its targets, as seq_len + 1 ids (int64).
+
+    Its length is one epoch; ids beyond it belong to later epochs. Workers are sent the path, not the array.
+    """
+
+    def __init__(self, file: TokenFile, order: Order, read: str):
+        self.file, self.order, self.read = file, order, read
+        self.ids = None  # opened where it is used
+
+    def __len__(self) -> int:
+        return self.order.n_windows
+
+    def __getitem__(self, sample: int) -> Tensor:
+        return self.__getitems__([sample])[0]
+
+    def __getitems__(self, samples: list[int]) -> Tensor:
+        """A batch at once: (B, seq_len + 1)."""
+        if self.ids is None:
+            self.ids = self.file.reader(self.read)
+        width = self.order.seq_len + 1
+        first, count = samples[0], samples[-1] - samples[0] + 1
+        starts = self.order.starts(first, count)
+        batch = np.empty((len(samples), width), np.int64)
+        for row, sample in zip(batch, samples, strict=True):
+            start = int(starts[sample - first])
+            row[:] = self.ids(start, start + width)
+        return torch.from_numpy(batch)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"ids": None}
+
+
+class OrderedSampler(DistributedSampler):
+    """The samples of one rank from a given position on: the next batch, its share of it, for every step left.
+
+    The position is the number of samples that finished steps have consumed, so resuming is a seek.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        *,
+        consumed: int,
+        steps: int,
+        batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+    ):
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        self.consumed, self.steps = consumed, steps
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.steps):
+            first = self.consumed + step * self.batch_size
+            yield from rank_samples(
+                first, self.batch_size, self.micro_batch_size, self.rank, self.num_replicas
+            ).tolist()
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size // self.num_replicas
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the trainer decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_is(batch: Tensor) -> Tensor:
+    return batch
+
+
+def micro_batches(sampler: OrderedSampler, num_workers: int, pin_memory: bool) -> DataLoader:
+    """Loader of full micro-batches (micro_batch_size, seq_len + 1), read ahead by ``num_workers`` processes."""
+    return DataLoader(
+        sampler.dataset,
+        batch_sampler=BatchSampler(sampler, sampler.micro_batch_size, drop_last=True),
+        num_workers=num_workers,
+        collate_fn=_as_is,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,26 @@
+"""The ways in which a run ends before its time, and the exit code of each."""
+
+
+class InputError(Exception):
+    """What the user gave cannot be run: ``problem`` names it, ``cure`` says what is allowed. Exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, problem: str, cure: str):
+        super().__init__(f"{problem}\n  {cure}")
+        self.problem, self.cure = problem, cure
+
+
+class TrainingError(Exception):
+    """The run cannot go on, through no fault of the command. Exit code 1."""
+
+    exit_code = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run after a whole step; its checkpoint continues it. Exit code 75 (EX_TEMPFAIL).
+
+    As a KeyboardInterrupt it ends a sweep too, which an ordinary exception would not.
+    """
+
+    exit_code = 75

@@ -1,0 +1,39 @@
+"""Sampling with a key-value cache."""
+
+import torch
+from torch import Tensor
+
+from gpt.model import GPT
+
+
+def next_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
+    """Draw one id per row from logits (B, V) -> (B, 1)."""
+    logits = logits.float() / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        kth = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, float("-inf"))
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+
+
+@torch.no_grad()
+def generate(model: GPT, prompt: Tensor, tokens: int, *, temperature: float, top_k: int | None, seed: int) -> Tensor:
+    """Continue ``prompt`` (B, T) by ``tokens`` ids -> (B, T + tokens). Ids are drawn on the CPU from ``seed``.
+
+    When the context is full, its newer half is read anew and decoding goes on from there.
+    Leaves the model in the mode in which it was.
+    """
+    was_training, seq_len = model.training, model.config.seq_len
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    ids = prompt
+    unread, caches = ids[:, -seq_len:], None
+    for _ in range(tokens):
+        if caches is None or caches[0].length + unread.size(1) > seq_len:
+            if caches is not None:
+                unread = ids[:, -max(1, seq_len // 2) :]
+            caches = model.new_caches(ids.size(0), model.wte.weight.dtype)
+        hidden = model(unread, caches)[:, -1]  # (B, C)
+        unread = next_token(model.logits(hidden).cpu(), temperature, top_k, generator).to(ids.device)
+        ids = torch.cat([ids, unread], dim=1)
+    model.train(was_training)
+    return ids

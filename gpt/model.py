@@ -1,0 +1,201 @@
+"""GPT-2 (Radford et al. 2019), its initialisation, and its FLOPs per token."""
+
+import hashlib
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt.config import ModelConfig
+
+
+class KVCache:
+    """Keys and values of one attention layer for the tokens seen so far.
+
+    Holds at most ``seq_len`` positions; ``length`` of them are filled.
+    """
+
+    def __init__(self, batch: int, n_head: int, seq_len: int, head_dim: int, like: Tensor):
+        self.keys = like.new_empty(batch, n_head, seq_len, head_dim)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, H, T, D) and return all that are held (B, H, length, D)."""
+        end = self.length + k.size(2)
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Causal attention written out (Vaswani et al. 2017, eq. 1); q (B, H, T, D), k and v (B, H, S, D).
+
+    The queries are the last T of the S positions.
+    """
+    t, s = q.size(-2), k.size(-2)
+    scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # (B, H, T, S)
+    future = torch.ones(t, s, dtype=torch.bool, device=q.device).triu(diagonal=s - t + 1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """The same through torch's fused kernels."""
+    t, s = q.size(-2), k.size(-2)
+    if t == s:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    # is_causal aligns the mask to the first key; cached decoding needs it aligned to the last.
+    past = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(diagonal=s - t)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=past, dropout_p=dropout)
+
+
+ATTENTION = {"naive": naive_attention, "sdpa": sdpa_attention}
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.attend = ATTENTION[config.attention]
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        b, t, c = x.size()
+        q, k, v = (
+            part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2)  # (B, H, T, D)
+            for part in self.c_attn(x).split(c, dim=2)
+        )
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = self.attend(q, k, v, self.dropout if self.training else 0.0)
+        y = y.transpose(1, 2).reshape(b, t, c)
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Feed-forward layer, four times as wide inside, GELU in its tanh form as GPT-2 has it."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2 with a tied head.
+
+    ``vocab_size`` is what the tokenizer has; the embedding holds ``padded_vocab_size`` rows, that number
+    rounded up to a multiple of ``config.vocab_multiple``. Padded rows are zero, and the head's bias puts -inf
+    into their columns, so they take no probability, receive no gradient and stay zero.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int):
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.padded_vocab_size = math.ceil(vocab_size / config.vocab_multiple) * config.vocab_multiple
+        self.wte = nn.Embedding(self.padded_vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.seq_len, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = nn.Linear(config.n_embd, self.padded_vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight
+        padding = None
+        if self.padded_vocab_size > vocab_size:
+            padding = torch.zeros(self.padded_vocab_size)
+            padding[vocab_size:] = float("-inf")
+        self.register_buffer("padding", padding, persistent=False)
+
+    def forward(self, idx: Tensor, caches: list[KVCache] | None = None) -> Tensor:
+        """Token ids (B, T) -> final hidden states (B, T, C).
+
+        With ``caches`` (one per layer, see :meth:`new_caches`) the ids continue what the caches hold.
+        """
+        start = caches[0].length if caches else 0
+        position = torch.arange(start, start + idx.size(1), device=idx.device)
+        x = self.drop(self.wte(idx) + self.wpe(position))
+        for i, block in enumerate(self.h):
+            # Decoding calls forward itself: its changing shapes would recompile a compiled block.
+            x = block.forward(x, caches[i]) if caches else block(x)
+        return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., C) -> logits (..., padded_vocab_size), -inf where no token stands."""
+        return F.linear(hidden, self.lm_head.weight, self.padding)
+
+    def new_caches(self, batch: int, dtype: torch.dtype) -> list[KVCache]:
+        """Empty key-value caches for ``batch`` sequences, one per layer."""
+        like = torch.empty(0, dtype=dtype, device=self.wte.weight.device)
+        c = self.config
+        return [KVCache(batch, c.n_head, c.seq_len, c.n_embd // c.n_head, like) for _ in self.h]
+
+
+def parameter_generator(seed: int, name: str) -> torch.Generator:
+    """A generator of its own for each parameter, so that no weight depends on which others exist."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+@torch.no_grad()
+def init_weights(model: GPT, seed: int) -> None:
+    """GPT-2's initialisation: N(0, init_std), residual projections scaled by 1/sqrt(2 n_layer), biases zero.
+
+    (Radford et al. 2019, section 2.3, and openai/gpt-2 src/model.py, which draws positions at 0.01; nanoGPT
+    and this model draw them like all others.) Only the first ``vocab_size`` rows of ``wte`` are drawn, so
+    weights do not depend on ``vocab_multiple``; on the CPU, so they do not depend on the device either.
+    """
+    init_std = model.config.init_std
+    residual_std = init_std / math.sqrt(2 * model.config.n_layer)
+    for name, p in model.named_parameters():
+        if p.dim() < 2:
+            p.fill_(1.0 if name.endswith("weight") else 0.0)
+            continue
+        std = residual_std if name.endswith("c_proj.weight") else init_std
+        rows = model.vocab_size if name == "wte.weight" else p.size(0)
+        drawn = torch.empty(rows, p.size(1)).normal_(0.0, std, generator=parameter_generator(seed, name))
+        p.zero_()
+        p[:rows].copy_(drawn)
+
+
+def parameter_count(model: GPT) -> int:
+    """Parameters, the tied head once, padded rows and positions included."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops_per_token(model: GPT) -> int:
+    """Training FLOPs per token, forward and backward: 6 N + 12 L C T, N without positions.
+
+    (PaLM, Chowdhery et al. 2022, appendix B, as nanoGPT's estimate_mfu counts it.)
+    """
+    n = parameter_count(model) - model.wpe.weight.numel()
+    c = model.config
+    return 6 * n + 12 * c.n_layer * c.n_embd * c.seq_len

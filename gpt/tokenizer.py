@@ -1,0 +1,50 @@
+"""Tokenizers by name, all of them tiktoken encodings: gpt2, bytes, chars."""
+
+import tiktoken
+
+from gpt.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
+    """The encoding called ``name``; ``chars`` is the alphabet of the chars tokenizer.
+
+    Raises InputError when the GPT-2 vocabulary cannot be loaded.
+    """
+    if name == "bytes":
+        ranks = {bytes([i]): i for i in range(256)}
+        # No merges: pieces of any length become single bytes; 32 characters at a time is fast.
+        return tiktoken.Encoding(
+            "bytes", pat_str=r"(?s:.{1,32})", mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256}
+        )
+    if name == "chars":
+        ranks = {char.encode(): i for i, char in enumerate(chars)}
+        return tiktoken.Encoding("chars", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={})
+    try:
+        return tiktoken.get_encoding(name)
+    except Exception as error:  # whatever the network library in use raises
+        raise InputError(
+            f"the vocabulary of tokenizer {name} could not be loaded: {type(error).__name__}",
+            "it is downloaded once; offline, set TIKTOKEN_CACHE_DIR to a directory where tiktoken has cached it",
+        ) from error
+
+
+def end_of_text(tokenizer: tiktoken.Encoding) -> int | None:
+    """The id that stands between documents, or None where the vocabulary has none (chars)."""
+    return tokenizer.eot_token if END_OF_TEXT in tokenizer.special_tokens_set else None
+
+
+def encode(tokenizer: tiktoken.Encoding, text: str):
+    """Text -> ids (numpy uint32), special tokens in it taken as plain text.
+
+    Raises InputError for a character that is not in a chars tokenizer's alphabet.
+    """
+    if tokenizer.name == "chars":
+        alphabet = {char.decode() for char in tokenizer.token_byte_values()}
+        if unknown := sorted(set(text) - alphabet):
+            raise InputError(
+                f"character {unknown[0]!r} is not in the alphabet of the data",
+                f"its {len(alphabet)} characters: {''.join(sorted(alphabet))!r}",
+            )
+    return tokenizer.encode_to_numpy(text, disallowed_special=())

@@ -1,0 +1,119 @@
+"""What a run leaves behind and says meanwhile: metrics.jsonl, samples.txt, the terminal, the plot."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+
+
+class Tracker:
+    """Writes the logs of a run, cut to the bytes that ``logs`` says belong to where it starts, and speaks.
+
+    On a terminal a progress bar, in a pipe plain lines. Use in a ``with``.
+    """
+
+    def __init__(self, run_dir: Path, logs: dict[str, int], step: int, total_steps: int):
+        self.total_steps = total_steps
+        self.files = {}
+        for name in (METRICS, SAMPLES):
+            file = open(run_dir / name, "ab")
+            file.truncate(logs.get(name, 0))
+            self.files[name] = file
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(),
+        ]
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self.task = self.bar.add_task("step", total=total_steps, completed=step, line="")
+
+    def __enter__(self) -> "Tracker":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.stop()
+        for file in self.files.values():
+            file.close()
+
+    def say(self, text: str) -> None:
+        """A line for the user, above the progress bar."""
+        self.console.print(text)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Append a step's metrics to metrics.jsonl and show them."""
+        self._append(METRICS, json.dumps(row, allow_nan=False) + "\n")
+        line = describe(row)
+        self.bar.update(self.task, completed=row["step"], line=line)
+        if "val/loss" in row or not self.console.is_terminal:
+            self.say(f"step {row['step']:>{len(str(self.total_steps))}}/{self.total_steps}  {line}")
+
+    def sample(self, step: int, text: str) -> None:
+        """Append a sample to samples.txt."""
+        self._append(SAMPLES, f"--- step {step}\n{text}\n")
+
+    def sync(self) -> dict[str, int]:
+        """Bring the logs to the disk; returns their lengths in bytes."""
+        for file in self.files.values():
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self.files.items()}
+
+    def _append(self, name: str, text: str) -> None:
+        self.files[name].write(text.encode())
+        self.files[name].flush()
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row of metrics in a line."""
+    parts = [f"{row['tokens']:,} tokens", f"loss {row['train/loss']:.4f}"]
+    if "val/loss" in row:
+        parts.append(f"val {row['val/loss']:.4f}")
+    parts += [
+        f"lr {row['optim/lr']:.2e}",
+        f"norm {row['optim/grad_norm']:.2f}",
+        f"{row['perf/tokens_per_sec']:,.0f} tok/s",
+    ]
+    if "perf/mfu" in row:
+        parts.append(f"mfu {row['perf/mfu']:.1%}")
+    return "  ".join(parts)
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """All rows of metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
+
+
+def write_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write result.json, whole or not at all."""
+    part = run_dir / ".result.json"
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(part, run_dir / "result.json")
+
+
+def plot(run_dir: Path, title: str) -> Path | None:
+    """Draw train and validation loss against tokens; returns the path of loss.png, None without rows."""
+    rows = read_metrics(run_dir)
+    if not rows:
+        return None
+    import matplotlib.figure  # half a second, so only when a plot is drawn
+
+    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([r["tokens"] for r in rows], [r["train/loss"] for r in rows], lw=0.8, alpha=0.7, label="train, per step")
+    evaluated = [r for r in rows if "val/loss" in r]
+    if evaluated:
+        label = f"validation, {evaluated[-1]['val/loss']:.3f} at the end"
+        axes.plot([r["tokens"] for r in evaluated], [r["val/loss"] for r in evaluated], "o-", label=label)
+    axes.set(title=title, xlabel="tokens", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = run_dir / "loss.png"
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return path

@@ -1,0 +1,91 @@
+"""What the tests share: real text, a small run, and commands as a user types them."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+SMALL = """
+    model.n_layer=2 model.n_head=2 model.n_embd=32 model.seq_len=32 batch.global_tokens=256 batch.micro_batch_size=4
+    trainer.max_tokens=null trainer.max_steps=20 trainer.eval_every=2560 trainer.eval_tokens=2000 trainer.log_every=1
+    sample.tokens=16 device=cpu cluster.threads=1
+""".split()
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """Real text: four modules of the standard library, some 300 kB."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    path = tmp_path_factory.mktemp("text") / "modules.txt"
+    path.write_text(
+        "".join((library / name).read_text() for name in ("argparse.py", "ast.py", "typing.py", "tarfile.py"))
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def small(text_file, cache) -> list[str]:
+    """Overrides of a run of some seconds on the real text."""
+    return ["data=text", f"data.files=[{text_file}]", f"data.cache_dir={cache}", *SMALL]
+
+
+@pytest.fixture
+def trainer(small, tmp_path):
+    """A function from overrides to a Trainer of the small run, in a directory of its own."""
+    from data.prepare import prepare
+    from gpt.compose import compose
+    from gpt.trainer import Trainer
+
+    def build(*overrides: str) -> Trainer:
+        config = compose([*small, *overrides])
+        run_dir = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        run_dir.mkdir()
+        return Trainer(config, *prepare(config.data), run_dir)
+
+    return build
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user who has set nothing."""
+    ours = ("OMP_NUM_THREADS", "HYDRA_FULL_ERROR", "TIKTOKEN_CACHE_DIR")
+    return {key: value for key, value in os.environ.items() if key not in ours} | {"OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str, script: str = "train.py") -> list[str]:
+    return [sys.executable, str(ROOT / script), *arguments]
+
+
+def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: int = 120) -> subprocess.CompletedProcess:
+    """Run a command of the project to its end."""
+    return subprocess.run(
+        command(*arguments, script=script), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture
+def gpt2_vocabulary(monkeypatch) -> Path:
+    """tiktoken's cache with the GPT-2 vocabulary, or a skip where it is missing."""
+    path = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or SHARED / "tiktoken")
+    if not path.is_dir():
+        pytest.skip("needs the GPT-2 vocabulary: set TIKTOKEN_CACHE_DIR to a directory where tiktoken has cached it")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def shakespeare() -> Path:
+    """Tiny Shakespeare, or a skip where it is missing."""
+    path = SHARED / "data" / "tinyshakespeare.txt"
+    if not path.exists():
+        pytest.skip(f"needs Tiny Shakespeare at {path}")
+    return path

@@ -1,0 +1,225 @@
+"""The door: what composes, what is refused, and in which words."""
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from gpt import cli, config
+from gpt.compose import compose
+from gpt.config import Config, changed_keys, flatten
+from gpt.tokenfile import TokenWriter
+from train import train
+
+OPTIONS = [(group, option) for group in cli.GROUPS for option in cli.options(group)]
+
+
+@pytest.mark.parametrize("group, option", OPTIONS)
+def test_every_option_composes(group, option):
+    assert isinstance(compose([f"{group}={option}"]), Config)
+
+
+def test_groups_are_all_there_is_in_conf():
+    assert {path.name for path in cli.CONF.iterdir() if path.is_dir()} == set(cli.GROUPS)
+
+
+def test_common_keys_exist():
+    assert set(cli.COMMON_KEYS) <= set(flatten(compose([])))
+
+
+def test_a_saved_config_reads_back_equal(tmp_path):
+    original = compose(["experiment=shakespeare_char_cpu", "sample.prompt='a: b'", "tags=[x,y]"])
+    config.save(original, tmp_path / "config.yaml")
+    assert config.read(tmp_path / "config.yaml") == original
+
+
+def test_the_recipe_is_nanogpts():
+    recipe = compose(["experiment=shakespeare_char_cpu"])
+    assert (recipe.batch_size, recipe.total_steps, recipe.total_tokens) == (12, 2000, 1_536_000)
+    model = recipe.model
+    assert (model.n_layer, model.n_head, model.n_embd, model.seq_len, model.bias) == (4, 4, 128, 64, False)
+    assert (recipe.optimizer.lr, recipe.optimizer.betas, recipe.schedule.min_lr_ratio) == (1e-3, [0.9, 0.99], 0.1)
+
+
+@pytest.mark.parametrize(
+    "overrides, steps",
+    [
+        (["trainer.max_steps=7", "trainer.max_tokens=null"], 7),
+        (["trainer.max_steps=null", "trainer.max_tokens=2049"], 3),
+        (["trainer.max_steps=7", "trainer.max_tokens=2048"], 2),
+    ],
+)
+def test_the_first_limit_reached_ends_the_run(overrides, steps):
+    assert compose(["batch.global_tokens=1024", *overrides]).total_steps == steps
+
+
+@pytest.mark.parametrize(
+    "seq_len, global_tokens, given, expected",
+    [
+        (64, 1024, "null", 16),
+        (1024, 8192, "null", 4),
+        (1024, 7 * 1024, "null", 1),
+        (8192, 16384, "null", 1),
+        (64, 1024, "2", 2),
+    ],
+)
+def test_micro_batch_size(seq_len, global_tokens, given, expected):
+    overrides = [f"model.seq_len={seq_len}", f"batch.global_tokens={global_tokens}", f"batch.micro_batch_size={given}"]
+    assert compose(overrides).micro_batch_size == expected
+
+
+def test_what_may_change_on_resume():
+    saved = compose([])
+    free = ["cluster.threads=1", "batch.micro_batch_size=1", "trainer.max_steps=5", "checkpoint.keep=3", "data.files=[x]",
+            "data.num_workers=2", "trainer.log_every=1", "tracker.plot=false", "resume=somewhere"]  # fmt: skip
+    assert changed_keys(saved, compose(free)) == {}
+    bound = ["seed=2", "model.n_layer=5", "optimizer.lr=1", "trainer.eval_every=9999999", "data.tokenizer=chars"]
+    assert set(changed_keys(saved, compose(bound))) == {override.partition("=")[0] for override in bound}
+
+
+# Wrong input: arguments, and what the message must say of key, value and cure.
+WRONG = [
+    (["precison=bf16"], "unknown key precison", "did you mean precision?"),
+    (["model.n_layr=3"], "unknown key model.n_layr", "did you mean n_layer?"),
+    (["+model.n_layr=3"], "unknown key model.n_layr", "did you mean n_layer?"),
+    (["++model.n_layr=3"], "unknown key model.n_layr", "did you mean n_layer?"),
+    (["+optimiser=adamw"], "unknown key optimiser", "did you mean optimizer?"),
+    (["model=gpt2_124"], "model=gpt2_124: no such option", "allowed: gpt2_124m, tiny; did you mean gpt2_124m?"),
+    (["data=web"], "data=web: no such option", "allowed: shakespeare_char, stdlib, text"),
+    (["model=null"], "Config group override must be a string", "the name of one of its options"),
+    (["bf16"], "cannot read 'bf16'", "KEY=VALUE"),
+    (["data.files=[a"], "cannot read 'data.files=[a'", "KEY=VALUE"),
+    (["model.n_layer=four"], "model.n_layer: Value 'four'", "a whole number"),
+    (["trainer.max_steps=1e9"], "trainer.max_steps: Value '1000000000.0'", "a whole number, such as 1000 or 1_000, or null"),
+    (["compile=maybe"], "compile: Value 'maybe'", "true or false"),
+    (["optimizer.lr=fast"], "optimizer.lr: Value 'fast'", "a number, such as 0.1 or 6e-4"),
+    (["data.files=a.txt"], "data.files", "a list: [a,b]"),
+    (["seed=null"], "seed", "a whole number"),
+    (["model.n_embd=130"], "model.n_embd=130 is not divisible by model.n_head=4", "128 or 132"),
+    (["batch.global_tokens=1000"], "batch.global_tokens=1000 is not divisible by model.seq_len=64", "960 or 1024"),
+    (["batch.micro_batch_size=3"], "batch.global_tokens=1024 is not divisible by", "960 or 1152"),
+    (["trainer.max_steps=null", "trainer.max_tokens=null"], "neither trainer.max_steps nor trainer.max_tokens", "give one"),
+    (["trainer.max_steps=0"], "trainer.max_steps=0 makes no sense", "at least 1"),
+    (["trainer.max_tokens=-5"], "trainer.max_tokens=-5 makes no sense", "at least 1"),
+    (["model.n_layer=0"], "model.n_layer=0 makes no sense", "at least 1"),
+    (["model.seq_len=0"], "model.seq_len=0 makes no sense", "at least 1"),
+    (["batch.micro_batch_size=0"], "batch.micro_batch_size=0 makes no sense", "at least 1"),
+    (["batch.global_tokens=-64"], "batch.global_tokens=-64 makes no sense", "at least 1"),
+    (["trainer.log_every=0"], "trainer.log_every=0 makes no sense", "at least 1"),
+    (["checkpoint.every=0"], "checkpoint.every=0 makes no sense", "at least 1"),
+    (["data.num_workers=-1"], "data.num_workers=-1 makes no sense", "0 or more"),
+    (["optimizer.lr=0"], "optimizer.lr=0.0 makes no sense", "more than 0"),
+    (["optimizer.lr=nan"], "optimizer.lr=nan makes no sense", "more than 0"),
+    (["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1.0 makes no sense", "0 or more"),
+    (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9]", "two numbers"),
+    (["trainer.grad_clip=-1"], "trainer.grad_clip=-1.0 makes no sense", "0 or more"),
+    (["schedule.warmup_tokens=-1"], "schedule.warmup_tokens=-1 makes no sense", "0 or more"),
+    (["schedule.min_lr_ratio=2"], "schedule.min_lr_ratio=2.0", "0 to 1"),
+    (["model.dropout=1.0"], "model.dropout=1.0", "allowed: 0 up to"),
+    (["data.val_fraction=0"], "data.val_fraction=0.0", "between 0 and 1"),
+    (["trainer.eval_every=100"], "trainer.eval_every=100 counts tokens", "every 100 steps would be trainer.eval_every=102400"),
+    (["model.attention=flash"], "model.attention=flash", "allowed: naive, sdpa"),
+    (["device=gpu"], "device=gpu", "allowed: auto, cpu, cuda, mps"),
+    (["data.tokenizer=gpt4"], "data.tokenizer=gpt4", "did you mean gpt2?"),
+    (["name=a/b"], "name='a/b'", "letters, digits"),
+    (["data=text"], "data=text has no text to read", "data.files=[a.txt"),
+    (["data=text", "data.files=[nothing.txt]"], "no file matches nothing.txt", "correct the path"),
+    (["data=text", "data.files=[short.txt]", "model.seq_len=128"], "model.seq_len=128 is too long", "at most"),
+    (["data=text", "data.files=[empty.txt]"], "would be empty", "give more text"),
+    (["data.dir=nowhere"], "no token file at nowhere/train.h5", "correct data.dir"),
+    (["data.dir=truncated"], "truncated/train.h5", "prepare it again"),
+    (["data.dir=foreign"], "foreign/train.h5 is not a token file", "prepare it again"),
+    (["data.dir=ids_too_high"], "holds token id 999, and its vocabulary ends at 256", "vocab_size"),
+    (["resume=nothing"], "resume=nothing: no run there", "give the output directory"),
+    (["resume=finished", "--multirun"], "resume continues one run", "leave one of them out"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A directory with texts and token files, some of them spoilt, as the user's working directory."""
+    (tmp_path / "short.txt").write_text("some words " * 20)
+    (tmp_path / "empty.txt").write_text("")
+    for name in ("truncated", "foreign", "ids_too_high"):
+        (tmp_path / name).mkdir()
+        for split in ("train", "val"):
+            about = {"tokenizer": "bytes", "vocab_size": 257, "chars": None, "source": "test", "split": split}
+            with TokenWriter(tmp_path / name / f"{split}.h5", **about) as writer:
+                writer.add_document(np.arange(10_000) % 256)
+    whole = (tmp_path / "truncated" / "train.h5").read_bytes()
+    (tmp_path / "truncated" / "train.h5").write_bytes(whole[: len(whole) // 2])
+    with h5py.File(tmp_path / "foreign" / "train.h5", "w") as file:
+        file["images"] = np.zeros((3, 3))
+    with h5py.File(tmp_path / "ids_too_high" / "train.h5", "w") as file:
+        file["tokens"] = np.arange(1000, dtype="u2")
+        file.attrs.update(tokenizer="bytes", vocab_size=257)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(arguments, monkeypatch, capsys):
+    """Run the command in this process; returns what it said on stderr."""
+    monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    try:
+        code = cli.run(train)
+    except SystemExit as exit_:  # from the callback
+        code = exit_.code
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert 2 <= len(said.strip().splitlines()) <= 3, said
+    return said
+
+
+@pytest.mark.parametrize("arguments, problem, cure", WRONG, ids=[" ".join(arguments) for arguments, *_ in WRONG])
+def test_wrong_input_is_refused(arguments, problem, cure, workplace, cache, monkeypatch, capsys):
+    before = sorted(workplace.rglob("*"))
+    said = refused([f"data.cache_dir={cache}", *arguments], monkeypatch, capsys)
+    first, _, rest = said.partition("\n")
+    assert problem in first
+    assert cure in rest
+    assert sorted(workplace.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is there")
+def test_a_missing_device_is_refused(workplace, small, monkeypatch, capsys):
+    said = refused([*small, "device=cuda"], monkeypatch, capsys)
+    assert re.search(r"device=cuda is not on this machine\n.*allowed here: auto, .*cpu", said)
+    assert not (workplace / "outputs").exists()
+
+
+def test_help_names_groups_options_keys_and_examples():
+    text = cli.help_text()
+    assert all(f"{group}={option}" in text for group, option in OPTIONS)
+    assert all(key in text for key in cli.COMMON_KEYS)
+    assert text.count("python train.py") >= 4
+
+
+def test_imports_flow_one_way():
+    """A room imports only rooms below it."""
+    layers = [
+        ["train"],
+        ["compose"],
+        ["data"],
+        ["trainer"],
+        ["evaluate", "generate", "interrupt"],
+        ["dataset", "loss", "optim", "checkpoint", "tracker"],
+        ["model", "order", "schedule", "precision", "tokenfile", "tokenizer"],
+        ["config", "cli"],
+        ["errors"],
+    ]
+    height = {room: i for i, rooms in enumerate(layers) for room in rooms}
+    files = [*(cli.ROOT / "gpt").glob("*.py"), *(cli.ROOT / "data").glob("*.py"), cli.ROOT / "train.py"]
+    for path in files:
+        room = "data" if path.parent.name == "data" else path.stem
+        if room == "__init__":
+            continue
+        for line in path.read_text().splitlines():
+            if line.startswith(("import ", "from ")):  # at the top: what is imported when used may look up
+                match = re.match(r"(?:from|import) gpt(?:\.(\w+)| import (\w+))|from (data)", line)
+                if match:
+                    imported = next(filter(None, match.groups()))
+                    assert imported == room or height[imported] > height[room], f"{path.name}: {line}"

@@ -1,0 +1,192 @@
+"""The model against Hugging Face's GPT-2, and against itself in other forms."""
+
+import math
+
+import pytest
+import torch
+
+from gpt.compose import compose
+from gpt.evaluate import Validation
+from gpt.generate import generate
+from gpt.loss import IGNORE, loss_sum
+from gpt.model import GPT, flops_per_token, init_weights, parameter_count
+from gpt.precision import autocast
+
+
+def model_config(*overrides):
+    return compose(["model.n_layer=2", "model.n_head=4", "model.n_embd=64", "model.seq_len=32", *overrides]).model
+
+
+def built(*overrides, vocab_size=257, seed=1):
+    model = GPT(model_config(*overrides), vocab_size)
+    init_weights(model, seed)
+    return model
+
+
+def ids(*shape, vocab_size=257, seed=0):
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def hugging_face(config, vocab_size):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    reference = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=config.seq_len,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            initializer_range=0.1,  # so that attention is far from uniform and an error shows
+        )
+    )
+    with torch.no_grad():
+        for p in reference.parameters():
+            if p.dim() == 1:
+                p.add_(0.1 * torch.randn_like(p))
+    return reference.eval()
+
+
+@torch.no_grad()
+def copy_weights(model, reference):
+    """Hugging Face keeps linear weights as (in, out), we as (out, in); names are otherwise the same."""
+    theirs = {name.removeprefix("transformer."): p for name, p in reference.named_parameters()}
+    for name, p in model.named_parameters():
+        source = theirs.pop(name)
+        is_linear = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+        p[: source.size(1 if is_linear else 0)] = source.T if is_linear else source
+    assert not theirs
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "naive"])
+@pytest.mark.parametrize("vocab_multiple", [1, 64])
+def test_logits_equal_hugging_face(attention, vocab_multiple):
+    config = model_config(f"model.attention={attention}", f"model.vocab_multiple={vocab_multiple}")
+    reference = hugging_face(config, vocab_size=257)
+    model = GPT(config, vocab_size=257).eval()
+    init_weights(model, 1)
+    copy_weights(model, reference)
+    x = ids(3, 32)
+    with torch.no_grad():
+        ours, theirs = model.logits(model(x)), reference(x).logits
+    assert theirs.std() > 0.5
+    torch.testing.assert_close(ours[..., :257], theirs, atol=1e-4, rtol=0)
+    assert (ours[..., 257:] == -math.inf).all()
+
+
+def test_gpt2_124m_has_its_published_size():
+    config = compose(["model=gpt2_124m"]).model
+    with torch.device("meta"):
+        model = GPT(config, 50_257)
+    assert parameter_count(model) == 124_475_904
+    assert flops_per_token(model) == pytest.approx(0.855e9, rel=1e-3)
+    with torch.device("meta"):
+        assert parameter_count(GPT(compose(["model=gpt2_124m", "model.vocab_multiple=1"]).model, 50_257)) == 124_439_808
+
+
+def test_weights_depend_on_seed_and_name_alone():
+    small, padded, deeper = built("model.vocab_multiple=1"), built("model.vocab_multiple=128"), built("model.n_layer=3")
+    assert torch.equal(small.wte.weight, padded.wte.weight[:257])
+    assert (padded.wte.weight[257:] == 0).all()
+    for name, p in small.named_parameters():
+        if "wte" not in name and "c_proj" not in name:  # residual projections are scaled by depth
+            assert torch.equal(p, dict(deeper.named_parameters())[name]), name
+    assert not torch.equal(small.wte.weight, built("model.vocab_multiple=1", seed=2).wte.weight)
+    assert padded.h[0].mlp.c_fc.weight.std().item() == pytest.approx(small.config.init_std, rel=0.05)
+    assert padded.h[0].mlp.c_proj.weight.std().item() == pytest.approx(small.config.init_std / 2, rel=0.05)
+
+
+def relative_l2(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("vocab_multiple", [64, 128])
+def test_padding_changes_neither_loss_nor_gradient(vocab_multiple):
+    plain, padded = built("model.vocab_multiple=1"), built(f"model.vocab_multiple={vocab_multiple}")
+    x, y = ids(4, 32), ids(4, 32, seed=1)
+    losses = []
+    for model in (plain, padded):
+        loss = loss_sum(model, x, y) / y.numel()
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=2e-6)
+    theirs = dict(plain.named_parameters())
+    for name, p in padded.named_parameters():
+        grad = p.grad[:257] if name == "wte.weight" else p.grad
+        assert relative_l2(grad, theirs[name].grad) < 2e-6, name
+    assert (padded.wte.weight.grad[257:] == 0).all()
+
+
+def test_loss_is_a_sum_over_targets_that_count():
+    model = built()
+    x, y = ids(2, 32), ids(2, 32, seed=1)
+    logits = model.logits(model(x))[..., :257]
+    by_hand = -logits.log_softmax(-1).gather(-1, y[..., None]).squeeze(-1)
+    assert loss_sum(model, x, y).item() == pytest.approx(by_hand.sum().item(), rel=1e-5)
+    masked = y.clone()
+    masked[:, :20] = IGNORE
+    assert loss_sum(model, x, masked).item() == pytest.approx(by_hand[:, 20:].sum().item(), rel=1e-5)
+
+
+def test_loss_is_computed_in_float32_under_bf16():
+    model = built("model.init_std=0.02")
+    with autocast("bf16", torch.device("cpu")):
+        loss = loss_sum(model, ids(2, 32), ids(2, 32, seed=1))
+    assert loss.dtype == torch.float32
+    assert loss.item() / 64 == pytest.approx(math.log(257), rel=0.01)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "naive"])
+def test_decoding_with_the_cache_gives_the_same_hidden_states(attention):
+    model = built(f"model.attention={attention}").eval()
+    x = ids(2, 32)
+    whole = model(x)
+    caches = model.new_caches(2, torch.float32)
+    parts = [model(x[:, a:b], caches) for a, b in [(0, 5), (5, 6), (6, 20), (20, 31), (31, 32)]]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_generation_beyond_the_context_is_reproducible_and_restores_the_mode():
+    model = built().train()
+    chosen = {"temperature": 1.0, "top_k": None, "seed": 5}
+    first = generate(model, ids(2, 3), 80, **chosen)
+    assert first.shape == (2, 83)
+    assert torch.equal(first[:, :3], ids(2, 3))
+    assert torch.equal(first, generate(model, ids(2, 3), 80, **chosen))
+    assert not torch.equal(first, generate(model, ids(2, 3), 80, **chosen | {"seed": 6}))
+    assert model.training
+
+
+def test_top_1_is_greedy():
+    model = built().eval()
+    prompt = ids(1, 4)
+    drawn = generate(model, prompt, 10, temperature=1.0, top_k=1, seed=0)
+    for end in range(4, 14):
+        assert drawn[0, end] == model.logits(model(drawn[:, :end]))[0, -1].argmax()
+
+
+def test_a_padded_id_is_never_sampled():
+    model = built("model.vocab_multiple=128", vocab_size=5)
+    with torch.no_grad():
+        model.wte.weight[:5] = 0  # every real token equally likely: 123 padded ones would show at once
+    drawn = generate(model, ids(64, 1, vocab_size=5), 40, temperature=2.0, top_k=None, seed=0)
+    assert drawn.max() < 5
+    assert len(drawn.unique()) == 5
+
+
+@pytest.mark.parametrize("max_tokens", [None, 1, 700])
+def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tokens):
+    run = trainer(f"trainer.eval_tokens={max_tokens or 'null'}", "trainer.eval_every=256")
+    model, file = run.state.model, run.validation.file
+    n = file.n_tokens - 1 if max_tokens is None else max_tokens
+    tokens = torch.from_numpy(file.reader()(0, n + 1).astype("int64"))
+    with torch.no_grad():
+        windows = [(tokens[i : i + 32], tokens[i + 1 : i + 33]) for i in range(0, n, 32)]
+        expected = sum(loss_sum(model, x[None, : len(y)], y[None]).item() for x, y in windows) / n
+    for micro in (1, 3, 64):
+        validation = Validation(file, "mmap", max_tokens, micro)
+        assert validation.n_targets == n
+        assert validation.loss(model, run.device, run.autocast) == pytest.approx(expected, abs=1e-5)

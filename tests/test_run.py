@@ -1,0 +1,253 @@
+"""Commands as a user types them, in processes of their own: the output directory, signals, exact resume."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import ROOT, call, command, environment
+
+from gpt.tracker import METRICS, read_metrics
+
+pytestmark = pytest.mark.slow
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(process, run_dir, step):
+    """Return once the run has logged the step."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        path = run_dir / METRICS
+        if path.exists() and (lines := path.read_text().splitlines()) and len(lines) > step:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def deterministic(run_dir):
+    """All that must be the same however often a run was interrupted."""
+    rows = [{key: value for key, value in row.items() if not key.startswith("perf/")} for row in read_metrics(run_dir)]
+    weights = [
+        (run_dir / "checkpoints" / "last" / name).read_bytes()
+        for name in ("model.safetensors", "optimizer.safetensors")
+    ]
+    result = json.loads((run_dir / "result.json").read_text())
+    kept = {key: value for key, value in result.items() if key != "seconds"}
+    return rows, weights, kept, (run_dir / "samples.txt").read_text()
+
+
+LONG = ["trainer.max_steps=300", "trainer.eval_every=25_600", "checkpoint.every=13", "model.dropout=0.1"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    done = call(*small, *LONG, f"hydra.run.dir={run_dir}", cwd=run_dir.parent)
+    assert done.returncode == 0, done.stderr
+    return deterministic(run_dir)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_at_three_random_steps_and_resumed_is_the_uninterrupted_run(small, tmp_path, uninterrupted, num_workers):
+    run_dir = tmp_path / "run"
+    arguments = [*small, *LONG, f"data.num_workers={num_workers}", f"hydra.run.dir={run_dir}"]
+    steps = sorted(random.Random(time.time_ns()).sample(range(1, 280), 3))
+    print("killed at", steps)
+    for step in steps:
+        process = start(*arguments, cwd=tmp_path)
+        wait_for_step(process, run_dir, step)
+        process.kill()
+        process.communicate()
+        arguments = [f"resume={run_dir}"]
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows, weights, result, samples = deterministic(run_dir)
+    assert rows == uninterrupted[0]
+    assert weights == uninterrupted[1]
+    assert result == uninterrupted[2]
+    assert samples == uninterrupted[3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_can_be_resumed(small, tmp_path, uninterrupted, number):
+    run_dir = tmp_path / "run"
+    process = start(*small, *LONG, f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    wait_for_step(process, run_dir, 40)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Traceback" not in said
+    assert f"python train.py resume={run_dir}" in said
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert (run_dir / "checkpoints" / "last").resolve().name == f"step_{result['step']:08d}"
+    done = call(f"resume={run_dir}", "batch.micro_batch_size=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert deterministic(run_dir) == uninterrupted
+
+
+def test_the_output_directory_is_complete(small, tmp_path):
+    done = call(*small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (run_dir,) = (tmp_path / "outputs").glob("*/*-tiny")
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == {".hydra", "config.yaml", "metrics.jsonl", "checkpoints", "samples.txt", "loss.png", "result.json"}
+    assert {path.name for path in (run_dir / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best", "step_00000020"}
+    assert {path.name for path in (run_dir / "checkpoints" / "last").iterdir()} == {
+        "model.safetensors", "optimizer.safetensors", "state.json",
+    }  # fmt: skip
+    assert (run_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["model"]["n_embd"] == 32
+    assert (run_dir / "samples.txt").read_text().count("--- step") == 2
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["status"] == "done"
+    assert result["val_loss"] == read_metrics(run_dir)[-1]["val/loss"]
+    for said in (
+        "loss at initialisation",
+        "ln(vocab_size) 5.5491",
+        "gzip -9",
+        "a sample:",
+        "loss.png",
+        "step_00000020",
+    ):
+        assert said in done.stdout
+    assert "\x1b" not in done.stdout  # plain lines in a pipe
+
+    finished = call(f"resume={run_dir}", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "this run is finished, at step 20 of 20" in finished.stderr
+    assert "larger trainer.max_steps" in finished.stderr
+    occupied = call(*small, f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    assert occupied.returncode == 2
+    assert f"{run_dir} already holds a run (done)" in occupied.stderr
+    other = call(f"resume={run_dir}", "model.n_layer=3", "seed=5", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "seed 1337 -> 5, model.n_layer 2 -> 3" in other.stderr
+    inside = call(f"resume={run_dir}/checkpoints/last", cwd=tmp_path)
+    assert inside.returncode == 2
+    assert f"did you mean resume={run_dir}?" in inside.stderr
+    assert json.loads((run_dir / "result.json").read_text()) == result  # nothing lost
+
+    longer = call(f"resume={run_dir}", "trainer.max_steps=30", cwd=tmp_path)
+    assert longer.returncode == 0, longer.stderr
+    assert [row["step"] for row in read_metrics(run_dir)] == list(range(1, 31))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(small, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(
+        *small, "trainer.max_steps=100000", "trainer.eval_every=1_000_000_000", f"hydra.run.dir={run_dir}", cwd=tmp_path
+    )
+    wait_for_step(process, run_dir, 5)
+    while_running = call(f"resume={run_dir}", cwd=tmp_path)
+    assert while_running.returncode == 2
+    assert "is in use" in while_running.stderr
+    process.kill()
+    process.communicate()
+    done = call(f"resume={run_dir}", "trainer.max_steps=20", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in read_metrics(run_dir)] == list(range(1, 21))
+
+
+def test_simultaneous_starts_get_directories_of_their_own(small, tmp_path):
+    processes = [start(*small, "trainer.max_steps=1", cwd=tmp_path) for _ in range(3)]
+    for process in processes:
+        assert process.wait(timeout=120) == 0, process.communicate()[1]
+    assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 3
+
+
+def test_multirun_makes_one_directory_per_job(small, tmp_path):
+    done = call("--multirun", *small, "seed=1,2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("result.json")]
+    assert [result["status"] for result in results] == ["done", "done"]
+    assert results[0]["val_loss"] != results[1]["val_loss"]
+    assert not any(
+        {"=", ","} & set(str(path.relative_to(tmp_path))) for path in (tmp_path / "outputs").rglob("result.json")
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, code", [(["--help"], 0), (["--cfg", "job"], 0), (["precison=bf16"], 2), (["model.n_embd=130"], 2)]
+)
+def test_answers_come_without_torch(tmp_path, arguments, code):
+    script = (
+        "import sys; from gpt import cli; from train import train\n"
+        f"sys.argv = ['train.py', *{arguments!r}]\n"
+        "try: code = cli.run(train)\n"
+        "except SystemExit as end: code = end.code or 0\n"
+        "heavy = {'torch', 'matplotlib', 'tiktoken', 'h5py'} & set(sys.modules)\n"
+        "print('code', code, 'heavy', sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"code {code} heavy []", done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_traceback_is_shown_on_request(tmp_path):
+    done = subprocess.run(
+        command("model.n_embd=130"), cwd=tmp_path, env=environment() | {"HYDRA_FULL_ERROR": "1"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "model.n_embd=130 is not divisible" in done.stderr
+
+
+def test_prepare_is_a_command(text_file, tmp_path):
+    arguments = [
+        "-m",
+        "data.prepare",
+        "data=text",
+        f"data.files=[{text_file}]",
+        "data.cache_dir=" + str(tmp_path / "c"),
+    ]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    (directory,) = (tmp_path / "c").iterdir()
+    assert {path.name for path in directory.iterdir()} == {"train.h5", "val.h5", "manifest.json"}
+    assert f"{directory}/train.h5" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-m", "data.prepare", "data=txt"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert wrong.returncode == 2
+    assert "did you mean text?" in wrong.stderr
+
+
+def test_without_the_vocabulary_gpt2_says_what_to_set(text_file, tmp_path):
+    """Offline and with an empty cache: a refusal, not a traceback."""
+    (tmp_path / "empty").mkdir()
+    blocked = {
+        "TIKTOKEN_CACHE_DIR": str(tmp_path / "empty"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    done = subprocess.run(
+        command("data=text", f"data.files=[{text_file}]", "data.tokenizer=gpt2", f"data.cache_dir={tmp_path}/c"),
+        cwd=tmp_path, env=environment() | blocked, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "TIKTOKEN_CACHE_DIR" in done.stderr
+    assert not (tmp_path / "outputs").exists()

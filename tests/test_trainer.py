@@ -1,0 +1,172 @@
+"""The training loop in one process: gradients, clock, exactness."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from gpt import checkpoint
+from gpt.errors import InputError, TrainingError
+from gpt.tracker import read_metrics
+
+
+def first_gradients(run):
+    """The gradients of step 1, caught before the optimizer uses them."""
+    held = {}
+    run.state.optimizer.step = lambda: held.update({n: p.grad.clone() for n, p in run.state.model.named_parameters()})
+    loss, _ = run.train_step(run.batches())
+    return loss.item(), held
+
+
+def test_micro_batches_divide_the_work_and_nothing_else(trainer):
+    same = ["batch.global_tokens=128", "trainer.grad_clip=0"]  # 4 sequences of 32
+    whole_loss, whole = first_gradients(trainer(*same, "batch.micro_batch_size=4"))
+    for micro in (2, 1):
+        loss, gradients = first_gradients(trainer(*same, f"batch.micro_batch_size={micro}"))
+        assert loss == pytest.approx(whole_loss, rel=1e-6)
+        for name, gradient in gradients.items():
+            assert (gradient - whole[name]).norm() <= 1e-5 * whole[name].norm(), name
+
+
+def test_a_run_with_padding_stays_with_the_run_without(trainer):
+    def losses(vocab_multiple):
+        run = trainer(f"model.vocab_multiple={vocab_multiple}", "trainer.max_steps=200")
+        batches = run.batches()
+        values = [run.train_step(batches)[0].item() for _ in range(200)]
+        if vocab_multiple > 1:
+            assert (run.state.model.wte.weight[257:] == 0).all()
+        return values
+
+    plain, padded = losses(1), losses(128)
+    assert plain[-1] < plain[0] - 1
+    assert max(abs(a - b) for a, b in zip(plain, padded, strict=True)) < 1e-5
+
+
+def test_loss_starts_at_ln_vocab_and_falls(trainer):
+    run = trainer("model.init_std=0.02", "trainer.max_steps=60", "trainer.eval_every=5120")
+    result = run.fit()
+    assert result["initial_loss"] == pytest.approx(math.log(257), abs=0.1)
+    assert result["val_loss"] < result["initial_loss"] - 1
+    assert (result["status"], result["step"], result["tokens"]) == ("done", 60, 60 * 256)
+    rows = read_metrics(run.run_dir)
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert [row["step"] for row in rows if "val/loss" in row] == [20, 40, 60]
+    assert all(row["tokens"] == 256 * row["step"] for row in rows)
+
+
+def test_only_matrices_decay(trainer):
+    run = trainer()
+    names = {p: name for name, p in run.state.model.named_parameters()}
+    decayed, others = run.state.optimizer.param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(p.dim() == 2 for p in decayed["params"])
+    assert {names[p].rpartition(".")[2] for p in others["params"]} == {"bias", "weight"}
+    assert {names[p] for p in others["params"] if names[p].endswith("weight")} == {
+        "h.0.ln_1.weight", "h.0.ln_2.weight", "h.1.ln_1.weight", "h.1.ln_2.weight", "ln_f.weight",
+    }  # fmt: skip
+    assert len(decayed["params"]) + len(others["params"]) == len(names)
+    assert run.state.optimizer.defaults["fused"]
+
+
+def test_clipping_bounds_the_norm_that_is_used(trainer):
+    run = trainer("trainer.grad_clip=0.01")
+    used = {}
+    run.state.optimizer.step = lambda: used.update(
+        norm=torch.stack([p.grad.norm() for p in run.state.model.parameters()]).norm().item()
+    )
+    _, reported = run.train_step(run.batches())
+    assert reported > 0.1
+    assert used["norm"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_dropout_draws_from_seed_and_step_alone(trainer):
+    run, again = trainer("model.dropout=0.3"), trainer("model.dropout=0.3")
+    torch.manual_seed(123)
+    first = run.train_step(run.batches())[0]
+    torch.manual_seed(456)
+    assert torch.equal(first, again.train_step(again.batches())[0])
+    assert not torch.equal(first, trainer("model.dropout=0.0").train_step(run.batches())[0])
+
+
+def test_compile_changes_neither_losses_nor_names(trainer):
+    results = {}
+    for compiled in ("false", "true"):
+        run = trainer(f"compile={compiled}", "trainer.max_steps=5")
+        result = run.fit()
+        results[compiled] = result["val_loss"]
+        names = set(checkpoint.load_file(checkpoint.latest(run.run_dir) / "model.safetensors"))
+        assert names == {name for name, _ in trainer().state.model.named_parameters()}
+    assert results["true"] == pytest.approx(results["false"], abs=1e-4)
+
+
+def test_bf16_trains(trainer):
+    result = trainer("precision=bf16", "trainer.max_steps=60").fit()
+    assert result["val_loss"] < result["initial_loss"] - 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(trainer):
+    run = trainer("checkpoint.every=3")
+    real, poisoned = run.train_step, []
+
+    def step(batches):
+        if run.state.progress.step == 4:
+            poisoned.append(True)
+            with torch.no_grad():
+                run.state.model.wte.weight[0] = math.nan
+        return real(batches)
+
+    run.train_step = step
+    with pytest.raises(TrainingError, match="step 5: loss nan"):
+        run.fit()
+    assert poisoned
+    assert json.loads((run.run_dir / "result.json").read_text())["status"] == "failed"
+    assert checkpoint.latest(run.run_dir).name == "step_00000003"
+
+
+def test_newest_and_best_checkpoints_are_kept(trainer):
+    run = trainer("checkpoint.every=2", "checkpoint.keep=2", "trainer.eval_every=100_000")
+    run.fit()
+    kept = sorted(path.name for path in (run.run_dir / "checkpoints").iterdir())
+    assert kept == ["best", "last", "step_00000018", "step_00000020"]
+    assert (run.run_dir / "checkpoints" / "last").resolve().name == "step_00000020"
+
+
+def test_a_checkpoint_restores_everything(trainer):
+    run = trainer("checkpoint.every=10", "trainer.eval_every=100_000")
+    run.fit()
+    again = trainer()
+    checkpoint.load(checkpoint.latest(run.run_dir), again.state, again.fingerprint)
+    assert again.state.progress == run.state.progress
+    theirs = dict(run.state.model.named_parameters())
+    for name, p in again.state.model.named_parameters():
+        assert torch.equal(p, theirs[name])
+        for key, value in run.state.optimizer.state[theirs[name]].items():
+            assert torch.equal(value, again.state.optimizer.state[p][key]), (name, key)
+
+
+def test_a_half_written_checkpoint_is_not_seen(trainer):
+    run = trainer("checkpoint.every=10", "checkpoint.keep=5")
+    run.fit()
+    directory = run.run_dir / "checkpoints"
+    shutil.copytree(directory / "step_00000020", directory / ".step_00000030")
+    (directory / ".step_00000030" / "optimizer.safetensors").unlink()
+    assert checkpoint.latest(run.run_dir).name == "step_00000020"
+
+
+def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(trainer):
+    run = trainer("trainer.max_steps=1")
+    run.fit()
+    path = checkpoint.latest(run.run_dir)
+    with pytest.raises(InputError, match=r"wte.weight is \(320, 32\) there and \(257, 32\) here"):
+        checkpoint.load(path, trainer("model.vocab_multiple=1").state, run.fingerprint)
+    with pytest.raises(InputError, match="was trained on other data"):
+        checkpoint.load(path, trainer().state, "another")
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    with checkpoint.locked(tmp_path), pytest.raises(InputError, match="in use"), checkpoint.locked(tmp_path):
+        pass
+    with checkpoint.locked(tmp_path):
+        pass
