@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt.cli import CONF, report
+from gpt.cli import CONF
 from gpt.config import Config, changed_keys, did_you_mean, explain, load, read
 from gpt.errors import InputError
 
@@ -55,6 +55,8 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     sys.argv[1:] = with_resume(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except Refused as refused:
+        raise refused.args[0] from refused
     except Exception as error:
         if running or isinstance(error, InputError):
             raise
@@ -152,11 +154,16 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
             "allowed to change: cluster.*, batch.micro_batch_size, data.num_workers, trainer.max_*, trainer.log_every, "
             "checkpoint.*, tracker.*; anything else is a new run",
         )
-    if result.get("status") == "done" and result["step"] >= config.total_steps:
+    at = max((int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*")), default=0)
+    if at > config.total_steps or (at == config.total_steps and result.get("status") == "done"):
         raise InputError(
-            f"resume={run_dir}: this run is finished, at step {result['step']} of {config.total_steps}",
+            f"resume={run_dir}: this run is finished, at step {at} of {config.total_steps}",
             "train on with a larger trainer.max_steps or trainer.max_tokens",
         )
+
+
+class Refused(BaseException):
+    """Carries an InputError out of a callback, where Hydra turns every Exception into a warning."""
 
 
 class CheckFirst(Callback):
@@ -172,4 +179,4 @@ class CheckFirst(Callback):
 
             pick_device(typed.device)
         except InputError as error:
-            sys.exit(report(error))  # Hydra turns other exceptions of a callback into warnings
+            raise Refused(error) from error

@@ -24,7 +24,7 @@ from gpt.order import Order, derive
 from gpt.precision import autocast, peak_flops, pick_device
 from gpt.schedule import lr_multiplier
 from gpt.tokenfile import TokenFile
-from gpt.tokenizer import encode, end_of_text, get_tokenizer
+from gpt.tokenizer import END_OF_TEXT, encode, end_of_text, get_tokenizer
 from gpt.tracker import Tracker, plot, read_metrics, write_result
 
 
@@ -205,7 +205,7 @@ class Trainer:
         ids = generate(
             self.state.model, self.prompt, chosen.tokens, temperature=chosen.temperature, top_k=chosen.top_k, seed=seed
         )
-        return self.tokenizer.decode(ids[0].tolist())
+        return self.tokenizer.decode(ids[0].tolist()).removeprefix(END_OF_TEXT)
 
     def save(self, tracker: Tracker, best_so_far: bool) -> None:
         """Write a checkpoint of the last step."""

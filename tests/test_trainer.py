@@ -90,6 +90,7 @@ def test_dropout_draws_from_seed_and_step_alone(trainer):
     assert not torch.equal(first, trainer("model.dropout=0.0").train_step(run.batches())[0])
 
 
+@pytest.mark.slow
 def test_compile_changes_neither_losses_nor_names(trainer):
     results = {}
     for compiled in ("false", "true"):

@@ -1,0 +1,70 @@
+"""What every benchmark shares: alternating contestants, their spread, the machine, the JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # so that `python benchmarks/NAME.py` finds gpt and data
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The parser with --json FILE."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, figures and ratios here")
+    return parser
+
+
+def alternate(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, float]]:
+    """Call all contestants in turn, ``rounds`` times after one to warm up; each returns its figure."""
+    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, contestant in contestants.items():
+            figure = contestant()
+            if number:
+                figures[name].append(figure)
+    return {
+        name: {"min": min(values), "median": statistics.median(values), "max": max(values)}
+        for name, values in figures.items()
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the figures were taken."""
+    import torch
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "h5py", "hydra-core")},
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def report(figures: dict[str, Any], ratios: dict[str, float], unit: str, path: Path | None) -> None:
+    """Print the table and write the JSON file."""
+    print(f"{'':32} {'min':>10} {'median':>10} {'max':>10}  {unit}")
+    for name, spread in figures.items():
+        print(f"{name:32} " + " ".join(f"{spread[k]:10.3g}" for k in ("min", "median", "max")))
+    for name, ratio in ratios.items():
+        print(f"{name:32} {ratio:10.3f}")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": machine(), "unit": unit, "figures": figures, "ratios": ratios}
+        path.write_text(json.dumps(content, indent=1) + "\n")
