@@ -32,12 +32,11 @@ class TokenDataset(Dataset):
         """A batch at once: (B, seq_len + 1)."""
         if self.ids is None:
             self.ids = self.file.reader(self.read)
-        width = self.order.seq_len + 1
-        first, count = samples[0], samples[-1] - samples[0] + 1
-        starts = self.order.starts(first, count)
+        width, first = self.order.seq_len + 1, samples[0]
+        starts = self.order.starts(first, samples[-1] - first + 1).tolist()
         batch = np.empty((len(samples), width), np.int64)
         for row, sample in zip(batch, samples, strict=True):
-            start = int(starts[sample - first])
+            start = starts[sample - first]
             row[:] = self.ids(start, start + width)
         return torch.from_numpy(batch)
 

@@ -91,7 +91,7 @@ class Order:
     def _compute(self, samples: np.ndarray) -> np.ndarray:
         starts = np.empty_like(samples)
         epochs = samples // self.n_windows
-        for epoch in np.unique(epochs):
+        for epoch in range(epochs[0], epochs[-1] + 1):
             here = epochs == epoch
             key = derive("order", VERSION, self.seed, self.fingerprint, epoch)
             shift = derive("shift", VERSION, self.seed, epoch) % self.seq_len

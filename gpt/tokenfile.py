@@ -109,7 +109,8 @@ class TokenFile:
             tokens = h5py.File(self.path)["tokens"]
             return lambda start, stop: tokens[start:stop]
         if read == "mmap":
-            tokens = np.memmap(self.path, self.dtype, "r", self.offset, (self.n_tokens,))
+            # A plain view: slicing np.memmap's own class costs a microsecond more each time.
+            tokens = np.memmap(self.path, self.dtype, "r", self.offset, (self.n_tokens,)).view(np.ndarray)
             return lambda start, stop: tokens[start:stop]
         file, itemsize = open(self.path, "rb", buffering=0), np.dtype(self.dtype).itemsize
 
