@@ -16,6 +16,8 @@ def train(composed) -> float:
 
     config = load(composed)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if run_dir.is_relative_to(Path.cwd()):
+        run_dir = run_dir.relative_to(Path.cwd())  # as one would type it
     train_file, val_file = ready(config, run_dir)
     save(config, run_dir / "config.yaml")
 

@@ -31,6 +31,7 @@ class ModelConfig:
     dropout: float
     init_std: float
     attention: str
+    activation: str
     peak_lr: float
 
 
@@ -170,6 +171,7 @@ ConfigStore.instance().store(name="schema", node=Config)
 CHOICES = {
     "device": ["auto", "cpu", "cuda", "mps"],
     "model.attention": ["naive", "sdpa"],
+    "model.activation": ["gelu_exact", "gelu_tanh", "relu"],
     "data.source": ["stdlib", "text"],
     "data.tokenizer": ["bytes", "chars", "gpt2"],
     "data.read": ["mmap", "pread"],

@@ -1,12 +1,16 @@
 """Validation loss over fixed tokens, each once, and what gzip makes of the same text."""
 
+import itertools
+import math
 import zlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import tiktoken
 import torch
+from torch import Tensor
 
 from gpt.loss import IGNORE, loss_sum
 from gpt.model import GPT
@@ -15,48 +19,61 @@ from gpt.tokenfile import TokenFile
 
 @dataclass(slots=True)
 class Validation:
-    """The first ``max_tokens`` targets of a token file (all if None), in windows of the model's seq_len.
+    """Fixed targets of a token file, in windows of ``seq_len``: all, or about ``max_tokens`` spread evenly over it.
 
-    The last window and the last batch are filled up with targets that do not count, so the loss is the same
-    for every ``micro_batch_size`` and a compiled model sees one shape.
+    Spread, because the first tokens of a file can be of one kind. Short windows and the last batch are filled up
+    with targets that do not count, so the loss is the same for every ``micro_batch_size``, and a compiled model
+    sees one shape.
     """
 
     file: TokenFile
     read: str
+    seq_len: int
     max_tokens: int | None
     micro_batch_size: int
+
+    def starts(self) -> np.ndarray:
+        """Token offsets of the evaluated windows."""
+        windows = math.ceil((self.file.n_tokens - 1) / self.seq_len)
+        taken = windows if self.max_tokens is None else min(windows, math.ceil(self.max_tokens / self.seq_len))
+        return np.arange(taken) * windows // taken * self.seq_len
+
+    def windows(self) -> Iterator[np.ndarray]:
+        """The evaluated windows: up to seq_len + 1 ids, the first of which is only input."""
+        ids = self.file.reader(self.read)
+        for start in self.starts().tolist():
+            yield ids(start, min(start + self.seq_len + 1, self.file.n_tokens))
 
     @property
     def n_targets(self) -> int:
         """Tokens that are predicted."""
-        available = self.file.n_tokens - 1
-        return available if self.max_tokens is None else min(available, self.max_tokens)
+        return int(np.minimum(self.seq_len, self.file.n_tokens - 1 - self.starts()).sum())
 
-    def ids(self) -> np.ndarray:
-        """The evaluated tokens, the first of which is only input."""
-        return self.file.reader(self.read)(0, self.n_targets + 1)
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets, both (micro_batch_size, seq_len)."""
+        windows = self.windows()
+        while taken := list(itertools.islice(windows, self.micro_batch_size)):
+            inputs = np.zeros((self.micro_batch_size, self.seq_len), np.int64)
+            targets = np.full_like(inputs, IGNORE)
+            for row, window in enumerate(taken):
+                inputs[row, : len(window) - 1], targets[row, : len(window) - 1] = window[:-1], window[1:]
+            yield torch.from_numpy(inputs), torch.from_numpy(targets)
 
     @torch.no_grad()
     def loss(self, model: GPT, device: torch.device, autocast: AbstractContextManager) -> float:
         """Mean loss per token in nats. Leaves the model in the mode in which it was."""
-        was_training, width = model.training, model.config.seq_len
+        was_training = model.training
         model.eval()
-        ids, batch_tokens = self.ids(), self.micro_batch_size * width
         total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, self.n_targets, batch_tokens):
-            taken = ids[start : start + batch_tokens + 1].astype(np.int64)
-            inputs = np.zeros(batch_tokens, np.int64)
-            targets = np.full(batch_tokens, IGNORE, np.int64)
-            inputs[: len(taken) - 1], targets[: len(taken) - 1] = taken[:-1], taken[1:]
-            x, y = (torch.from_numpy(a).view(self.micro_batch_size, width).to(device) for a in (inputs, targets))
+        for inputs, targets in self.batches():
             with autocast:
-                total += loss_sum(model, x, y).double().cpu()
+                total += loss_sum(model, inputs.to(device), targets.to(device)).cpu()
         model.train(was_training)
         return total.item() / self.n_targets
 
 
 def bytes_and_gzip(validation: Validation, tokenizer: tiktoken.Encoding) -> tuple[int, float]:
     """How many bytes of text the evaluated tokens are, and what ``gzip -9`` needs for them in nats per byte."""
-    text = tokenizer.decode_bytes(validation.ids()[1:].tolist())
+    text = b"".join(tokenizer.decode_bytes(window[1:].tolist()) for window in validation.windows())
     packed = zlib.compress(text, level=9, wbits=31)  # 31: with gzip's header
-    return len(text), len(packed) * 8 * np.log(2) / len(text)
+    return len(text), len(packed) * 8 * math.log(2) / len(text)

@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019), its initialisation, and its FLOPs per token."""
 
+import functools
 import hashlib
 import math
 
@@ -54,6 +55,11 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
 
 
 ATTENTION = {"naive": naive_attention, "sdpa": sdpa_attention}
+ACTIVATION = {
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # openai/gpt-2 src/model.py
+    "gelu_exact": F.gelu,
+    "relu": F.relu,
+}
 
 
 class Attention(nn.Module):
@@ -82,16 +88,17 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Feed-forward layer, four times as wide inside, GELU in its tanh form as GPT-2 has it."""
+    """Feed-forward layer, four times as wide inside."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.activation = ACTIVATION[config.activation]
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
 
 class Block(nn.Module):

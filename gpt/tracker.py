@@ -26,7 +26,7 @@ class Tracker:
             self.files[name] = file
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description} {task.completed}/{task.total}"),
             BarColumn(),
             TextColumn("{task.fields[line]}"),
             TimeRemainingColumn(),
@@ -103,6 +103,7 @@ def plot(run_dir: Path, title: str) -> Path | None:
     if not rows:
         return None
     import matplotlib.figure  # half a second, so only when a plot is drawn
+    from matplotlib.ticker import EngFormatter
 
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -112,6 +113,7 @@ def plot(run_dir: Path, title: str) -> Path | None:
         label = f"validation, {evaluated[-1]['val/loss']:.3f} at the end"
         axes.plot([r["tokens"] for r in evaluated], [r["val/loss"] for r in evaluated], "o-", label=label)
     axes.set(title=title, xlabel="tokens", ylabel="loss (nats per token)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
     axes.grid(alpha=0.3)
     axes.legend()
     path = run_dir / "loss.png"

@@ -45,7 +45,9 @@ class Trainer:
         self.order = Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
         self.fingerprint = f"{train.sha256}-{val.sha256}"
         self.dataset = TokenDataset(train, self.order, config.data.read)
-        self.validation = Validation(val, config.data.read, config.trainer.eval_tokens, config.micro_batch_size)
+        self.validation = Validation(
+            val, config.data.read, config.model.seq_len, config.trainer.eval_tokens, config.micro_batch_size
+        )
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
         self.prompt = self.encode_prompt()
         self.state = self.build_state(train.vocab_size)
@@ -264,7 +266,8 @@ class Trainer:
                 f"(gzip -9 on the same bytes: {gzip_loss:.4f})"
             )
             if self.config.sample.tokens:
-                tracker.say("a sample:\n  " + self.sample().replace("\n", "\n  "))
+                shown = "".join(c if c.isprintable() or c == "\n" else "·" for c in self.sample())
+                tracker.say("a sample:\n  " + shown.strip("\n").replace("\n", "\n  "))
         if self.config.tracker.plot and (path := plot(self.run_dir, self.config.name)):
             tracker.say(f"plot        {path}")
         if path := checkpoint.latest(self.run_dir):

@@ -1,12 +1,13 @@
 """The model against Hugging Face's GPT-2, and against itself in other forms."""
 
+import gzip
 import math
 
 import pytest
 import torch
 
 from gpt.compose import compose
-from gpt.evaluate import Validation
+from gpt.evaluate import Validation, bytes_and_gzip
 from gpt.generate import generate
 from gpt.loss import IGNORE, loss_sum
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
@@ -177,16 +178,29 @@ def test_a_padded_id_is_never_sampled():
     assert len(drawn.unique()) == 5
 
 
-@pytest.mark.parametrize("max_tokens", [None, 1, 700])
-def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tokens):
-    run = trainer(f"trainer.eval_tokens={max_tokens or 'null'}", "trainer.eval_every=256")
-    model, file = run.state.model, run.validation.file
-    n = file.n_tokens - 1 if max_tokens is None else max_tokens
+@pytest.mark.parametrize("max_tokens, windows", [(None, None), (1, 1), (700, 22)])
+def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tokens, windows):
+    run = trainer(f"trainer.eval_tokens={max_tokens or 'null'}")
+    model, file, starts = run.state.model, run.validation.file, run.validation.starts()
+    n = file.n_tokens - 1
     tokens = torch.from_numpy(file.reader()(0, n + 1).astype("int64"))
+    assert len(set(starts)) == len(starts) == (windows or math.ceil(n / 32))
+    assert (starts % 32 == 0).all()
+    taken = [(tokens[i : i + 32][: n - i], tokens[i + 1 : i + 33]) for i in starts]
+    targets = sum(len(y) for _, y in taken)
+    assert targets == (n if max_tokens is None else windows * 32)
     with torch.no_grad():
-        windows = [(tokens[i : i + 32], tokens[i + 1 : i + 33]) for i in range(0, n, 32)]
-        expected = sum(loss_sum(model, x[None, : len(y)], y[None]).item() for x, y in windows) / n
+        expected = sum(loss_sum(model, x[None], y[None]).item() for x, y in taken) / targets
     for micro in (1, 3, 64):
-        validation = Validation(file, "mmap", max_tokens, micro)
-        assert validation.n_targets == n
+        validation = Validation(file, "mmap", 32, max_tokens, micro)
+        assert validation.n_targets == targets
         assert validation.loss(model, run.device, run.autocast) == pytest.approx(expected, abs=1e-5)
+
+
+def test_gzip_is_given_the_bytes_that_are_evaluated(trainer):
+    run = trainer("trainer.eval_tokens=null")
+    file = run.validation.file
+    text = run.tokenizer.decode_bytes(file.reader()(1, file.n_tokens).tolist())
+    n_bytes, nats = bytes_and_gzip(run.validation, run.tokenizer)
+    assert n_bytes == len(text)
+    assert nats == pytest.approx(len(gzip.compress(text, 9)) * 8 * math.log(2) / len(text), rel=1e-4)
