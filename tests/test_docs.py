@@ -23,7 +23,9 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_composes(line):
-    overrides = [a for a in shlex.split(line.replace("'", ""))[2:] if not a.startswith(("-", "resume=", "data.prepare"))]
+    overrides = [
+        a for a in shlex.split(line.replace("'", ""))[2:] if not a.startswith(("-", "resume=", "data.prepare"))
+    ]
     if "model.n_embd=130" in overrides:  # shown as a wrong one
         return
     overrides = [re.sub(r"=(\w+),.*", r"=\1", a) if "--multirun" in line else a for a in overrides]
