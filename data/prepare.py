@@ -24,7 +24,7 @@ from gpt.config import Config, DataConfig
 from gpt.errors import InputError
 from gpt.order import Order
 from gpt.tokenfile import LAYOUT, TokenFile, TokenWriter, open_tokens
-from gpt.tokenizer import encode, end_of_text, get_tokenizer
+from gpt.tokenizer import encode, end_of_text, get_tokenizer, prompt_ids
 
 REPOSITORY = Path(__file__).parents[1]
 MIN_DOCUMENTS_TO_HASH = 100  # with fewer, documents are not split by their hash but the text by position
@@ -43,10 +43,11 @@ def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
 
 
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
-    """The data must hold a window and something to validate on. Raises InputError."""
+    """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
     Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
     if val.n_tokens < 2:
         raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
+    prompt_ids(get_tokenizer(train.tokenizer, train.chars), config.sample.prompt)
 
 
 def _prepare_into_cache(data: DataConfig) -> Path:

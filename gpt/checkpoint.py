@@ -4,12 +4,9 @@ A directory ``checkpoints/step_00000500/`` holds model.safetensors, optimizer.sa
 name) and state.json. ``last`` and ``best`` are links to such directories. No times, hosts or paths inside.
 """
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gpt.errors import InputError
+from gpt.rundir import read_state, step_directory
 
 
 @dataclass(slots=True)
@@ -39,30 +37,6 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     progress: Progress
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory for this process alone. Raises InputError while another process does."""
-    descriptor = os.open(run_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InputError(f"{run_dir} is in use: its run is still going on", "wait for it, or stop it first") from error
-    finally:
-        os.close(descriptor)
-
-
-def step_directory(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return run_dir / "checkpoints" / f"step_{step:08d}"
-
-
-def latest(run_dir: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
-    whole = sorted((run_dir / "checkpoints").glob("step_*"))
-    return whole[-1] if whole else None
 
 
 def save(run_dir: Path, state: TrainState, *, fingerprint: str, logs: dict[str, int], is_best: bool, keep: int) -> Path:
@@ -91,17 +65,11 @@ def save(run_dir: Path, state: TrainState, *, fingerprint: str, logs: dict[str, 
     return final
 
 
-def load(path: Path, state: TrainState, fingerprint: str) -> dict[str, int]:
+def load(path: Path, state: TrainState) -> dict[str, int]:
     """Bring a freshly built state to where the checkpoint stands; returns the bytes of each log that belong to it.
 
-    Raises InputError when the checkpoint is of other data or of another model.
+    Raises InputError when the checkpoint is of another model.
     """
-    about = json.loads((path / "state.json").read_text())
-    if about["fingerprint"] != fingerprint:
-        raise InputError(
-            f"{path} was trained on other data (fingerprint {about['fingerprint'][:12]}, here {fingerprint[:12]})",
-            "give the same files with the same tokenizer (data.files, data.dir), or start a new run",
-        )
     tensors = load_file(path / "model.safetensors")
     own = _model_tensors(state.model)
     differing = [name for name in {**tensors, **own} if _shape(tensors.get(name)) != _shape(own.get(name))]
@@ -113,6 +81,7 @@ def load(path: Path, state: TrainState, fingerprint: str) -> dict[str, int]:
         )
     state.model.load_state_dict(tensors, strict=False)  # the tied head is stored once
     _load_optimizer(state, load_file(path / "optimizer.safetensors"))
+    about = read_state(path)
     state.progress = Progress(**about["progress"])
     return about["logs"]
 

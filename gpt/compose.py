@@ -4,7 +4,6 @@ This room belongs to the commands: it stands above data/, and nothing below impo
 """
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt.cli import CONF
-from gpt.config import Config, changed_keys, did_you_mean, explain, load, read
+from gpt.config import Config, did_you_mean, explain, load
 from gpt.errors import InputError
+from gpt.rundir import check_resumable, check_unused
 
 if TYPE_CHECKING:
     from gpt.tokenfile import TokenFile
@@ -127,39 +127,16 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
     ``run_dir`` is None while it is not made.
     """
-    if run_dir is not None:
-        check_run_dir(config, run_dir)
+    if run_dir is not None and not config.resume:
+        check_unused(run_dir)
     from data.prepare import check_fits, prepare  # numpy and h5py, once config and directory are right
+    from gpt.tokenfile import data_fingerprint
 
     train, val = prepare(config.data)
     check_fits(config, train, val)
+    if run_dir is not None and config.resume:
+        check_resumable(config, run_dir, data_fingerprint(train, val))
     return train, val
-
-
-def check_run_dir(config: Config, run_dir: Path) -> None:
-    """A new run needs an unused directory; a resumed one its own config and steps left to do."""
-    result_path = run_dir / "result.json"
-    result = json.loads(result_path.read_text()) if result_path.exists() else {}
-    if not config.resume:
-        if result or (run_dir / "metrics.jsonl").exists():
-            state = f"a run ({result.get('status', 'not finished')})"
-            raise InputError(
-                f"{run_dir} already holds {state}", f"continue it with resume={run_dir}, or take another directory"
-            )
-        return
-    if changed := changed_keys(read(run_dir / "config.yaml"), config):
-        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
-        raise InputError(
-            f"resume={run_dir}: the config differs from the saved one: {listed}",
-            "allowed to change: cluster.*, batch.micro_batch_size, data.num_workers, trainer.max_*, trainer.log_every, "
-            "checkpoint.*, tracker.*; anything else is a new run",
-        )
-    at = max((int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*")), default=0)
-    if at > config.total_steps or (at == config.total_steps and result.get("status") == "done"):
-        raise InputError(
-            f"resume={run_dir}: this run is finished, at step {at} of {config.total_steps}",
-            "train on with a larger trainer.max_steps or trainer.max_tokens",
-        )
 
 
 class Refused(BaseException):

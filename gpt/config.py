@@ -57,7 +57,7 @@ class OptimizerConfig:
     betas: list[float]
     eps: float
     weight_decay: float
-    fused: bool | None
+    fused: bool
 
 
 @dataclass(kw_only=True, slots=True)

@@ -174,6 +174,11 @@ def _describe(path: Path, file: h5py.File) -> TokenFile:
     )
 
 
+def data_fingerprint(train: TokenFile, val: TokenFile) -> str:
+    """What a run was trained and validated on."""
+    return f"{train.sha256}-{val.sha256}"
+
+
 def hash_tokens(tokens: h5py.Dataset) -> str:
     """sha256 of the stored ids, as the attribute ``sha256`` has it."""
     digest = hashlib.sha256()

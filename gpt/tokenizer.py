@@ -48,3 +48,14 @@ def encode(tokenizer: tiktoken.Encoding, text: str):
                 f"its {len(alphabet)} characters: {''.join(sorted(alphabet))!r}",
             )
     return tokenizer.encode_to_numpy(text, disallowed_special=())
+
+
+def prompt_ids(tokenizer: tiktoken.Encoding, prompt: str | None) -> list[int]:
+    """The ids that a sample continues; without a prompt, the start of a document.
+
+    Raises InputError as :func:`encode` does.
+    """
+    if prompt:
+        return encode(tokenizer, prompt).tolist()
+    start = end_of_text(tokenizer)
+    return [0 if start is None else start]  # id 0: the first of a sorted alphabet, in most texts the newline

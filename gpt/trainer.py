@@ -22,9 +22,10 @@ from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.optim import build_optimizer
 from gpt.order import Order, derive
 from gpt.precision import autocast, peak_flops, pick_device
+from gpt.rundir import latest_checkpoint, locked
 from gpt.schedule import lr_multiplier
-from gpt.tokenfile import TokenFile
-from gpt.tokenizer import END_OF_TEXT, encode, end_of_text, get_tokenizer
+from gpt.tokenfile import TokenFile, data_fingerprint
+from gpt.tokenizer import END_OF_TEXT, get_tokenizer, prompt_ids
 from gpt.tracker import Tracker, plot, read_metrics, write_result
 
 
@@ -43,26 +44,16 @@ class Trainer:
         if config.cluster.threads is not None:
             torch.set_num_threads(config.cluster.threads)
         self.order = Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
-        self.fingerprint = f"{train.sha256}-{val.sha256}"
+        self.fingerprint = data_fingerprint(train, val)
         self.dataset = TokenDataset(train, self.order, config.data.read)
         self.validation = Validation(
             val, config.data.read, config.model.seq_len, config.trainer.eval_tokens, config.micro_batch_size
         )
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
-        self.prompt = self.encode_prompt()
+        self.prompt = torch.tensor([prompt_ids(self.tokenizer, config.sample.prompt)], device=self.device)  # (1, T)
         self.state = self.build_state(train.vocab_size)
         self.logs = self.resume() if config.resume else {}  # bytes of each log that belong to where the run starts
-
-    def encode_prompt(self) -> Tensor:
-        """The ids (1, T) that samples continue."""
-        prompt, start = self.config.sample.prompt, end_of_text(self.tokenizer)
-        if prompt:
-            ids = encode(self.tokenizer, prompt).tolist()
-        elif start is not None:
-            ids = [start]
-        else:
-            ids = [0]  # the first of a sorted alphabet, in most texts the newline
-        return torch.tensor([ids], device=self.device)
+        self.mark = (time.perf_counter(), self.state.progress.tokens)  # since when tokens per second are counted
 
     def build_state(self, vocab_size: int) -> TrainState:
         """Model and optimizer at step 0."""
@@ -72,13 +63,13 @@ class Trainer:
         if self.config.compile:
             for block in model.h:
                 block.compile()  # in place, so that parameters keep their names
-        optimizer = build_optimizer(self.config.optimizer, model, self.device)
+        optimizer = build_optimizer(self.config.optimizer, model)
         return TrainState(model, optimizer, Progress(order_hash=self.order.empty_hash()))
 
     def resume(self) -> dict[str, int]:
         """Load the newest checkpoint; a run that was ended before its first one starts again."""
-        path = checkpoint.latest(self.run_dir)
-        return checkpoint.load(path, self.state, self.fingerprint) if path else {}
+        path = latest_checkpoint(self.run_dir)
+        return checkpoint.load(path, self.state) if path else {}
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, or to a signal; returns what result.json holds."""
@@ -86,7 +77,7 @@ class Trainer:
         begun = time.perf_counter()
         result = {"status": "failed"}
         with (
-            checkpoint.locked(self.run_dir),
+            locked(self.run_dir),
             Interrupt() as interrupt,
             Tracker(self.run_dir, self.logs, progress.step, total_steps) as tracker,
         ):
@@ -270,6 +261,5 @@ class Trainer:
                 tracker.say("a sample:\n  " + shown.strip("\n").replace("\n", "\n  "))
         if self.config.tracker.plot and (path := plot(self.run_dir, self.config.name)):
             tracker.say(f"plot        {path}")
-        if path := checkpoint.latest(self.run_dir):
-            tracker.say(f"checkpoint  {path}")
+        tracker.say(f"checkpoint  {latest_checkpoint(self.run_dir)}")
         return result

@@ -132,6 +132,8 @@ WRONG = [
     (["data.dir=truncated"], "truncated/train.h5", "prepare it again"),
     (["data.dir=foreign"], "foreign/train.h5 is not a token file", "prepare it again"),
     (["data.dir=ids_too_high"], "holds token id 999, and its vocabulary ends at 256", "vocab_size"),
+    (["data=text", "data.files=[short.txt]", "data.tokenizer=chars", "sample.prompt=Qx", "model.seq_len=16"], "character 'Q' is not", "its 8 characters"),
+    (["data=text", "data.url=http://127.0.0.1:9/input.txt"], "http://127.0.0.1:9/input.txt cannot be reached", "data.files=["),
     (["resume=nothing"], "resume=nothing: no run there", "give the output directory"),
     (["resume=finished", "--multirun"], "resume continues one run", "leave one of them out"),
 ]  # fmt: skip
@@ -204,6 +206,7 @@ def test_imports_flow_one_way():
         ["trainer"],
         ["evaluate", "generate", "interrupt"],
         ["dataset", "loss", "optim", "checkpoint", "tracker"],
+        ["rundir"],
         ["model", "order", "schedule", "precision", "tokenfile", "tokenizer"],
         ["config", "cli"],
         ["errors"],

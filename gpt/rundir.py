@@ -1,0 +1,82 @@
+"""The output directory of a run: who holds it, where its checkpoints lie, and whether a run may start in it.
+
+Needs no torch, so that a wrong command is refused at once.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gpt.config import Config, changed_keys, read
+from gpt.errors import InputError
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the directory for this process alone. Raises InputError while another process does."""
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f"{run_dir} is in use: its run is still going on", "wait for it, or stop it first") from error
+    finally:
+        os.close(descriptor)
+
+
+def step_directory(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """The newest checkpoint; directories of this name are whole, because they get it when they are."""
+    return max((run_dir / "checkpoints").glob("step_*"), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What state.json says: fingerprint of the data, bytes of each log, progress."""
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def check_unused(run_dir: Path) -> None:
+    """Refuse a directory in which there is a run. Raises InputError."""
+    if (run_dir / "metrics.jsonl").exists():
+        result = run_dir / "result.json"
+        status = json.loads(result.read_text())["status"] if result.exists() else "not finished"
+        raise InputError(
+            f"{run_dir} already holds a run ({status})", f"continue it with resume={run_dir}, or take another directory"
+        )
+
+
+def check_resumable(config: Config, run_dir: Path, fingerprint: str) -> None:
+    """A resumed run needs its own config, its own data, and steps left to do. Raises InputError."""
+    with locked(run_dir):
+        saved = read(run_dir / "config.yaml")
+    if changed := changed_keys(saved, config):
+        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
+        raise InputError(
+            f"resume={run_dir}: the config differs from the saved one: {listed}",
+            "allowed to change: cluster.*, batch.micro_batch_size, data.num_workers, trainer.max_*, trainer.log_every, "
+            "checkpoint.*, tracker.*; anything else is a new run",
+        )
+    if (checkpoint := latest_checkpoint(run_dir)) is None:
+        return  # ended before its first checkpoint: it starts again
+    state = read_state(checkpoint)
+    if state["fingerprint"] != fingerprint:
+        raise InputError(
+            f"resume={run_dir}: the data is other than it was (fingerprint {fingerprint[:12]}, "
+            f"was {state['fingerprint'][:12]})",
+            "give the files it was trained on (data.files, data.dir), unchanged",
+        )
+    step, result = state["progress"]["step"], run_dir / "result.json"
+    is_done = result.exists() and json.loads(result.read_text())["status"] == "done"
+    if step > config.total_steps or (is_done and step == config.total_steps):
+        raise InputError(
+            f"resume={run_dir}: this run is finished, at step {step} of {config.total_steps}",
+            "train on with a larger trainer.max_steps or trainer.max_tokens",
+        )
