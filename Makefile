@@ -11,10 +11,10 @@ train: .venv/train
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 unit: .venv/dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except Refused as refused:
-        raise refused.args[0] from refused
+        raise refused.args[0] from None
     except Exception as error:
         if running or isinstance(error, InputError):
             raise
@@ -140,7 +140,7 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
 
 class Refused(BaseException):
-    """Carries an InputError out of a callback, where Hydra turns every Exception into a warning."""
+    """Carries an exception out of a callback, where Hydra would turn it into a warning."""
 
 
 class CheckFirst(Callback):
@@ -155,5 +155,5 @@ class CheckFirst(Callback):
             from gpt.precision import pick_device  # torch, once the rest is right
 
             pick_device(typed.device)
-        except InputError as error:
+        except Exception as error:
             raise Refused(error) from error

@@ -8,7 +8,7 @@ class Interrupt:
     """While in the ``with``, the first SIGINT or SIGTERM sets ``received``; a second one ends at once."""
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received = False
         self._previous = {}
 
     def __enter__(self) -> "Interrupt":
@@ -24,4 +24,4 @@ class Interrupt:
     def _receive(self, number: int, frame) -> None:
         if self.received:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.received = True

@@ -83,11 +83,11 @@ class Trainer:
         ):
             try:
                 self.introduce(tracker)
-                batches = self.batches()
-                self.mark = (time.perf_counter(), progress.tokens)
-                while progress.step < total_steps and not interrupt.received:
+                batches, stopping = self.batches(), False
+                while progress.step < total_steps and not stopping:
                     loss, grad_norm = self.train_step(batches)
-                    self.after_step(tracker, loss, grad_norm, stopping=bool(interrupt.received))
+                    stopping = interrupt.received  # asked once a step, so that a run that stops has saved
+                    self.after_step(tracker, loss, grad_norm, stopping)
                 result["status"] = "interrupted" if progress.step < total_steps else "done"
                 result |= self.conclude(tracker, result["status"])
             except KeyboardInterrupt:
@@ -234,14 +234,14 @@ class Trainer:
     def conclude(self, tracker: Tracker, status: str) -> dict[str, Any]:
         """Draw the plot, say how the run ended, and gather its result."""
         progress, rows = self.state.progress, read_metrics(self.run_dir)
-        final = [row["val/loss"] for row in rows if "val/loss" in row]
+        val_losses = [row["val/loss"] for row in rows if "val/loss" in row]
         result = {
             "status": status,
             "step": progress.step,
             "tokens": progress.tokens,
             "initial_loss": rows[0]["train/loss"] if rows else None,
             "train_loss": rows[-1]["train/loss"] if rows else None,
-            "val_loss": final[-1] if final else None,
+            "val_loss": val_losses[-1] if val_losses else None,
             "best_val_loss": progress.best_loss,
             "best_step": progress.best_step,
             "parameters": parameter_count(self.state.model),

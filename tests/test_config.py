@@ -190,6 +190,12 @@ def test_a_missing_device_is_refused(workplace, small, monkeypatch, capsys):
     assert not (workplace / "outputs").exists()
 
 
+def test_a_python_too_new_for_hydra_is_refused_at_once(monkeypatch, capsys):
+    monkeypatch.setattr("sys.version_info", (3, 14, 0))
+    assert cli.guard(lambda: None) == 2
+    assert "needs Python 3.11 to 3.13" in capsys.readouterr().err
+
+
 def test_help_names_groups_options_keys_and_examples():
     text = cli.help_text()
     assert all(f"{group}={option}" in text for group, option in OPTIONS)

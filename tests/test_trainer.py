@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from gpt import checkpoint
 from gpt.errors import InputError, TrainingError
 from gpt.rundir import latest_checkpoint, locked
-from gpt.tracker import read_metrics
+from gpt.tracker import Tracker, read_metrics
 
 
 def first_gradients(run):
@@ -125,6 +127,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tr
     assert poisoned
     assert json.loads((run.run_dir / "result.json").read_text())["status"] == "failed"
     assert latest_checkpoint(run.run_dir).name == "step_00000003"
+
+
+@pytest.mark.parametrize("moment", ["row", "sample", "sync"])
+def test_whenever_a_signal_comes_the_last_step_is_saved(trainer, moment, monkeypatch):
+    """Also when it comes after the step was found not to be the last one."""
+    run, real = trainer("trainer.eval_every=1280", "checkpoint.every=5"), getattr(Tracker, moment)
+
+    def with_signal(self, *arguments):
+        if run.state.progress.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Tracker, moment, with_signal)
+    handlers = signal.getsignal(signal.SIGTERM)
+    result = run.fit()
+    assert signal.getsignal(signal.SIGTERM) is handlers
+    assert (result["status"], result["step"]) == ("interrupted", 6)
+    assert latest_checkpoint(run.run_dir).name == "step_00000006"
+    assert json.loads((run.run_dir / "result.json").read_text())["status"] == "interrupted"
 
 
 def test_newest_and_best_checkpoints_are_kept(trainer):
