@@ -1,6 +1,7 @@
 """What the commands share: help, refusals and exit codes. Imports Hydra only when it is needed."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,14 +37,29 @@ def options(group: str) -> dict[str, str]:
     return described
 
 
+def key_comments() -> dict[str, str]:
+    """The comment behind every key in conf/, by dotted key."""
+    comments = {}
+    for path in [CONF / "config.yaml", *(p for group in GROUPS[:-1] for p in sorted((CONF / group).glob("*.yaml")))]:
+        parents = [] if path.parent == CONF else [path.parent.name]
+        for indent, key, value, comment in re.findall(
+            r"^( *)(\w+):(.*?)(?: +# (.*))?$", path.read_text(), re.MULTILINE
+        ):
+            if not indent:
+                section = key
+            if value.strip() and comment:
+                comments.setdefault(".".join([*parents, *([section] if indent else []), key]), comment)
+    return comments
+
+
 def help_text() -> str:
     """The answer to --help, from the files in conf/."""
-    lines = ["Train a GPT:  python train.py [GROUP=OPTION] [KEY=VALUE] …", ""]
+    lines = ["Train a GPT:  python train.py [GROUP=OPTION] [KEY=VALUE] …"]
     for group in GROUPS:
-        lines.append(f"{group}:")
-        lines += [f"  {group}={option:<{24 - len(group)}} {about}" for option, about in options(group).items()]
-    keys = "\n".join("  " + "  ".join(COMMON_KEYS[i : i + 4]) for i in range(0, len(COMMON_KEYS), 4))
-    lines += ["", "common keys (all of them, with comments: conf/; composed: --cfg job):", keys]
+        lines += ["", *(f"{f'{group}={option}':<33}{about}" for option, about in options(group).items())]
+    comments = key_comments()
+    lines += ["", "common keys (all: conf/; as composed: --cfg job):"]
+    lines += [f"  {key:<30}{comments[key]}" for key in COMMON_KEYS]
     lines += ["", "examples:", EXAMPLES]
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ class TokenDataset(Dataset):
         return self.__getitems__([sample])[0]
 
     def __getitems__(self, samples: list[int]) -> Tensor:
-        """A batch at once: (B, seq_len + 1)."""
+        """A batch at once, (B, seq_len + 1); samples ascend, as the sampler gives them."""
         if self.ids is None:
             self.ids = self.file.reader(self.read)
         width, first = self.order.seq_len + 1, samples[0]

@@ -1,6 +1,7 @@
 """Devices, the arithmetic on them, and what they could do at best."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -29,6 +30,17 @@ def pick_device(name: str) -> torch.device:
     if name not in present:
         raise InputError(f"device={name} is not on this machine", f"allowed here: auto, {', '.join(present)}")
     return torch.device(name)
+
+
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """So many CPU threads for torch; None: as many as there were. Jobs of a sweep share one process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

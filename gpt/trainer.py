@@ -21,7 +21,7 @@ from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.optim import build_optimizer
 from gpt.order import Order, derive
-from gpt.precision import autocast, peak_flops, pick_device
+from gpt.precision import autocast, cpu_threads, peak_flops, pick_device
 from gpt.rundir import latest_checkpoint, locked
 from gpt.schedule import lr_multiplier
 from gpt.tokenfile import TokenFile, data_fingerprint
@@ -41,8 +41,6 @@ class Trainer:
         self.autocast = autocast(config.precision.name, self.device)
         self.peak_flops = peak_flops(config.precision.name, self.device)
         torch.set_float32_matmul_precision("highest")
-        if config.cluster.threads is not None:
-            torch.set_num_threads(config.cluster.threads)
         self.order = Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
         self.fingerprint = data_fingerprint(train, val)
         self.dataset = TokenDataset(train, self.order, config.data.read)
@@ -78,6 +76,7 @@ class Trainer:
         result = {"status": "failed"}
         with (
             locked(self.run_dir),
+            cpu_threads(self.config.cluster.threads),
             Interrupt() as interrupt,
             Tracker(self.run_dir, self.logs, progress.step, total_steps) as tracker,
         ):
