@@ -14,17 +14,16 @@ BATCH = 32
 BATCHES = 200
 
 ORDER_PROBE = """
-import resource, time
-import numpy, gpt.order
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import time, tracemalloc
+from gpt.order import Order
 begun = time.perf_counter()
-order = gpt.order.Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024)
-first = order.starts(123_456_789, 1)
-seconds = time.perf_counter() - begun
+Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024).starts(123_456_789, 1)
+milliseconds = (time.perf_counter() - begun) * 1000
+tracemalloc.start()
+order = Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024)
 for i in range(0, 1_000_000_000, 50_000_000):
     order.starts(i, 512)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(order.n_windows, seconds * 1000, (after - before) / 1024)
+print(order.n_windows, milliseconds, tracemalloc.get_traced_memory()[1] / 2**20)
 """
 
 

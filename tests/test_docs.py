@@ -1,5 +1,6 @@
 """The README and docs/ say what is true."""
 
+import json
 import re
 import shlex
 
@@ -55,3 +56,11 @@ def test_named_tests_keys_files_and_images_exist():
             assert key in keys or (ROOT / key.replace(".", "/")).with_suffix(".py").exists(), f"{page.name}: {key}"
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_measured_tables_are_those_of_the_benchmarks():
+    figures = json.loads((ROOT / "benchmarks" / "results" / "data.json").read_text())["figures"]
+    rows = re.findall(
+        r"^\| (.*(?:memmap|Dataset).*?) \| (\d+) \|$", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE
+    )
+    assert {name: int(figure) for name, figure in rows} == {name: round(v["median"]) for name, v in figures.items()}
