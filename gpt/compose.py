@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt.cli import CONF
 from gpt.config import Config, did_you_mean, explain, load
 from gpt.errors import InputError
-from gpt.rundir import check_resumable, check_unused
+from gpt.rundir import check_resumable, check_same_data, check_unused
 
 if TYPE_CHECKING:
     from gpt.tokenfile import TokenFile
@@ -127,15 +127,18 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
     ``run_dir`` is None while it is not made.
     """
-    if run_dir is not None and not config.resume:
-        check_unused(run_dir)
+    if run_dir is not None:
+        if config.resume:
+            check_resumable(config, run_dir)
+        else:
+            check_unused(run_dir)
     from data.prepare import check_fits, prepare  # numpy and h5py, once config and directory are right
     from gpt.tokenfile import data_fingerprint
 
     train, val = prepare(config.data)
     check_fits(config, train, val)
     if run_dir is not None and config.resume:
-        check_resumable(config, run_dir, data_fingerprint(train, val))
+        check_same_data(run_dir, data_fingerprint(train, val))
     return train, val
 
 

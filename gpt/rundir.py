@@ -44,7 +44,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def check_unused(run_dir: Path) -> None:
-    """Refuse a directory in which there is a run. Raises InputError."""
+    """A new run needs a directory in which there is none. Raises InputError."""
     if (run_dir / "metrics.jsonl").exists():
         result = run_dir / "result.json"
         status = json.loads(result.read_text())["status"] if result.exists() else "not finished"
@@ -53,8 +53,8 @@ def check_unused(run_dir: Path) -> None:
         )
 
 
-def check_resumable(config: Config, run_dir: Path, fingerprint: str) -> None:
-    """A resumed run needs its own config, its own data, and steps left to do. Raises InputError."""
+def check_resumable(config: Config, run_dir: Path) -> None:
+    """A run is continued by one process, with its own config, and while it has steps left. Raises InputError."""
     with locked(run_dir):
         saved = read(run_dir / "config.yaml")
     if changed := changed_keys(saved, config):
@@ -66,17 +66,21 @@ def check_resumable(config: Config, run_dir: Path, fingerprint: str) -> None:
         )
     if (checkpoint := latest_checkpoint(run_dir)) is None:
         return  # ended before its first checkpoint: it starts again
-    state = read_state(checkpoint)
-    if state["fingerprint"] != fingerprint:
-        raise InputError(
-            f"resume={run_dir}: the data is other than it was (fingerprint {fingerprint[:12]}, "
-            f"was {state['fingerprint'][:12]})",
-            "give the files it was trained on (data.files, data.dir), unchanged",
-        )
-    step, result = state["progress"]["step"], run_dir / "result.json"
+    step, result = read_state(checkpoint)["progress"]["step"], run_dir / "result.json"
     is_done = result.exists() and json.loads(result.read_text())["status"] == "done"
     if step > config.total_steps or (is_done and step == config.total_steps):
         raise InputError(
             f"resume={run_dir}: this run is finished, at step {step} of {config.total_steps}",
             "train on with a larger trainer.max_steps or trainer.max_tokens",
+        )
+
+
+def check_same_data(run_dir: Path, fingerprint: str) -> None:
+    """A resumed run needs the data that it was trained on. Raises InputError."""
+    checkpoint = latest_checkpoint(run_dir)
+    saved = read_state(checkpoint)["fingerprint"] if checkpoint else fingerprint
+    if saved != fingerprint:
+        raise InputError(
+            f"resume={run_dir}: the data is other than it was (fingerprint {fingerprint[:12]}, was {saved[:12]})",
+            "give the files it was trained on (data.files, data.dir), unchanged",
         )

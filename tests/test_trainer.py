@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from conftest import ROOT
 
 from gpt import checkpoint
 from gpt.errors import InputError, TrainingError
@@ -57,6 +58,19 @@ def test_loss_starts_at_ln_vocab_and_falls(trainer):
     assert [row["step"] for row in rows] == list(range(1, 61))
     assert [row["step"] for row in rows if "val/loss" in row] == [20, 40, 60]
     assert all(row["tokens"] == 256 * row["step"] for row in rows)
+
+
+def test_golden_losses(trainer):
+    """The first losses of a fixed run on a fixed text. A change that moves them must say why."""
+    run = trainer(
+        f"data.files=[{ROOT / 'LICENSE'}]", "data.val_fraction=0.3", "model.seq_len=16", "batch.global_tokens=64",
+        "trainer.eval_tokens=null", "trainer.max_steps=5",
+    )  # fmt: skip
+    result = run.fit()
+    losses = [row["train/loss"] for row in read_metrics(run.run_dir)]
+    assert losses == pytest.approx([5.607887, 5.504622, 5.491913, 5.289929, 5.322185], abs=1e-4)
+    assert result["val_loss"] == pytest.approx(5.424306, abs=1e-4)
+    assert result["data_order_hash"] == "34f9b2e5b8f074720cd0b9c95d668ecd48954f1135e9e97312cc954ec3fde893"
 
 
 def test_only_matrices_decay(trainer):
