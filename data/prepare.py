@@ -56,15 +56,19 @@ def _prepare_into_cache(data: DataConfig) -> Path:
     inputs = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     key = hashlib.sha256(json.dumps([LAYOUT, data.tokenizer, data.val_fraction, inputs]).encode()).hexdigest()[:12]
     directory = cache_dir / f"{data.name}-{data.tokenizer}-{key}"
-    if not (directory / "manifest.json").exists():
+    if not all((directory / name).exists() for name in ("train.h5", "val.h5", "manifest.json")):
         print(f"preparing {len(files):,} files as {data.tokenizer} -> {directory}", flush=True)
         directory.mkdir(parents=True, exist_ok=True)
-        _write(data, files, directory)
+        try:
+            _write(data, files, directory)
+        finally:
+            if not any(directory.iterdir()):  # it failed before anything was there
+                directory.rmdir()
     return directory
 
 
 def _write(data: DataConfig, files: list[Path], directory: Path) -> None:
-    """Both token files, then the manifest: where that stands, all is there."""
+    """Both token files, then the manifest."""
     chars = _alphabet(files) if data.tokenizer == "chars" else None
     tokenizer = get_tokenizer(data.tokenizer, chars)
     about = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.n_vocab, "chars": chars, "source": data.name}

@@ -1,6 +1,11 @@
 """From text to token files, and from token files to batches."""
 
+import functools
+import hashlib
+import http.server
 import pickle
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +92,42 @@ def test_a_failed_preparation_leaves_no_half_file(cache, tmp_path):
     own_cache = tmp_path / "cache"
     with pytest.raises(InputError, match=r"a.txt is not UTF-8: .* at byte 12"):
         prepared(own_cache, "data=text", f"data.files=[{tmp_path}/a.txt]")
-    assert not [path for path in own_cache.rglob("*") if path.is_file()]
+    assert not list(own_cache.iterdir())
+
+
+def test_a_deleted_token_file_is_made_again(cache, tmp_path):
+    (tmp_path / "a.txt").write_text("some words " * 60)
+    overrides = ["data=text", f"data.files=[{tmp_path}/a.txt]"]
+    first, val = prepared(cache, *overrides)
+    Path(val.path).unlink()
+    assert prepared(cache, *overrides) == (first, val)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine with the text at /input.txt."""
+    (tmp_path / "input.txt").write_text("text from afar " * 40)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_a_text_is_fetched_once_and_checked(server, tmp_path, capsys):
+    sha256 = hashlib.sha256((tmp_path / "input.txt").read_bytes()).hexdigest()
+    overrides = ["data=shakespeare_char", f"data.url={server}/input.txt"]
+    own_cache = tmp_path / "cache"
+    with pytest.raises(InputError, match="is not the text it was"):
+        prepared(own_cache, *overrides)
+    assert not own_cache.exists()
+    train, _ = prepared(own_cache, *overrides, f"data.sha256={sha256}")
+    assert text_of(train).startswith("text from afar")
+    assert "fetching" in capsys.readouterr().out
+    prepared(own_cache, *overrides, f"data.sha256={sha256}")
+    assert "fetching" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="cannot be reached: HTTP Error 404"):
+        prepared(own_cache, "data=text", f"data.url={server}/nothing.txt")
 
 
 @pytest.mark.parametrize("name", ["bytes", "chars", "gpt2"])

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from gpt import cli
 from gpt.compose import compose
-from gpt.config import flatten
+from gpt.config import Config, flatten
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = sorted(
@@ -35,7 +35,7 @@ def test_every_command_composes(line):
 
 def test_help_examples_compose():
     for line in cli.EXAMPLES.splitlines():
-        compose([a for a in line.split()[2:] if not a.startswith("resume=")])
+        assert isinstance(compose([a for a in line.split()[2:] if not a.startswith("resume=")]), Config)
 
 
 def test_the_table_of_groups_is_complete():
