@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt.cli import CONF
+from gpt.cli import CONF, GROUPS
 from gpt.config import Config, did_you_mean, explain, load
 from gpt.errors import InputError
 from gpt.rundir import check_resumable, check_same_data, check_unused
@@ -85,13 +85,18 @@ def explain_composition(error: Exception) -> InputError:
         return InputError(
             f"cannot read {error.override!r}", "an override is KEY=VALUE; quote lists and spaces: 'data.files=[a,b]'"
         )
+    reason = str(error).splitlines()[0]
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        return explain(cause)
-    reason = str(error).splitlines()[0]
+        return explain(cause, given=reason.removeprefix("Error merging override ") if "=" in reason else None)
+    if isinstance(error, OSError):
+        return InputError(f"the output directory cannot be made: {error}", "choose another with hydra.run.dir=DIR")
+    if reason.startswith("Ambiguous value"):
+        return InputError(reason, "several values are several runs: add --multirun; a list is [a,b]")
     if isinstance(error, HydraException):
         return InputError(reason, "groups and keys: python train.py --help")
-    return InputError(f"Hydra: {reason}", "a group takes the name of one of its options: python train.py --help")
+    groups = " ".join(argument for argument in sys.argv[1:] if argument.partition("=")[0] in GROUPS)
+    return InputError(f"{groups}: {reason}", "a group takes the name of one of its options: python train.py --help")
 
 
 def with_resume(argv: list[str]) -> list[str]:
@@ -100,9 +105,11 @@ def with_resume(argv: list[str]) -> list[str]:
     Raises InputError where DIR holds no run.
     """
     given = [argument for argument in argv if argument.startswith("resume=")]
-    path = given[-1].removeprefix("resume=").strip("'\"") if given else ""
-    if path in ("", "null"):
+    path = given[-1].removeprefix("resume=").strip("'\"") if given else "null"
+    if path == "null":
         return argv
+    if not path:
+        raise InputError("resume= names no directory", "give the output directory of a run, or leave resume out")
     if {"-m", "--multirun"} & set(argv):
         raise InputError("resume continues one run, and --multirun starts many", "leave one of them out")
     run_dir = Path(path).expanduser().resolve()

@@ -245,8 +245,8 @@ def did_you_mean(given: str, allowed: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def explain(error: OmegaConfBaseException) -> InputError:
-    """Say what OmegaConf found wrong: which key, what was given, what is allowed."""
+def explain(error: OmegaConfBaseException, given: str | None = None) -> InputError:
+    """Say what OmegaConf found wrong: which key, what was given (the override, if known), what is allowed."""
     key = error.full_key or str(error.key or "")
     parent, _, name = key.rpartition(".")
     if isinstance(error, MissingMandatoryValue):
@@ -256,7 +256,7 @@ def explain(error: OmegaConfBaseException) -> InputError:
         where = f"keys of {parent}" if parent else "keys"
         return InputError(f"unknown key {key}", f"{where}: {', '.join(allowed)}{did_you_mean(name, allowed)}")
     reason = str(error).splitlines()[0]
-    return InputError(f"{key}: {reason}", f"{key} takes {expected_type(key)}")
+    return InputError(f"{given or key}: {reason}", f"{key} takes {expected_type(key)}")
 
 
 TYPES_IN_WORDS = {
@@ -274,6 +274,8 @@ def expected_type(key: str) -> str:
     kind: Any = Config
     for name in key.split("."):
         kind = {f.name: f.type for f in fields(kind)}.get(name.partition("[")[0]) if is_dataclass(kind) else None
+    if "[" in key:
+        kind = kind.__args__[0]  # of the list's elements
     options = [option for option in getattr(kind, "__args__", []) if option in TYPES_IN_WORDS]
     if type(None) in getattr(kind, "__args__", []):
         return f"{TYPES_IN_WORDS[options[0]]}, or null"
