@@ -54,8 +54,6 @@ def save(run_dir: Path, state: TrainState, *, fingerprint: str, logs: dict[str, 
     (part / "state.json").write_text(json.dumps(about, indent=1) + "\n")
     for path in (*part.iterdir(), part):
         _fsync(path)
-    if final.exists():
-        shutil.rmtree(final)
     os.rename(part, final)
     _link(final, "last")
     if is_best:

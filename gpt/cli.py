@@ -83,12 +83,12 @@ def guard(command: Callable[[], None]) -> int:
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
         print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)
         return 2
-    show_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as set by the user
+    set_by_user = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
     try:
         command()
     except (InputError, TrainingError, Interrupted) as error:
-        if show_trace:
+        if set_by_user == "1":
             traceback.print_exc()
         return report(error)
     except KeyboardInterrupt:
@@ -102,6 +102,11 @@ def guard(command: Callable[[], None]) -> int:
             file=sys.stderr,
         )
         return 1
+    finally:
+        if set_by_user is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = set_by_user
     return 0
 
 

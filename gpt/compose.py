@@ -113,17 +113,16 @@ def with_resume(argv: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(argv):
         raise InputError("resume continues one run, and --multirun starts many", "leave one of them out")
     run_dir = Path(path).expanduser().resolve()
-    if not (run_dir / "config.yaml").is_file():
+    overrides = run_dir / ".hydra" / "overrides.yaml"
+    if not ((run_dir / "config.yaml").is_file() and overrides.is_file()):
         inside = [parent for parent in run_dir.parents if (parent / "config.yaml").is_file()]
         hint = (
             f"did you mean resume={inside[0]}?"
             if inside
             else "give the output directory of a run, such as outputs/DATE/TIME-NAME"
         )
-        raise InputError(f"resume={path}: no run there (no config.yaml)", hint)
-    saved = [
-        o for o in yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text()) if not o.startswith("resume=")
-    ]
+        raise InputError(f"resume={path}: no run there (no config.yaml and .hydra/overrides.yaml)", hint)
+    saved = [override for override in yaml.safe_load(overrides.read_text()) if not override.startswith("resume=")]
     quoted = "'" + str(run_dir).replace("'", r"\'") + "'"
     rest = [argument for argument in argv if argument not in given]
     return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]

@@ -2,8 +2,10 @@
 
 import difflib
 import math
+import os
 import re
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -179,12 +181,12 @@ CHOICES = {
     "schedule.name": ["constant", "cosine"],
     "precision.name": ["bf16", "fp32"],
 }
-AT_LEAST_ONE = [
-    "model.n_layer model.n_head model.n_embd model.seq_len model.vocab_multiple",
-    "batch.global_tokens batch.micro_batch_size cluster.threads",
-    "trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every",
-    "checkpoint.every checkpoint.keep sample.top_k",
-]
+AT_LEAST_ONE = """
+    model.n_layer model.n_head model.n_embd model.seq_len model.vocab_multiple
+    batch.global_tokens batch.micro_batch_size cluster.threads
+    trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
+    checkpoint.every checkpoint.keep sample.top_k
+"""
 NOT_NEGATIVE = "seed data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip sample.tokens"
 POSITIVE = "model.init_std model.peak_lr optimizer.lr optimizer.eps sample.temperature"
 
@@ -211,12 +213,14 @@ def load(composed: DictConfig) -> Config:
     return config
 
 
-def save(config: Config, path) -> None:
-    """Write the config as YAML, from which :func:`read` gives it back."""
-    OmegaConf.save(OmegaConf.structured(config), path)
+def save(config: Config, path: Path) -> None:
+    """Write the config as YAML, whole or not at all; :func:`read` gives it back."""
+    part = path.with_name(f".{path.name}")
+    OmegaConf.save(OmegaConf.structured(config), part)
+    os.replace(part, path)
 
 
-def read(path) -> Config:
+def read(path: Path) -> Config:
     """Read a saved config. Raises InputError when a key is unknown, missing or of the wrong type."""
     return load(OmegaConf.load(path))
 
@@ -290,7 +294,7 @@ def check(config: Config) -> None:
             hint = did_you_mean(str(flat[key]), allowed)
             raise InputError(f"{key}={flat[key]} is not known", f"allowed: {', '.join(allowed)}{hint}")
     for keys, fine, allowed in [
-        (" ".join(AT_LEAST_ONE), lambda v: v >= 1, "at least 1"),
+        (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
         (NOT_NEGATIVE, lambda v: v >= 0 and math.isfinite(v), "0 or more"),
         (POSITIVE, lambda v: v > 0 and math.isfinite(v), "more than 0"),
     ]:

@@ -76,9 +76,10 @@ class OrderedSampler(DistributedSampler):
         return self.steps * self.batch_size // self.num_replicas
 
 
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the trainer decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    # Ctrl-C and schedulers reach the whole process group; workers must outlive the step that is to be finished.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch: Tensor) -> Tensor:
@@ -92,6 +93,6 @@ def micro_batches(sampler: OrderedSampler, num_workers: int, pin_memory: bool) -
         batch_sampler=BatchSampler(sampler, sampler.micro_batch_size, drop_last=True),
         num_workers=num_workers,
         collate_fn=_as_is,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_signals_to_the_trainer,
         pin_memory=pin_memory,
     )

@@ -23,6 +23,7 @@ class Tracker:
         for name in (METRICS, SAMPLES):
             file = open(run_dir / name, "ab")
             file.truncate(logs.get(name, 0))
+            file.seek(0, os.SEEK_END)  # truncating leaves the position, which sync() reports, where the end was
             self.files[name] = file
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
         columns = [

@@ -1,6 +1,7 @@
 """Commands as a user types them, in processes of their own: the output directory, signals, exact resume."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,7 +19,13 @@ pytestmark = pytest.mark.slow
 
 def start(*arguments, cwd):
     return subprocess.Popen(
-        command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -78,12 +85,13 @@ def test_killed_at_three_random_steps_and_resumed_is_the_uninterrupted_run(small
     assert samples == uninterrupted[3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_can_be_resumed(small, tmp_path, uninterrupted, number):
+@pytest.mark.parametrize("number, num_workers", [(signal.SIGINT, 2), (signal.SIGTERM, 0), (signal.SIGTERM, 2)])
+def test_a_signal_finishes_the_step_saves_and_can_be_resumed(small, tmp_path, uninterrupted, number, num_workers):
+    """A signal to the whole process group, as a terminal and a scheduler send it."""
     run_dir = tmp_path / "run"
-    process = start(*small, *LONG, f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    process = start(*small, *LONG, f"data.num_workers={num_workers}", f"hydra.run.dir={run_dir}", cwd=tmp_path)
     wait_for_step(process, run_dir, 40)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "Traceback" not in said

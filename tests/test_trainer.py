@@ -162,6 +162,20 @@ def test_whenever_a_signal_comes_the_last_step_is_saved(trainer, moment, monkeyp
     assert json.loads((run.run_dir / "result.json").read_text())["status"] == "interrupted"
 
 
+def test_logs_that_were_cut_report_where_they_end_now(tmp_path):
+    """Or a checkpoint saved before the next line would count bytes that are gone."""
+    for name in ("metrics.jsonl", "samples.txt"):
+        (tmp_path / name).write_text("x" * 90 + "\n" + "y" * 50)
+    with Tracker(tmp_path, {"metrics.jsonl": 91, "samples.txt": 91}, step=1, total_steps=2) as tracker:
+        assert tracker.sync() == {"metrics.jsonl": 91, "samples.txt": 91}
+        tracker.sample(2, "words")
+        assert (
+            tracker.sync()["samples.txt"]
+            == (tmp_path / "samples.txt").stat().st_size
+            == 91 + len("--- step 2\nwords\n")
+        )
+
+
 def test_newest_and_best_checkpoints_are_kept(trainer):
     run = trainer("checkpoint.every=2", "checkpoint.keep=2", "trainer.eval_every=100_000")
     run.fit()
