@@ -7,8 +7,8 @@ from gpt import cli
 from gpt.errors import Interrupted
 
 
-def train(composed) -> float:
-    """One run, from the composed config to its validation loss (nats per token)."""
+def train(composed) -> float | None:
+    """One run, from the composed config to its validation loss (nats per token); or, with ``plan=true``, a plan."""
     from hydra.core.hydra_config import HydraConfig
 
     from gpt.compose import ready
@@ -18,6 +18,11 @@ def train(composed) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if run_dir.is_relative_to(Path.cwd()):
         run_dir = run_dir.relative_to(Path.cwd())  # as one would type it
+    if config.plan:
+        from data.prepare import vocab_size
+        from gpt.plan import plan
+
+        return plan(config, vocab_size(config.data), run_dir)
     train_file, val_file = ready(config, run_dir)
     save(config, run_dir / "config.yaml")
 

@@ -24,7 +24,7 @@ from gpt.config import Config, DataConfig
 from gpt.errors import InputError
 from gpt.order import Order
 from gpt.tokenfile import LAYOUT, TokenFile, TokenWriter, open_tokens
-from gpt.tokenizer import encode, end_of_text, get_tokenizer, prompt_ids
+from gpt.tokenizer import VOCAB_SIZES, encode, end_of_text, get_tokenizer, prompt_ids
 
 REPOSITORY = Path(__file__).parents[1]
 MIN_DOCUMENTS_TO_HASH = 100  # with fewer, documents are not split by their hash but the text by position
@@ -35,11 +35,27 @@ def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
 
     Raises InputError when the source cannot be read, or what lies there is no pair of token files.
     """
+    if data.source == "prepared" and not data.dir:
+        raise InputError(
+            f"data={data.name} is not prepared from here",
+            "prepare train.h5 and val.h5 first (docs/data.md), then give their directory: data.dir=DIR",
+        )
     directory = Path(data.dir) if data.dir else _prepare_into_cache(data)
     train, val = (open_tokens(directory / f"{split}.h5") for split in ("train", "val"))
     if (train.tokenizer, train.vocab_size, train.chars) != (val.tokenizer, val.vocab_size, val.chars):
         raise InputError(f"{directory}: train.h5 and val.h5 have different tokenizers", "prepare them together")
     return train, val
+
+
+def vocab_size(data: DataConfig) -> int | None:
+    """How many tokens the vocabulary has, without preparing or fetching anything; None where that is not known yet."""
+    if data.dir:
+        return open_tokens(Path(data.dir) / "train.h5").vocab_size
+    if data.tokenizer != "chars":
+        return VOCAB_SIZES[data.tokenizer]
+    if data.source == "text" and not data.files and not text.fetched(data, REPOSITORY / data.cache_dir).exists():
+        return None
+    return len(_alphabet(_files(data)))
 
 
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
@@ -51,8 +67,7 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
 
 
 def _prepare_into_cache(data: DataConfig) -> Path:
-    cache_dir = REPOSITORY / data.cache_dir
-    files = stdlib.files() if data.source == "stdlib" else text.files(data, cache_dir)
+    cache_dir, files = REPOSITORY / data.cache_dir, _files(data)
     inputs = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     key = hashlib.sha256(json.dumps([LAYOUT, data.tokenizer, data.val_fraction, inputs]).encode()).hexdigest()[:12]
     directory = cache_dir / f"{data.name}-{data.tokenizer}-{key}"
@@ -65,6 +80,10 @@ def _prepare_into_cache(data: DataConfig) -> Path:
             if not any(directory.iterdir()):  # it failed before anything was there
                 directory.rmdir()
     return directory
+
+
+def _files(data: DataConfig) -> list[Path]:
+    return stdlib.files() if data.source == "stdlib" else text.files(data, REPOSITORY / data.cache_dir)
 
 
 def _write(data: DataConfig, files: list[Path], directory: Path) -> None:

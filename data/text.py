@@ -33,13 +33,18 @@ def files(data: DataConfig, cache_dir: Path) -> list[Path]:
     return found
 
 
+def fetched(data: DataConfig, cache_dir: Path) -> Path:
+    """Where what ``data.url`` gives lies once it is fetched."""
+    return cache_dir / f"{data.name}.txt"
+
+
 def fetch(data: DataConfig, cache_dir: Path) -> Path:
     """Download ``data.url`` once. Raises InputError when it cannot be reached or is not the expected text."""
     if data.url is None:
         raise InputError(
             f"data={data.name} has no text to read", "give files or globs: data.files=[a.txt,'books/*.txt']"
         )
-    path = cache_dir / f"{data.name}.txt"
+    path = fetched(data, cache_dir)
     if path.exists():
         return path
     print(f"fetching {data.url}", flush=True)

@@ -9,8 +9,10 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -35,25 +37,37 @@ class TrainState:
     """All mutable state of a run."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
     progress: Progress
 
 
-def save(run_dir: Path, state: TrainState, *, fingerprint: str, logs: dict[str, int], is_best: bool, keep: int) -> Path:
+def save(run_dir: Path, state: TrainState, *, about: dict[str, Any], is_best: bool, keep: int) -> Path:
     """Write a checkpoint, move the links to it, and delete all but the ``keep`` newest and the best.
 
-    ``logs`` says how many bytes of each log file belong to it, ``fingerprint`` on which data it was trained.
+    ``about`` goes into state.json beside the progress: the fingerprint of the data, its tokenizer, and how many bytes
+    of each log file belong to it. Raises OSError where it cannot be written; what was there stays as it was.
     """
     final = step_directory(run_dir, state.progress.step)
     part = final.with_name("." + final.name)
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(_model_tensors(state.model), part / "model.safetensors")
-    save_file(_optimizer_tensors(state), part / "optimizer.safetensors")
-    about = {"fingerprint": fingerprint, "logs": logs, "progress": asdict(state.progress)}
-    (part / "state.json").write_text(json.dumps(about, indent=1) + "\n")
-    for path in (*part.iterdir(), part):
-        _fsync(path)
+    try:
+        part.mkdir(parents=True)
+        tensors, scalars = _optimizer_state(state)
+        save_file(_model_tensors(state.model), part / "model.safetensors")
+        save_file(tensors, part / "optimizer.safetensors")
+        content = about | {
+            "progress": asdict(state.progress),
+            "scaler": state.scaler.state_dict(),
+            "optimizer": scalars,
+            "groups": [_scalars(group) for optimizer in state.optimizers for group in optimizer.param_groups],
+        }
+        (part / "state.json").write_text(json.dumps(content, indent=1) + "\n")
+        for path in (*part.iterdir(), part):
+            _fsync(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)  # gives its room back
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
     os.rename(part, final)
     _link(final, "last")
     if is_best:
@@ -68,8 +82,20 @@ def load(path: Path, state: TrainState) -> dict[str, int]:
 
     Raises InputError when the checkpoint is of another model.
     """
-    tensors = load_file(path / "model.safetensors")
-    own = _model_tensors(state.model)
+    load_model(path, state.model)
+    about = read_state(path)
+    _load_optimizers(state, load_file(path / "optimizer.safetensors"), about["optimizer"])
+    groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
+    for group, saved in zip(groups, about["groups"], strict=True):
+        group.update(saved)
+    state.scaler.load_state_dict(about["scaler"])
+    state.progress = Progress(**about["progress"])
+    return about["logs"]
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """The weights of a checkpoint. Raises InputError when it is of another model."""
+    tensors, own = load_file(path / "model.safetensors"), _model_tensors(model)
     differing = [name for name in {**tensors, **own} if _shape(tensors.get(name)) != _shape(own.get(name))]
     if differing:
         name = differing[0]
@@ -77,38 +103,43 @@ def load(path: Path, state: TrainState) -> dict[str, int]:
             f"{path} holds another model: {name} is {_shape(tensors.get(name))} there and {_shape(own.get(name))} here",
             f"{len(differing)} tensors differ; give the model keys of that run",
         )
-    state.model.load_state_dict(tensors, strict=False)  # the tied head is stored once
-    _load_optimizer(state, load_file(path / "optimizer.safetensors"))
-    about = read_state(path)
-    state.progress = Progress(**about["progress"])
-    return about["logs"]
+    model.load_state_dict(tensors, strict=False)  # a tied head is stored once
 
 
 def _model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}  # each once, however often it is used
 
 
-def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)
+def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | str:
+    return "missing" if tensor is None else tuple(tensor.shape)
 
 
-def _optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value
-        for name, p in state.model.named_parameters()
-        for key, value in state.optimizer.state[p].items()
-    }
-
-
-def _load_optimizer(state: TrainState, tensors: dict[str, torch.Tensor]) -> None:
+def _optimizer_state(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What the optimizers hold for each parameter, as tensors and as numbers, keyed by ``parameter/key``."""
     names = {p: name for name, p in state.model.named_parameters()}
-    held: dict[str, dict[str, torch.Tensor]] = {}
-    for full_name, tensor in tensors.items():
+    held = {
+        f"{names[p]}/{key}": value
+        for optimizer in state.optimizers
+        for p, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    return {key: value for key, value in held.items() if isinstance(value, torch.Tensor)}, _scalars(held)
+
+
+def _scalars(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
+
+
+def _load_optimizers(state: TrainState, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    names = {p: name for name, p in state.model.named_parameters()}
+    held: dict[str, dict[str, Any]] = {}
+    for full_name, value in {**tensors, **scalars}.items():
         name, _, key = full_name.rpartition("/")
-        held.setdefault(name, {})[key] = tensor
-    ordered = [names[p] for group in state.optimizer.param_groups for p in group["params"]]
-    positional = {i: held[name] for i, name in enumerate(ordered)}
-    state.optimizer.load_state_dict({"state": positional, "param_groups": state.optimizer.state_dict()["param_groups"]})
+        held.setdefault(name, {})[key] = value
+    for optimizer in state.optimizers:
+        ordered = [names[p] for group in optimizer.param_groups for p in group["params"]]
+        positional = {i: held[name] for i, name in enumerate(ordered) if name in held}
+        optimizer.load_state_dict({"state": positional, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _link(target: Path, name: str) -> None:

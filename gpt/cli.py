@@ -12,9 +12,9 @@ from gpt.errors import InputError, Interrupted, TrainingError
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-GROUPS = ["model", "data", "optimizer", "schedule", "batch", "precision", "cluster", "tracker", "experiment"]
+GROUPS = ["model", "data", "optimizer", "schedule", "batch", "precision", "cluster", "tracker", "experiment", "debug"]
 COMMON_KEYS = """
-    name tags seed device compile resume
+    name tags seed device compile resume plan
     data.files data.tokenizer data.val_fraction data.num_workers
     model.seq_len model.vocab_multiple model.attention optimizer.lr schedule.warmup_tokens
     batch.global_tokens batch.micro_batch_size
@@ -40,7 +40,7 @@ def options(group: str) -> dict[str, str]:
 def key_comments() -> dict[str, str]:
     """The comment behind every key in conf/, by dotted key."""
     comments = {}
-    for path in [CONF / "config.yaml", *(p for group in GROUPS[:-1] for p in sorted((CONF / group).glob("*.yaml")))]:
+    for path in [CONF / "config.yaml", *(p for group in GROUPS[:-2] for p in sorted((CONF / group).glob("*.yaml")))]:
         parents = [] if path.parent == CONF else [path.parent.name]
         for indent, key, value, comment in re.findall(
             r"^( *)(\w+):(.*?)(?: +# (.*))?$", path.read_text(), re.MULTILINE

@@ -4,6 +4,7 @@ This room belongs to the commands: it stands above data/, and nothing below impo
 """
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -128,6 +131,35 @@ def with_resume(argv: list[str]) -> list[str]:
     return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
 
 
+EVALUATION = re.compile(
+    r"data(\..*)?|sample\..*|seed|device|precision|trainer\.eval_tokens|batch\.micro_batch_size|cluster\.threads"
+)
+
+
+def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
+    """The saved config of a run, with other data, samples or arithmetic to evaluate it with. Raises InputError."""
+    keys = [override.key_or_group for override in parse(overrides)]
+    if fixed := [key for key in keys if not EVALUATION.fullmatch(key)]:
+        raise InputError(
+            f"{fixed[0]} belongs to the run in {run_dir}, and an evaluation cannot change it",
+            "allowed: data, data.*, sample.*, seed, device, precision, trainer.eval_tokens, batch.micro_batch_size, "
+            "cluster.threads",
+        )
+    saved, given = OmegaConf.load(run_dir / "config.yaml"), OmegaConf.structured(compose(overrides))
+    for key in keys:
+        OmegaConf.update(saved, key, OmegaConf.select(given, key), merge=False)
+    OmegaConf.update(saved, "resume", None)
+    return load(saved)
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Overrides by key and value. Raises InputError."""
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise explain_composition(error) from error
+
+
 def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]":
     """All that can be checked before torch is needed, preparing the data on the way. Raises InputError.
 
@@ -144,8 +176,18 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
     train, val = prepare(config.data)
     check_fits(config, train, val)
     if run_dir is not None and config.resume:
-        check_same_data(run_dir, data_fingerprint(train, val))
+        check_same_data(run_dir, data_fingerprint(train, val), train.vocabulary)
     return train, val
+
+
+def check_machine(config: Config) -> None:
+    """The device, and whether it has the precision and the optimizer. Raises InputError."""
+    from gpt.optim import check_optimizer  # torch, once the rest is right
+    from gpt.precision import check_precision, pick_device
+
+    device = pick_device(config.device)
+    check_precision(config.precision.name, device)
+    check_optimizer(config.optimizer, device)
 
 
 class Refused(BaseException):
@@ -159,10 +201,9 @@ class CheckFirst(Callback):
         directory = OmegaConf.to_container(config.hydra.run)["dir"]
         try:
             typed = load(config)
-            is_fresh = "${fresh:" in directory  # resolving it would make the directory
-            ready(typed, None if is_fresh else Path(config.hydra.run.dir))
-            from gpt.precision import pick_device  # torch, once the rest is right
-
-            pick_device(typed.device)
+            if not typed.plan:
+                is_fresh = "${fresh:" in directory  # resolving it would make the directory
+                ready(typed, None if is_fresh else Path(config.hydra.run.dir))
+                check_machine(typed)
         except Exception as error:
             raise Refused(error) from error

@@ -1,10 +1,10 @@
 """The typed schema of a run, and the door through which every config comes in. Imports no torch."""
 
-import difflib
 import math
 import os
 import re
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from gpt.checks import check, check_names, did_you_mean
 from gpt.errors import InputError
+from gpt.schedule import Stages, linear_stages, lr_multiplier, run_length
 
 # Without batch.micro_batch_size, a forward pass takes as many whole sequences as fit into this many tokens.
 DEFAULT_MICRO_BATCH_TOKENS = 4096
+# Without batch.ramp.over_tokens, a ramp takes this share of the run, GPT-3's first 4 of 300 billion tokens, and
+# without batch.ramp.start_tokens it starts at this share of the full batch, 32k of 0.5M (Brown et al. 2020, app. B).
+DEFAULT_RAMP, DEFAULT_RAMP_START = Fraction(4, 300), Fraction(1, 16)
 
 
 # Values, units and sources of the keys stand beside them in conf/.
@@ -31,9 +36,13 @@ class ModelConfig:
     vocab_multiple: int
     bias: bool
     dropout: float
-    init_std: float
-    attention: str
+    tie_head: bool
+    position: str
+    norm: str
     activation: str
+    attention: str
+    init_std: float
+    residual_scaling: bool
     peak_lr: float
 
 
@@ -48,18 +57,40 @@ class DataConfig:
     val_fraction: float
     dir: str | None
     cache_dir: str
+    shuffle: bool
+    order: str
     read: str
     num_workers: int
+    references: dict[str, float]
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
     name: str
     lr: float
+    weight_decay: float
+
+
+@dataclass(kw_only=True, slots=True)
+class AdamWConfig(OptimizerConfig):
     betas: list[float]
     eps: float
-    weight_decay: float
     fused: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class MuonConfig(AdamWConfig):
+    adamw_lr: float
+    momentum: float
+    nesterov: bool
+    ns_steps: int
+
+
+@dataclass(kw_only=True, slots=True)
+class CustomConfig(OptimizerConfig):
+    _target_: str
+    betas: list[float] | None
+    options: dict[str, Any]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,6 +98,12 @@ class ScheduleConfig:
     name: str
     warmup_tokens: int | None
     min_lr_ratio: float
+    decay_fraction: float
+    decay_until: int | None
+
+    def multiplier(self, tokens: int, total_tokens: int) -> float:
+        """See :func:`gpt.schedule.lr_multiplier`."""
+        return lr_multiplier(tokens=tokens, total_tokens=total_tokens, **asdict(self))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -74,6 +111,28 @@ class BatchConfig:
     name: str
     global_tokens: int
     micro_batch_size: int | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Ramp:
+    start_tokens: int | None
+    over_tokens: int | None
+    multiple_of: int | None
+
+
+@dataclass(kw_only=True, slots=True)
+class RampBatchConfig(BatchConfig):
+    ramp: Ramp
+
+
+@dataclass(kw_only=True, slots=True)
+class RampSteps:
+    stages: list[list[int]] | None
+
+
+@dataclass(kw_only=True, slots=True)
+class RampStepsBatchConfig(BatchConfig):
+    ramp: RampSteps
 
 
 @dataclass(kw_only=True, slots=True)
@@ -101,6 +160,9 @@ class TrainerConfig:
     eval_tokens: int | None
     log_every: int
     grad_clip: float
+    one_batch: bool
+    profile: bool
+    anomaly: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -127,6 +189,8 @@ class Config:
     device: str
     compile: bool
     resume: str | None
+    plan: bool
+    plan_mfu: float
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
@@ -140,61 +204,83 @@ class Config:
     sample: SampleConfig
 
     @property
-    def batch_size(self) -> int:
-        """Sequences per optimizer step."""
-        return self.batch.global_tokens // self.model.seq_len
+    def unit_tokens(self) -> int:
+        """Tokens of the smallest batch that can be: one micro-batch, as given, or one sequence."""
+        return self.model.seq_len * (self.batch.micro_batch_size or 1)
+
+    @property
+    def nominal_tokens(self) -> int:
+        """The shorter of ``trainer.max_tokens`` and ``trainer.max_steps`` steps of the full batch."""
+        steps, tokens = self.trainer.max_steps, self.trainer.max_tokens
+        limits = [steps * self.batch.global_tokens if steps is not None else None, tokens]
+        return min(limit for limit in limits if limit is not None)
+
+    @property
+    def stages(self) -> Stages:
+        """The batch over the run, as stages (tokens at which it begins, tokens per step)."""
+        full, batch = self.batch.global_tokens, self.batch
+        if isinstance(batch, RampBatchConfig):
+            return linear_stages(*self.ramp)
+        if isinstance(batch, RampStepsBatchConfig):
+            stages = batch.ramp.stages
+            if stages is None:  # doubling up to the full batch, a third of the default ramp each
+                sizes = [full // n for n in (8, 4, 2) if full % (n * self.unit_tokens) == 0]
+                third = DEFAULT_RAMP * self.nominal_tokens / 3
+                stages = [[math.ceil(third * (i + 1)), size] for i, size in enumerate(sizes)]
+            begins = [0, *(until for until, _ in stages)]
+            return list(zip(begins, [*(size for _, size in stages), full], strict=True))
+        return [(0, full)]
+
+    @property
+    def ramp(self) -> tuple[int, int, int, int]:
+        """Of ``batch=ramp``: tokens per step at its start and when full, its length, and the unit of all sizes."""
+        ramp, full, unit = self.batch.ramp, self.batch.global_tokens, self.unit_tokens
+        start, over, multiple_of = ramp.start_tokens, ramp.over_tokens, ramp.multiple_of
+        if start is None:
+            units = full // unit
+            start = unit * max(n for n in range(1, max(1, int(units * DEFAULT_RAMP_START)) + 1) if units % n == 0)
+        if over is None:
+            over = max(1, int(DEFAULT_RAMP * self.nominal_tokens))
+        return start, full, over, multiple_of or math.gcd(start, full)
 
     @property
     def micro_batch_size(self) -> int:
-        """Sequences per forward: as given, or the largest divisor of the batch that fits into 4,096 tokens."""
+        """Sequences per forward: as given, or the largest divisor of every batch that fits into 4,096 tokens."""
         if self.batch.micro_batch_size is not None:
             return self.batch.micro_batch_size
+        sequences = math.gcd(*(size for _, size in self.stages)) // self.model.seq_len
         fits = max(1, DEFAULT_MICRO_BATCH_TOKENS // self.model.seq_len)
-        return max(n for n in range(1, min(fits, self.batch_size) + 1) if self.batch_size % n == 0)
+        return max(n for n in range(1, min(fits, sequences) + 1) if sequences % n == 0)
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps until ``trainer.max_steps`` or ``trainer.max_tokens``, whichever comes first."""
-        limits = []
-        if self.trainer.max_steps is not None:
-            limits.append(self.trainer.max_steps)
-        if self.trainer.max_tokens is not None:
-            limits.append(math.ceil(self.trainer.max_tokens / self.batch.global_tokens))
-        return min(limits)
+        return run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[0]
 
     @property
     def total_tokens(self) -> int:
         """Tokens of the whole run, the clock of the learning-rate schedule."""
-        return self.total_steps * self.batch.global_tokens
+        return run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[1]
 
 
-ConfigStore.instance().store(name="schema", node=Config)
-
-CHOICES = {
-    "device": ["auto", "cpu", "cuda", "mps"],
-    "model.attention": ["naive", "sdpa"],
-    "model.activation": ["gelu_exact", "gelu_tanh", "relu"],
-    "data.source": ["stdlib", "text"],
-    "data.tokenizer": ["bytes", "chars", "gpt2"],
-    "data.read": ["mmap", "pread"],
-    "optimizer.name": ["adamw"],
-    "schedule.name": ["constant", "cosine"],
-    "precision.name": ["bf16", "fp32"],
+# The groups whose options have keys of their own. A file in conf/ names its schema first: defaults: [_muon, _self_].
+VARIANTS = {
+    "optimizer": {"adamw": AdamWConfig, "muon": MuonConfig, "custom": CustomConfig},
+    "batch": {"constant": BatchConfig, "ramp": RampBatchConfig, "ramp_steps": RampStepsBatchConfig},
 }
-AT_LEAST_ONE = """
-    model.n_layer model.n_head model.n_embd model.seq_len model.vocab_multiple
-    batch.global_tokens batch.micro_batch_size cluster.threads
-    trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
-    checkpoint.every checkpoint.keep sample.top_k
-"""
-NOT_NEGATIVE = "seed data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip sample.tokens"
-POSITIVE = "model.init_std model.peak_lr optimizer.lr optimizer.eps sample.temperature"
+ConfigStore.instance().store(name="schema", node=Config)
+for group, variants in VARIANTS.items():
+    for name, variant in variants.items():
+        ConfigStore.instance().store(group=group, name=f"_{name}", node=variant)
+
+# In conf/: one sequence at least is ${max:1024,${model.seq_len}}.
+OmegaConf.register_new_resolver("max", lambda *numbers: max(numbers), replace=True)
 
 # What may differ from the saved config when a run is resumed: none of it changes what the run computes,
 # but for the length of the run. Where the data lies may change too; its fingerprint is compared instead.
 MAY_CHANGE_ON_RESUME = re.compile(
-    r"resume|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|files(\[.*)?|dir|cache_dir|url)"
-    r"|trainer\.(max_.*|log_every)|checkpoint\..*|tracker\..*"
+    r"resume|plan_mfu|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|files(\[.*)?|dir|cache_dir|url)"
+    r"|data\.references|trainer\.(max_.*|log_every|profile|anomaly)|checkpoint\..*|tracker\..*"
 )
 
 
@@ -203,13 +289,17 @@ def load(composed: DictConfig) -> Config:
 
     Raises InputError.
     """
-    raw = OmegaConf.to_container(composed)
-    raw.pop("hydra", None)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))
+        raw = OmegaConf.to_container(composed, resolve=False)
+        raw.pop("hydra", None)
+        schema = OmegaConf.structured(Config)
+        for group, variants in VARIANTS.items():
+            check_names(f"{group}.name", raw[group]["name"], list(variants))
+            schema[group] = variants[raw[group]["name"]]
+        config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    check(config)
+    check(config, flatten(config))
     return config
 
 
@@ -236,17 +326,13 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changed_keys(saved: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ and must not when a run is resumed, with their saved and new values."""
+    """Keys that differ and must not when a run is resumed, with their saved and new values (None: not there)."""
     old, now = flatten(saved), flatten(new)
     return {
-        key: (old[key], now[key]) for key in now if old[key] != now[key] and not MAY_CHANGE_ON_RESUME.fullmatch(key)
+        key: (old.get(key), now.get(key))
+        for key in {**old, **now}
+        if old.get(key) != now.get(key) and not MAY_CHANGE_ON_RESUME.fullmatch(key)
     }
-
-
-def did_you_mean(given: str, allowed: list[str]) -> str:
-    """A closing question for a message, or nothing when no allowed word is close."""
-    close = difflib.get_close_matches(given, allowed, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def explain(error: OmegaConfBaseException, given: str | None = None) -> InputError:
@@ -258,7 +344,13 @@ def explain(error: OmegaConfBaseException, given: str | None = None) -> InputErr
     if isinstance(error, (ConfigKeyError, AttributeError)) and error.parent_node is not None:
         allowed = [str(k) for k in error.parent_node if k != "hydra"]
         where = f"keys of {parent}" if parent else "keys"
-        return InputError(f"unknown key {key}", f"{where}: {', '.join(allowed)}{did_you_mean(name, allowed)}")
+        elsewhere = [
+            f"{parent}={option}"
+            for option, variant in VARIANTS.get(parent, {}).items()
+            if name in {field.name for field in fields(variant)}
+        ]
+        hint = f"; {' and '.join(elsewhere)} have it" if elsewhere else did_you_mean(name, allowed)
+        return InputError(f"unknown key {key}", f"{where}: {', '.join(allowed)}{hint}")
     reason = str(error).splitlines()[0]
     return InputError(f"{given or key}: {reason}", f"{key} takes {expected_type(key)}")
 
@@ -270,94 +362,24 @@ TYPES_IN_WORDS = {
     str: "text",
     list[str]: "a list: [a,b]",
     list[float]: "a list of numbers: [0.9,0.95]",
+    list[int]: "a list of whole numbers: [1000,64]",
+    list[list[int]]: "a list of pairs: [[1000,64],[2000,128]]",
+    dict[str, float]: "names and numbers: {a: 1.5}",
 }
 
 
 def expected_type(key: str) -> str:
     """What the schema wants for a dotted key, in words."""
-    kind: Any = Config
+    kinds: list[Any] = [Config]
+    group = key.partition(".")[0]
     for name in key.split("."):
-        kind = {f.name: f.type for f in fields(kind)}.get(name.partition("[")[0]) if is_dataclass(kind) else None
-    if "[" in key:
+        bare = name.partition("[")[0]
+        kinds = [f.type for kind in kinds if is_dataclass(kind) for f in fields(kind) if f.name == bare]
+        kinds = list(VARIANTS.get(group, {}).values()) if bare == group and group in VARIANTS else kinds
+    kind = kinds[0] if kinds else None
+    for _ in range(key.count("[")):
         kind = kind.__args__[0]  # of the list's elements
     options = [option for option in getattr(kind, "__args__", []) if option in TYPES_IN_WORDS]
     if type(None) in getattr(kind, "__args__", []):
         return f"{TYPES_IN_WORDS[options[0]]}, or null"
     return TYPES_IN_WORDS.get(kind, "an option of its group, or single keys below it")
-
-
-def check(config: Config) -> None:
-    """Refuse what no run can mean, before anything is started. Raises InputError."""
-    flat = flatten(config)
-    for key, allowed in CHOICES.items():
-        if flat[key] not in allowed:
-            hint = did_you_mean(str(flat[key]), allowed)
-            raise InputError(f"{key}={flat[key]} is not known", f"allowed: {', '.join(allowed)}{hint}")
-    for keys, fine, allowed in [
-        (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
-        (NOT_NEGATIVE, lambda v: v >= 0 and math.isfinite(v), "0 or more"),
-        (POSITIVE, lambda v: v > 0 and math.isfinite(v), "more than 0"),
-    ]:
-        for key in keys.split():
-            if flat[key] is not None and not fine(flat[key]):
-                raise InputError(f"{key}={flat[key]} makes no sense", f"allowed: {allowed}")
-    check_ranges(config)
-    check_length(config)
-    check_batch(config)
-
-
-def check_ranges(config: Config) -> None:
-    """Values with bounds of their own."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", config.name):
-        raise InputError(f"name={config.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
-    m = config.model
-    if m.n_embd % m.n_head:
-        lower = m.n_embd // m.n_head * m.n_head
-        nearest = " or ".join(str(n) for n in (lower, lower + m.n_head) if n > 0)
-        raise InputError(
-            f"model.n_embd={m.n_embd} is not divisible by model.n_head={m.n_head}",
-            f"nearest model.n_embd that is: {nearest}",
-        )
-    if not 0 <= m.dropout < 1:
-        raise InputError(
-            f"model.dropout={m.dropout} is no probability to train with", "allowed: 0 up to, not including, 1"
-        )
-    if not 0 < config.data.val_fraction < 1:
-        raise InputError(
-            f"data.val_fraction={config.data.val_fraction} leaves a part empty", "allowed: between 0 and 1"
-        )
-    if not 0 <= config.schedule.min_lr_ratio <= 1:
-        raise InputError(f"schedule.min_lr_ratio={config.schedule.min_lr_ratio} is no ratio", "allowed: 0 to 1")
-    betas = config.optimizer.betas
-    if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
-        raise InputError(f"optimizer.betas={betas} are not Adam's", "allowed: two numbers of 0 up to, not including, 1")
-
-
-def check_length(config: Config) -> None:
-    """The run must end, and be evaluated at step boundaries."""
-    t = config.trainer
-    if t.max_steps is None and t.max_tokens is None:
-        raise InputError(
-            "neither trainer.max_steps nor trainer.max_tokens is given, so the run would never end",
-            "give one of them; with both, the first reached ends the run",
-        )
-    step_tokens = config.batch.global_tokens
-    if t.eval_every < step_tokens:
-        raise InputError(
-            f"trainer.eval_every={t.eval_every} counts tokens, and one step has {step_tokens} (batch.global_tokens)",
-            f"every {t.eval_every} steps would be trainer.eval_every={t.eval_every * step_tokens}",
-        )
-
-
-def check_batch(config: Config) -> None:
-    """The global batch must divide into full micro-batches of whole sequences."""
-    tokens, seq_len, micro = config.batch.global_tokens, config.model.seq_len, config.batch.micro_batch_size
-    unit = seq_len * (micro or 1)
-    if tokens % unit:
-        lower = tokens // unit * unit
-        nearest = " or ".join(str(n) for n in (lower, lower + unit) if n > 0)
-        what = f"model.seq_len={seq_len}" + (f" × batch.micro_batch_size={micro}" if micro else "")
-        raise InputError(
-            f"batch.global_tokens={tokens} is not divisible by {what}",
-            f"nearest batch.global_tokens that are: {nearest}",
-        )

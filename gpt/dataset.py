@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
 from gpt.order import Order, rank_samples
+from gpt.schedule import Stages, step_tokens
 from gpt.tokenfile import TokenFile
 
 
@@ -47,7 +48,8 @@ class TokenDataset(Dataset):
 class OrderedSampler(DistributedSampler):
     """The samples of one rank from a given position on: the next batch, its share of it, for every step left.
 
-    The position is the number of samples that finished steps have consumed, so resuming is a seek.
+    The position is the number of samples that finished steps have consumed, so resuming is a seek. It says how large
+    the next batch is, too (see :func:`gpt.schedule.step_tokens`).
     """
 
     def __init__(
@@ -56,24 +58,28 @@ class OrderedSampler(DistributedSampler):
         *,
         consumed: int,
         steps: int,
-        batch_size: int,
+        stages: Stages,
         micro_batch_size: int,
         rank: int,
         world_size: int,
     ):
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
-        self.consumed, self.steps = consumed, steps
-        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self.consumed, self.steps, self.stages, self.micro_batch_size = consumed, steps, stages, micro_batch_size
+
+    def batches(self) -> Iterator[tuple[int, int]]:
+        """First sample and number of samples of every step left, all ranks together."""
+        first, seq_len = self.consumed, self.dataset.order.seq_len
+        for _ in range(self.steps):
+            size = step_tokens(self.stages, first * seq_len) // seq_len
+            yield first, size
+            first += size
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(self.steps):
-            first = self.consumed + step * self.batch_size
-            yield from rank_samples(
-                first, self.batch_size, self.micro_batch_size, self.rank, self.num_replicas
-            ).tolist()
+        for first, size in self.batches():
+            yield from rank_samples(first, size, self.micro_batch_size, self.rank, self.num_replicas).tolist()
 
     def __len__(self) -> int:
-        return self.steps * self.batch_size // self.num_replicas
+        return sum(size for _, size in self.batches()) // self.num_replicas
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

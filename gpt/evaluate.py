@@ -72,8 +72,21 @@ class Validation:
         return total.item() / self.n_targets
 
 
+def per_byte(loss: float, validation: Validation, tokenizer: tiktoken.Encoding) -> dict[str, float]:
+    """A validation loss per byte of text, beside what gzip needs for the same bytes (nats per byte)."""
+    n_bytes, gzip_loss = bytes_and_gzip(validation, tokenizer)
+    return {"val_loss_per_byte": loss * validation.n_targets / n_bytes, "gzip_loss_per_byte": gzip_loss}
+
+
 def bytes_and_gzip(validation: Validation, tokenizer: tiktoken.Encoding) -> tuple[int, float]:
     """How many bytes of text the evaluated tokens are, and what ``gzip -9`` needs for them in nats per byte."""
     text = b"".join(tokenizer.decode_bytes(window[1:].tolist()) for window in validation.windows())
     packed = zlib.compress(text, level=9, wbits=31)  # 31: with gzip's header
     return len(text), len(packed) * 8 * math.log(2) / len(text)
+
+
+def unigram_entropy(validation: Validation) -> float:
+    """Entropy (nats) of the frequencies of the evaluated tokens: the loss of a model that knows nothing else."""
+    counts = np.bincount(np.concatenate([window[1:] for window in validation.windows()]))
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())

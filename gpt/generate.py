@@ -1,9 +1,13 @@
 """Sampling with a key-value cache."""
 
+import tiktoken
 import torch
 from torch import Tensor
 
+from gpt.config import SampleConfig
 from gpt.model import GPT
+from gpt.order import derive
+from gpt.tokenizer import END_OF_TEXT, prompt_ids
 
 
 def next_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
@@ -28,7 +32,7 @@ def generate(model: GPT, prompt: Tensor, tokens: int, *, temperature: float, top
     ids = prompt
     unread, caches = ids[:, -seq_len:], None
     for _ in range(tokens):
-        if caches is None or caches[0].length + unread.size(1) > seq_len:
+        if caches is None or caches.length + unread.size(1) > seq_len:
             if caches is not None:
                 unread = ids[:, -max(1, seq_len // 2) :]
             caches = model.new_caches(ids.size(0), model.wte.weight.dtype)
@@ -37,3 +41,22 @@ def generate(model: GPT, prompt: Tensor, tokens: int, *, temperature: float, top
         ids = torch.cat([ids, unread], dim=1)
     model.train(was_training)
     return ids
+
+
+def generate_text(model: GPT, tokenizer: tiktoken.Encoding, sample: SampleConfig, seed: int, step: int) -> str:
+    """The sample that a run with this seed writes at this step: prompt and continuation."""
+    prompt = torch.tensor([prompt_ids(tokenizer, sample.prompt)], device=model.wte.weight.device)  # (1, T)
+    ids = generate(
+        model,
+        prompt,
+        sample.tokens,
+        temperature=sample.temperature,
+        top_k=sample.top_k,
+        seed=derive("sample", seed, step),
+    )
+    return tokenizer.decode(ids[0].tolist()).removeprefix(END_OF_TEXT)
+
+
+def printable(text: str) -> str:
+    """A sample for the terminal, indented, with a dot for what cannot be shown."""
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text).strip("\n").replace("\n", "\n  ")

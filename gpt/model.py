@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -13,10 +14,7 @@ from gpt.config import ModelConfig
 
 
 class KVCache:
-    """Keys and values of one attention layer for the tokens seen so far.
-
-    Holds at most ``seq_len`` positions; ``length`` of them are filled.
-    """
+    """Keys and values of one attention layer for the tokens seen so far, at most ``seq_len`` of them."""
 
     def __init__(self, batch: int, n_head: int, seq_len: int, head_dim: int, like: Tensor):
         self.keys = like.new_empty(batch, n_head, seq_len, head_dim)
@@ -30,6 +28,14 @@ class KVCache:
         self.values[:, :, self.length : end] = v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+@dataclass(slots=True)
+class Caches:
+    """The caches of all layers, and how many tokens they hold."""
+
+    layers: list[KVCache]
+    length: int = 0
 
 
 def naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -102,22 +108,32 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Transformer block, normalised before each part (GPT-2) or after each sum (Vaswani et al. 2017, GPT-1)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.pre_norm = config.norm == "pre"
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
-        return x + self.mlp(self.ln_2(x))
+        if self.pre_norm:
+            x = x + self.attn(self.ln_1(x), cache)
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + self.attn(x, cache))
+        return self.ln_2(x + self.mlp(x))
+
+
+def sinusoids(seq_len: int, n_embd: int) -> Tensor:
+    """Positions as sines and cosines (Vaswani et al. 2017, section 3.5) -> (seq_len, n_embd)."""
+    angles = torch.arange(seq_len)[:, None] * 10_000 ** (-torch.arange(0, n_embd, 2) / n_embd)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class GPT(nn.Module):
-    """GPT-2 with a tied head.
+    """GPT-2 and its switches.
 
     ``vocab_size`` is what the tokenizer has; the embedding holds ``padded_vocab_size`` rows, that number
     rounded up to a multiple of ``config.vocab_multiple``. Padded rows are zero, and the head's bias puts -inf
@@ -130,40 +146,54 @@ class GPT(nn.Module):
         self.vocab_size = vocab_size
         self.padded_vocab_size = math.ceil(vocab_size / config.vocab_multiple) * config.vocab_multiple
         self.wte = nn.Embedding(self.padded_vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.seq_len, config.n_embd)
+        if config.position == "learned":
+            self.wpe = nn.Embedding(config.seq_len, config.n_embd)
+        elif config.position == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoids(config.seq_len, config.n_embd), persistent=False)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias) if config.norm == "pre" else nn.Identity()
         self.lm_head = nn.Linear(config.n_embd, self.padded_vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight
+        if config.tie_head:
+            self.lm_head.weight = self.wte.weight
         padding = None
         if self.padded_vocab_size > vocab_size:
             padding = torch.zeros(self.padded_vocab_size)
             padding[vocab_size:] = float("-inf")
         self.register_buffer("padding", padding, persistent=False)
 
-    def forward(self, idx: Tensor, caches: list[KVCache] | None = None) -> Tensor:
+    def forward(self, idx: Tensor, caches: Caches | None = None) -> Tensor:
         """Token ids (B, T) -> final hidden states (B, T, C).
 
-        With ``caches`` (one per layer, see :meth:`new_caches`) the ids continue what the caches hold.
+        With ``caches`` (see :meth:`new_caches`) the ids continue what the caches hold.
         """
-        start = caches[0].length if caches else 0
-        position = torch.arange(start, start + idx.size(1), device=idx.device)
-        x = self.drop(self.wte(idx) + self.wpe(position))
+        x = self.drop(self.embed(idx, caches.length if caches else 0))
         for i, block in enumerate(self.h):
             # Decoding calls forward itself: its changing shapes would recompile a compiled block.
-            x = block.forward(x, caches[i]) if caches else block(x)
+            x = block.forward(x, caches.layers[i]) if caches else block(x)
+        if caches:
+            caches.length += idx.size(1)
         return self.ln_f(x)
+
+    def embed(self, idx: Tensor, start: int) -> Tensor:
+        """Tokens (B, T) and their positions, the first of which is ``start`` -> (B, T, C)."""
+        end = start + idx.size(1)
+        if self.config.position == "learned":
+            return self.wte(idx) + self.wpe(torch.arange(start, end, device=idx.device))
+        if self.config.position == "sinusoidal":
+            # Scaled, or the sines would drown the tokens (Vaswani et al. 2017, section 3.4).
+            return self.wte(idx) * math.sqrt(self.config.n_embd) + self.sinusoids[start:end]
+        return self.wte(idx)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., C) -> logits (..., padded_vocab_size), -inf where no token stands."""
         return F.linear(hidden, self.lm_head.weight, self.padding)
 
-    def new_caches(self, batch: int, dtype: torch.dtype) -> list[KVCache]:
-        """Empty key-value caches for ``batch`` sequences, one per layer."""
+    def new_caches(self, batch: int, dtype: torch.dtype) -> Caches:
+        """Empty key-value caches for ``batch`` sequences."""
         like = torch.empty(0, dtype=dtype, device=self.wte.weight.device)
         c = self.config
-        return [KVCache(batch, c.n_head, c.seq_len, c.n_embd // c.n_head, like) for _ in self.h]
+        return Caches([KVCache(batch, c.n_head, c.seq_len, c.n_embd // c.n_head, like) for _ in self.h])
 
 
 def parameter_generator(seed: int, name: str) -> torch.Generator:
@@ -177,32 +207,36 @@ def init_weights(model: GPT, seed: int) -> None:
     """GPT-2's initialisation: N(0, init_std), residual projections scaled by 1/sqrt(2 n_layer), biases zero.
 
     (Radford et al. 2019, section 2.3, and openai/gpt-2 src/model.py, which draws positions at 0.01; nanoGPT
-    and this model draw them like all others.) Only the first ``vocab_size`` rows of ``wte`` are drawn, so
-    weights do not depend on ``vocab_multiple``; on the CPU, so they do not depend on the device either.
+    and this model draw them like all others.) Only the first ``vocab_size`` rows of ``wte`` and an untied head are
+    drawn, so weights do not depend on ``vocab_multiple``; on the CPU, so they do not depend on the device either.
     """
-    init_std = model.config.init_std
-    residual_std = init_std / math.sqrt(2 * model.config.n_layer)
+    config = model.config
     for name, p in model.named_parameters():
         if p.dim() < 2:
             p.fill_(1.0 if name.endswith("weight") else 0.0)
             continue
-        std = residual_std if name.endswith("c_proj.weight") else init_std
-        rows = model.vocab_size if name == "wte.weight" else p.size(0)
+        is_residual = config.residual_scaling and name.endswith("c_proj.weight")
+        std = config.init_std / math.sqrt(2 * config.n_layer) if is_residual else config.init_std
+        rows = model.vocab_size if name in ("wte.weight", "lm_head.weight") else p.size(0)
         drawn = torch.empty(rows, p.size(1)).normal_(0.0, std, generator=parameter_generator(seed, name))
         p.zero_()
         p[:rows].copy_(drawn)
 
 
 def parameter_count(model: GPT) -> int:
-    """Parameters, the tied head once, padded rows and positions included."""
+    """Parameters, a tied head once, padded rows and positions included."""
     return sum(p.numel() for p in model.parameters())
 
 
 def flops_per_token(model: GPT) -> int:
-    """Training FLOPs per token, forward and backward: 6 N + 12 L C T, N without positions.
+    """Training FLOPs per token, forward and backward: 6 N + 12 L C T, N without what is only looked up.
 
     (PaLM, Chowdhery et al. 2022, appendix B, as nanoGPT's estimate_mfu counts it.)
     """
-    n = parameter_count(model) - model.wpe.weight.numel()
     c = model.config
+    n = parameter_count(model)
+    if c.position == "learned":
+        n -= model.wpe.weight.numel()
+    if not c.tie_head:
+        n -= model.wte.weight.numel()
     return 6 * n + 12 * c.n_layer * c.n_embd * c.seq_len

@@ -12,6 +12,7 @@ from gpt.errors import InputError
 
 VERSION = 1  # goes into every key: a change of the order is a change of this number
 ROUNDS = 8  # fewer fail a chi-square test at small n
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, splitmix64's increment
 BLOCK = 4096  # samples computed at once
 
 
@@ -36,7 +37,7 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
-    round_keys = mix(np.uint64(key) + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    round_keys = mix(np.uint64(key) + np.arange(1, ROUNDS + 1, dtype=np.uint64) * GOLDEN)
 
     def encrypt(x: np.ndarray) -> np.ndarray:
         left, right = x >> half, x & mask
@@ -54,15 +55,20 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
 class Order:
     """The samples of a run over ``n_tokens`` tokens, in windows of ``seq_len`` tokens and their targets.
 
-    Epoch e = i // n goes once through all n windows in an order of its own, shifted by a hash of (seed, e)
-    mod ``seq_len`` so that boundaries move; there are as many windows as fit at any shift.
-    Raises InputError when there is none.
+    ``permutation``: epoch e = i // n goes once through all n windows in an order of its own, shifted by a hash of
+    (seed, e) mod ``seq_len`` so that boundaries move; there are as many windows as fit at any shift.
+    ``sequential``: every epoch takes the windows one after the other (build-nanogpt's DataLoaderLite).
+    ``random``: every sample starts at a random token, with repeats and gaps (nanoGPT's get_batch).
+    With ``first``, only the first so many samples, again and again.
+    Raises InputError when there is no window.
     """
 
     seed: int
     fingerprint: str
     n_tokens: int
     seq_len: int
+    kind: str = "permutation"
+    first: int | None = None
     _first: int = field(default=-1, init=False, repr=False)  # sample id at which the computed block starts
     _block: np.ndarray | None = field(default=None, init=False, repr=False)
 
@@ -89,9 +95,17 @@ class Order:
         return self._block[first - self._first : first - self._first + count]
 
     def _compute(self, samples: np.ndarray) -> np.ndarray:
+        if self.first is not None:
+            samples = samples % self.first
+        if self.kind == "sequential":
+            return samples % self.n_windows * self.seq_len
+        if self.kind == "random":
+            key = np.uint64(derive("random", VERSION, self.seed, self.fingerprint))
+            drawn = mix(key + (samples.astype(np.uint64) + np.uint64(1)) * GOLDEN)
+            return (drawn % np.uint64(self.n_tokens - self.seq_len)).astype(np.int64)
         starts = np.empty_like(samples)
         epochs = samples // self.n_windows
-        for epoch in range(epochs[0], epochs[-1] + 1):
+        for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             key = derive("order", VERSION, self.seed, self.fingerprint, epoch)
             shift = derive("shift", VERSION, self.seed, epoch) % self.seq_len
@@ -103,9 +117,15 @@ class Order:
         return hashlib.sha256(f"{self.fingerprint}/{self.seq_len}".encode()).hexdigest()
 
     def chain_hash(self, previous: str, first: int, count: int) -> str:
-        """h_s = sha256(h_{s-1} ‖ window starts of step s, int64 little-endian), in hex."""
-        starts = self.starts(first, count).astype("<i8")
-        return hashlib.sha256(bytes.fromhex(previous) + starts.tobytes()).hexdigest()
+        """h_i = sha256(h_{i-1} ‖ window start of sample i, int64 little-endian) over ``count`` samples, in hex.
+
+        Sample by sample, so that it does not depend on how they are grouped into steps: a run with a batch ramp has
+        the hash of a run without, after the same samples.
+        """
+        digest = bytes.fromhex(previous)
+        for start in self.starts(first, count).astype("<i8"):
+            digest = hashlib.sha256(digest + start.tobytes()).digest()
+        return digest.hex()
 
 
 def rank_samples(first: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> np.ndarray:

@@ -7,15 +7,17 @@ import torch
 
 from gpt.errors import InputError
 
-# Dense peak in FLOP/s as (bf16, fp32), from NVIDIA's data sheets; without sparsity, SXM parts where there are several.
+# Dense peak in FLOP/s as (bf16 and fp16, tf32, fp32), from NVIDIA's data sheets; without sparsity, SXM parts where
+# there are several.
 PEAK_FLOPS = {
-    "B200": (2.25e15, 75e12),
-    "H200": (989e12, 67e12),
-    "H100": (989e12, 67e12),
-    "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
-    "RTX 4090": (165e12, 82.6e12),
+    "B200": (2.25e15, 1.1e15, 75e12),
+    "H200": (989e12, 494e12, 67e12),
+    "H100": (989e12, 494e12, 67e12),
+    "A100": (312e12, 156e12, 19.5e12),
+    "L40S": (362e12, 183e12, 91.6e12),
+    "RTX 4090": (165e12, 82.6e12, 82.6e12),
 }
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,6 +34,29 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def precisions(device: torch.device) -> list[str]:
+    """What a device can compute in."""
+    if device.type == "cpu":
+        return ["fp32", "bf16"]
+    if device.type == "mps":
+        try:
+            torch.zeros(1, device=device, dtype=torch.bfloat16)  # needs macOS 14
+        except (RuntimeError, TypeError):
+            return ["fp32"]
+        return ["fp32", "bf16"]
+    is_ampere = torch.cuda.get_device_capability(device)[0] >= 8
+    return ["fp32", "tf32", "bf16", "fp16"] if is_ampere else ["fp32", "fp16"]
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises InputError where the device does not have it."""
+    allowed = precisions(device)
+    if precision not in allowed:
+        raise InputError(
+            f"precision={precision} is not to be had on {device.type} here", f"allowed here: {', '.join(allowed)}"
+        )
+
+
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
     """So many CPU threads for torch; None: as many as there were. Jobs of a sweep share one process."""
@@ -45,17 +70,38 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context in which forward passes run."""
-    if precision == "fp32":
+    if precision not in AUTOCAST:
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
 
 
-def peak_flops(precision: str, device: torch.device) -> float | None:
-    """Peak FLOP/s of the device at this precision, or None where it is not known."""
-    if device.type != "cuda":
-        return None
-    device_name = torch.cuda.get_device_name(device)
-    for name, (bf16, fp32) in PEAK_FLOPS.items():
+def set_matmul_precision(precision: str) -> None:
+    """Matrix products of 32-bit numbers: in TensorFloat-32 where that is asked for, exact elsewhere."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Scales the loss where gradients would vanish in float16 (Micikevicius et al. 2018), else does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def peak_flops(precision: str, device_name: str) -> float | None:
+    """Dense peak FLOP/s of a device at this precision, or None where it is not known."""
+    for name, (half, tf32, fp32) in PEAK_FLOPS.items():
         if name in device_name:
-            return bf16 if precision == "bf16" else fp32
+            return {"tf32": tf32, "fp32": fp32}.get(precision, half)
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or ``cpu`` or ``mps``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def compiler_problem(device: torch.device) -> str | None:
+    """Why torch.compile does not work here, in a line; None where it does."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # a missing C++ compiler, Triton or Python header: each raises something else
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
     return None

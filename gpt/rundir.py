@@ -38,6 +38,23 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     return max((run_dir / "checkpoints").glob("step_*"), default=None)
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that ``path`` is, or the last one of the run whose output directory it is. Raises InputError."""
+    checkpoint = path if (path / "state.json").is_file() else latest_checkpoint(path)
+    if checkpoint is None:
+        raise InputError(
+            f"checkpoint={path}: no checkpoint there",
+            "give the output directory of a run, or one of its checkpoints: DIR/checkpoints/best",
+        )
+    checkpoint = checkpoint.resolve()
+    if not (checkpoint.parents[1] / "config.yaml").is_file():
+        raise InputError(
+            f"checkpoint={path}: no config.yaml in {checkpoint.parents[1]}",
+            "a checkpoint is read where its run wrote it",
+        )
+    return checkpoint
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What state.json says: fingerprint of the data, bytes of each log, progress."""
     return json.loads((checkpoint / "state.json").read_text())
@@ -75,10 +92,25 @@ def check_resumable(config: Config, run_dir: Path) -> None:
         )
 
 
-def check_same_data(run_dir: Path, fingerprint: str) -> None:
+def check_same_vocabulary(checkpoint: Path, vocabulary: dict[str, Any]) -> None:
+    """A model reads only tokens of the vocabulary that it was trained on. Raises InputError."""
+    saved = read_state(checkpoint)["tokenizer"]
+    if saved != vocabulary:
+        here, there = (f"{v['name']} with {v['vocab_size']:,} tokens" for v in (vocabulary, saved))
+        alike = " and another alphabet" if here == there else ""
+        raise InputError(
+            f"the data has tokenizer {here}{alike}, and {checkpoint} was trained with {there}",
+            f"give data prepared with the same tokenizer (data.tokenizer={saved['name']})",
+        )
+
+
+def check_same_data(run_dir: Path, fingerprint: str, vocabulary: dict[str, Any]) -> None:
     """A resumed run needs the data that it was trained on. Raises InputError."""
     checkpoint = latest_checkpoint(run_dir)
-    saved = read_state(checkpoint)["fingerprint"] if checkpoint else fingerprint
+    if checkpoint is None:
+        return
+    check_same_vocabulary(checkpoint, vocabulary)
+    saved = read_state(checkpoint)["fingerprint"]
     if saved != fingerprint:
         raise InputError(
             f"resume={run_dir}: the data is other than it was (fingerprint {fingerprint[:12]}, was {saved[:12]})",

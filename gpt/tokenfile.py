@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -102,6 +103,11 @@ class TokenFile:
     vocab_size: int
     chars: str | None
     sha256: str
+
+    @property
+    def vocabulary(self) -> dict[str, Any]:
+        """What must agree for a model to read this file: tokenizer, its size, its alphabet if it has one."""
+        return {"name": self.tokenizer, "vocab_size": self.vocab_size, "chars": self.chars}
 
     def reader(self, read: str = "mmap") -> Callable[[int, int], np.ndarray]:
         """A function (start, stop) -> ids: by memory map, by ``pread``, or through h5py for chunked files."""

@@ -4,6 +4,7 @@ import tiktoken
 
 from gpt.errors import InputError
 
+VOCAB_SIZES = {"bytes": 257, "gpt2": 50_257}  # end-of-text included; chars: as many as the text has
 END_OF_TEXT = "<|endoftext|>"
 
 

@@ -78,7 +78,7 @@ def describe(row: dict[str, Any]) -> str:
         parts.append(f"val {row['val/loss']:.4f}")
     parts += [
         f"lr {row['optim/lr']:.2e}",
-        f"norm {row['optim/grad_norm']:.2f}",
+        f"norm {row['optim/grad_norm']:.2f}" if "optim/grad_norm" in row else "overflow, no update",
         f"{row['perf/tokens_per_sec']:,.0f} tok/s",
     ]
     if "perf/mfu" in row:
@@ -96,27 +96,3 @@ def write_result(run_dir: Path, result: dict[str, Any]) -> None:
     part = run_dir / ".result.json"
     part.write_text(json.dumps(result, indent=1) + "\n")
     os.replace(part, run_dir / "result.json")
-
-
-def plot(run_dir: Path, title: str) -> Path | None:
-    """Draw train and validation loss against tokens; returns the path of loss.png, None without rows."""
-    rows = read_metrics(run_dir)
-    if not rows:
-        return None
-    import matplotlib.figure  # half a second, so only when a plot is drawn
-    from matplotlib.ticker import EngFormatter
-
-    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([r["tokens"] for r in rows], [r["train/loss"] for r in rows], lw=0.8, alpha=0.7, label="train, per step")
-    evaluated = [r for r in rows if "val/loss" in r]
-    if evaluated:
-        label = f"validation, {evaluated[-1]['val/loss']:.3f} at the end"
-        axes.plot([r["tokens"] for r in evaluated], [r["val/loss"] for r in evaluated], "o-", label=label)
-    axes.set(title=title, xlabel="tokens", ylabel="loss (nats per token)")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path = run_dir / "loss.png"
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    return path

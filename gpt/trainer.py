@@ -1,10 +1,11 @@
 """The training loop: from a config and prepared data to checkpoints, metrics, samples and a result."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,20 +14,39 @@ from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
 from gpt.config import Config
 from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
+from gpt.debug import finite, profiled
 from gpt.errors import TrainingError
-from gpt.evaluate import Validation, bytes_and_gzip
-from gpt.generate import generate
+from gpt.evaluate import Validation, per_byte, unigram_entropy
+from gpt.generate import generate_text, printable
 from gpt.interrupt import Interrupt
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
-from gpt.optim import build_optimizer
+from gpt.optim import build_optimizers
 from gpt.order import Order, derive
-from gpt.precision import autocast, cpu_threads, peak_flops, pick_device
+from gpt.plot import grad_norm_warnings, plot
+from gpt.precision import (
+    autocast,
+    compiler_problem,
+    cpu_threads,
+    device_name,
+    loss_scaler,
+    peak_flops,
+    pick_device,
+    set_matmul_precision,
+)
 from gpt.rundir import latest_checkpoint, locked
-from gpt.schedule import lr_multiplier
+from gpt.schedule import step_tokens
 from gpt.tokenfile import TokenFile, data_fingerprint
-from gpt.tokenizer import END_OF_TEXT, get_tokenizer, prompt_ids
-from gpt.tracker import Tracker, plot, read_metrics, write_result
+from gpt.tokenizer import get_tokenizer
+from gpt.tracker import Tracker, read_metrics, write_result
+
+
+class Step(NamedTuple):
+    """What an optimizer step gives: loss (nats per token, before the update), gradient norm, both (), and its size."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    tokens: int
 
 
 class Trainer:
@@ -37,32 +57,43 @@ class Trainer:
 
     def __init__(self, config: Config, train: TokenFile, val: TokenFile, run_dir: Path):
         self.config, self.run_dir = config, run_dir
+        self.stages, self.total_steps, self.total_tokens = config.stages, config.total_steps, config.total_tokens
+        self.micro_batch_size = config.micro_batch_size
         self.device = pick_device(config.device)
         self.autocast = autocast(config.precision.name, self.device)
-        self.peak_flops = peak_flops(config.precision.name, self.device)
-        torch.set_float32_matmul_precision("highest")
-        self.order = Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
-        self.fingerprint = data_fingerprint(train, val)
+        self.peak_flops = peak_flops(config.precision.name, device_name(self.device))
+        set_matmul_precision(config.precision.name)
+        self.order = Order(
+            config.seed,
+            train.sha256,
+            train.n_tokens,
+            config.model.seq_len,
+            kind=config.data.order if config.data.shuffle else "sequential",
+            first=config.batch.global_tokens // config.model.seq_len if config.trainer.one_batch else None,
+        )
+        self.train_file, self.fingerprint = train, data_fingerprint(train, val)
         self.dataset = TokenDataset(train, self.order, config.data.read)
         self.validation = Validation(
-            val, config.data.read, config.model.seq_len, config.trainer.eval_tokens, config.micro_batch_size
+            val, config.data.read, config.model.seq_len, config.trainer.eval_tokens, self.micro_batch_size
         )
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
-        self.prompt = torch.tensor([prompt_ids(self.tokenizer, config.sample.prompt)], device=self.device)  # (1, T)
+        self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
         self.logs = self.resume() if config.resume else {}  # bytes of each log that belong to where the run starts
         self.mark = (time.perf_counter(), self.state.progress.tokens)  # since when tokens per second are counted
 
     def build_state(self, vocab_size: int) -> TrainState:
-        """Model and optimizer at step 0."""
+        """Model and optimizers at step 0."""
         model = GPT(self.config.model, vocab_size)
         init_weights(model, self.config.seed)
         model.to(self.device)
-        if self.config.compile:
+        if self.config.compile and not self.config.trainer.anomaly and not self.compiler_problem:
+            torch._dynamo.reset()  # earlier jobs of a sweep would count against its limit of recompilations
             for block in model.h:
                 block.compile()  # in place, so that parameters keep their names
-        optimizer = build_optimizer(self.config.optimizer, model)
-        return TrainState(model, optimizer, Progress(order_hash=self.order.empty_hash()))
+        optimizers = build_optimizers(self.config.optimizer, model)
+        scaler = loss_scaler(self.config.precision.name, self.device)
+        return TrainState(model, optimizers, scaler, Progress(order_hash=self.order.empty_hash()))
 
     def resume(self) -> dict[str, int]:
         """Load the newest checkpoint; a run that was ended before its first one starts again."""
@@ -70,80 +101,98 @@ class Trainer:
         return checkpoint.load(path, self.state) if path else {}
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end of the run, or to a signal; returns what result.json holds."""
-        progress, total_steps = self.state.progress, self.config.total_steps
+        """Train to the end of the run, or to a signal; returns what result.json holds.
+
+        Raises TrainingError when the run cannot go on.
+        """
+        progress = self.state.progress
         begun = time.perf_counter()
         result = {"status": "failed"}
-        with (
-            locked(self.run_dir),
-            cpu_threads(self.config.cluster.threads),
-            Interrupt() as interrupt,
-            Tracker(self.run_dir, self.logs, progress.step, total_steps) as tracker,
-        ):
+        with locked(self.run_dir), cpu_threads(self.config.cluster.threads), Interrupt() as interrupt:
             try:
-                self.introduce(tracker)
-                batches, stopping = self.batches(), False
-                while progress.step < total_steps and not stopping:
-                    loss, grad_norm = self.train_step(batches)
-                    stopping = interrupt.received  # asked once a step, so that a run that stops has saved
-                    self.after_step(tracker, loss, grad_norm, stopping)
-                result["status"] = "interrupted" if progress.step < total_steps else "done"
-                result |= self.conclude(tracker, result["status"])
+                with Tracker(self.run_dir, self.logs, progress.step, self.total_steps) as tracker:
+                    self.introduce(tracker)
+                    self.train(tracker, interrupt)
+                    result["status"] = "interrupted" if progress.step < self.total_steps else "done"
+                    result |= self.conclude(tracker, result["status"])
             except KeyboardInterrupt:
                 result["status"] = "interrupted"
                 raise
+            except OSError as error:
+                raise TrainingError(
+                    f"step {progress.step}: {self.run_dir} cannot be written: {error}\n"
+                    f"  the last checkpoint is intact; make room, then: python train.py resume={self.run_dir}"
+                ) from error
             finally:
                 seconds = round(time.perf_counter() - begun, 3)
-                write_result(self.run_dir, result | {"seconds": seconds})
+                with contextlib.suppress(OSError):  # a full disk has been told
+                    write_result(self.run_dir, result | {"seconds": seconds})
         return result
+
+    def train(self, tracker: Tracker, interrupt: Interrupt) -> None:
+        """Step after step, until the run ends or a signal came."""
+        progress, trainer = self.state.progress, self.config.trainer
+        batches, stopping = self.batches(), False
+        with profiled(self.run_dir, trainer.profile) as profile, finite(self.state.model, trainer.anomaly):
+            while progress.step < self.total_steps and not stopping:
+                step = self.train_step(batches)
+                stopping = interrupt.received  # asked once a step, so that a run that stops has saved
+                self.after_step(tracker, step, stopping)
+                profile()
 
     def batches(self) -> Iterator[Tensor]:
         """Micro-batches (micro_batch_size, seq_len + 1) from where the run stands to its end."""
         sampler = OrderedSampler(
             self.dataset,
             consumed=self.state.progress.samples,
-            steps=self.config.total_steps - self.state.progress.step,
-            batch_size=self.config.batch_size,
-            micro_batch_size=self.config.micro_batch_size,
+            steps=self.total_steps - self.state.progress.step,
+            stages=self.stages,
+            micro_batch_size=self.micro_batch_size,
             rank=0,
             world_size=1,
         )
         return iter(micro_batches(sampler, self.config.data.num_workers, pin_memory=self.device.type == "cuda"))
 
-    def train_step(self, batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-        """One optimizer step; returns its loss (nats per token, before the update) and gradient norm, both ()."""
-        config, model, optimizer, progress = self.config, self.state.model, self.state.optimizer, self.state.progress
+    def train_step(self, batches: Iterator[Tensor]) -> Step:
+        """One optimizer step."""
+        config, state, progress = self.config, self.state, self.state.progress
         torch.manual_seed(derive("step", config.seed, progress.step, 0))  # all that dropout draws from
-        tokens = config.batch.global_tokens
-        lr = config.optimizer.lr * lr_multiplier(config.schedule, progress.tokens + tokens, config.total_tokens)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        tokens = step_tokens(self.stages, progress.tokens)
+        sequences = tokens // config.model.seq_len
+        multiplier = config.schedule.multiplier(progress.tokens + tokens, self.total_tokens)
+        for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
+            group["lr"] = group["initial_lr"] * multiplier
         loss = torch.zeros((), device=self.device)
-        for _ in range(config.batch_size // config.micro_batch_size):
+        for _ in range(sequences // self.micro_batch_size):
             batch = next(batches).to(self.device, non_blocking=True)
             with self.autocast:
-                share = loss_sum(model, batch[:, :-1], batch[:, 1:]) / tokens
-            share.backward()
+                share = loss_sum(state.model, batch[:, :-1], batch[:, 1:]) / tokens
+            state.scaler.scale(share).backward()
             loss += share.detach()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.grad_clip or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.order_hash = self.order.chain_hash(progress.order_hash, progress.samples, config.batch_size)
+        for optimizer in state.optimizers:
+            state.scaler.unscale_(optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.trainer.grad_clip or math.inf)
+        for optimizer in state.optimizers:
+            state.scaler.step(optimizer)
+            optimizer.zero_grad()
+        state.scaler.update()
+        progress.order_hash = self.order.chain_hash(progress.order_hash, progress.samples, sequences)
         progress.step += 1
         progress.tokens += tokens
-        progress.samples += config.batch_size
-        return loss, grad_norm
+        progress.samples += sequences
+        return Step(loss, grad_norm, tokens)
 
-    def after_step(self, tracker: Tracker, loss: Tensor, grad_norm: Tensor, stopping: bool) -> None:
+    def after_step(self, tracker: Tracker, step: Step, stopping: bool) -> None:
         """Log, evaluate and save where they are due."""
         config, progress = self.config, self.state.progress
-        last = progress.step == config.total_steps
-        evaluating = last or self.crosses(config.trainer.eval_every)
+        last = progress.step == self.total_steps
+        every = config.trainer.eval_every
+        evaluating = last or progress.tokens // every > (progress.tokens - step.tokens) // every
         logging = evaluating or progress.step == 1 or progress.step % config.trainer.log_every == 0
         saving = last or stopping or progress.step % config.checkpoint.every == 0
         if not (logging or saving):
             return
-        row = self.measure(loss, grad_norm)
+        row = self.measure(step)
         best_so_far = evaluating and self.evaluate(row)
         if logging:
             tracker.row(row)
@@ -156,25 +205,27 @@ class Trainer:
             self.save(tracker, best_so_far)
         self.mark = (time.perf_counter(), progress.tokens)
 
-    def crosses(self, every: int) -> bool:
-        """Whether the last step reached or passed a multiple of ``every`` tokens."""
-        tokens = self.state.progress.tokens
-        return tokens // every > (tokens - self.config.batch.global_tokens) // every
-
-    def measure(self, loss: Tensor, grad_norm: Tensor) -> dict[str, Any]:
+    def measure(self, step: Step) -> dict[str, Any]:
         """The metrics of the last step. Raises TrainingError when they are not finite."""
-        progress = self.state.progress
+        progress, scaler = self.state.progress, self.state.scaler
         row = {
             "step": progress.step,
             "tokens": progress.tokens,
-            "train/loss": loss.item(),
-            "optim/lr": self.state.optimizer.param_groups[0]["lr"],
-            "optim/grad_norm": grad_norm.item(),
+            "train/loss": step.loss.item(),
+            "optim/lr": self.state.optimizers[0].param_groups[0]["lr"],
+            "optim/grad_norm": step.grad_norm.item(),
+            "optim/batch_tokens": step.tokens,
         }
-        if not (math.isfinite(row["train/loss"]) and math.isfinite(row["optim/grad_norm"])):
+        if scaler.is_enabled():
+            row["optim/loss_scale"] = scaler.get_scale()
+        is_skipped = scaler.is_enabled() and row["optim/loss_scale"] >= 1 and not math.isfinite(row["optim/grad_norm"])
+        if is_skipped:  # float16 overflowed: no update, and the scale is halved
+            del row["optim/grad_norm"]
+        if not all(math.isfinite(row[key]) for key in ("train/loss", "optim/grad_norm") if key in row):
             raise TrainingError(
                 f"step {progress.step}: loss {row['train/loss']}, gradient norm {row['optim/grad_norm']}\n"
-                "  the last checkpoint is older and intact; a lower optimizer.lr or a longer warm-up may help"
+                "  the last checkpoint is older and intact; a lower optimizer.lr or a longer warm-up may help, and\n"
+                f"  python train.py resume={self.run_dir} debug=anomaly names the first module that is not finite"
             )
         then, tokens_then = self.mark
         row["perf/tokens_per_sec"] = (progress.tokens - tokens_then) / (time.perf_counter() - then)
@@ -193,22 +244,15 @@ class Trainer:
 
     def sample(self) -> str:
         """A text of the model's own."""
-        chosen, seed = self.config.sample, derive("sample", self.config.seed, self.state.progress.step)
-        ids = generate(
-            self.state.model, self.prompt, chosen.tokens, temperature=chosen.temperature, top_k=chosen.top_k, seed=seed
+        return generate_text(
+            self.state.model, self.tokenizer, self.config.sample, self.config.seed, self.state.progress.step
         )
-        return self.tokenizer.decode(ids[0].tolist()).removeprefix(END_OF_TEXT)
 
     def save(self, tracker: Tracker, best_so_far: bool) -> None:
         """Write a checkpoint of the last step."""
-        checkpoint.save(
-            self.run_dir,
-            self.state,
-            fingerprint=self.fingerprint,
-            logs=tracker.sync(),
-            is_best=best_so_far,
-            keep=self.config.checkpoint.keep,
-        )
+        about = {"fingerprint": self.fingerprint, "tokenizer": self.train_file.vocabulary, "logs": tracker.sync()}
+        keep = self.config.checkpoint.keep
+        checkpoint.save(self.run_dir, self.state, about=about, is_best=best_so_far, keep=keep)
 
     def introduce(self, tracker: Tracker) -> None:
         """Say what is about to run."""
@@ -219,20 +263,20 @@ class Trainer:
             f"{config.precision.name} on {self.device}"
         )
         tracker.say(
-            f"{config.data.name}: {self.dataset.file.n_tokens:,} training tokens, "
+            f"{config.data.name}: {self.train_file.n_tokens:,} training tokens, "
             f"{self.validation.n_targets:,} validation tokens"
         )
-        accum = config.batch_size // config.micro_batch_size
-        tracker.say(
-            f"{config.total_steps:,} steps of {config.batch.global_tokens:,} tokens "
-            f"({accum} × {config.micro_batch_size} sequences of {config.model.seq_len}) -> {self.run_dir}"
-        )
+        tracker.say(f"{describe_steps(config)} -> {self.run_dir}")
+        if self.compiler_problem:
+            tracker.say(
+                f"compile=true, but torch.compile does not work here, so it goes on without: {self.compiler_problem}"
+            )
         if progress.step:
             tracker.say(f"resuming after step {progress.step:,}")
 
     def conclude(self, tracker: Tracker, status: str) -> dict[str, Any]:
         """Draw the plot, say how the run ended, and gather its result."""
-        progress, rows = self.state.progress, read_metrics(self.run_dir)
+        progress, rows, model = self.state.progress, read_metrics(self.run_dir), self.state.model
         val_losses = [row["val/loss"] for row in rows if "val/loss" in row]
         result = {
             "status": status,
@@ -243,22 +287,42 @@ class Trainer:
             "val_loss": val_losses[-1] if val_losses else None,
             "best_val_loss": progress.best_loss,
             "best_step": progress.best_step,
-            "parameters": parameter_count(self.state.model),
+            "parameters": parameter_count(model),
             "data_fingerprint": self.fingerprint,
             "data_order_hash": progress.order_hash,
+            "references": {
+                "ln(vocab_size)": math.log(model.vocab_size),
+                "unigram entropy": unigram_entropy(self.validation),
+                **self.config.data.references,
+            },
         }
         if status == "done":
-            n_bytes, gzip_loss = bytes_and_gzip(self.validation, self.tokenizer)
-            result["val_loss_per_byte"] = result["val_loss"] * self.validation.n_targets / n_bytes
-            result["gzip_loss_per_byte"] = gzip_loss
+            result |= per_byte(result["val_loss"], self.validation, self.tokenizer)
             tracker.say(
                 f"validation loss {result['val_loss']:.4f} nats per token, {result['val_loss_per_byte']:.4f} per byte "
-                f"(gzip -9 on the same bytes: {gzip_loss:.4f})"
+                f"(gzip -9 on the same bytes: {result['gzip_loss_per_byte']:.4f})"
             )
             if self.config.sample.tokens:
-                shown = "".join(c if c.isprintable() or c == "\n" else "·" for c in self.sample())
-                tracker.say("a sample:\n  " + shown.strip("\n").replace("\n", "\n  "))
-        if self.config.tracker.plot and (path := plot(self.run_dir, self.config.name)):
+                tracker.say("a sample:\n  " + printable(self.sample()))
+        for warning in grad_norm_warnings(rows):
+            tracker.say(f"warning     {warning.text}")
+        if self.config.tracker.plot and rows:
+            path = plot(rows, self.run_dir / "loss.png", self.config.name, result["references"])
             tracker.say(f"plot        {path}")
         tracker.say(f"checkpoint  {latest_checkpoint(self.run_dir)}")
         return result
+
+
+def describe_steps(config: Config) -> str:
+    """How many steps of which size, in words."""
+    sizes = [size for _, size in config.stages]
+    micro, seq_len = config.micro_batch_size, config.model.seq_len
+    if len(sizes) == 1:
+        return (
+            f"{config.total_steps:,} steps of {sizes[0]:,} tokens "
+            f"({sizes[0] // (micro * seq_len)} × {micro} sequences of {seq_len})"
+        )
+    return (
+        f"{config.total_steps:,} steps of {min(sizes):,} to {max(sizes):,} tokens, {len(sizes)} stages "
+        f"({micro} sequences of {seq_len} at a time)"
+    )

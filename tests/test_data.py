@@ -166,7 +166,13 @@ def test_ranks_together_see_the_global_batches(dataset, world_size, micro):
     loaders = []
     for rank in range(world_size):
         sampler = OrderedSampler(
-            dataset, consumed=16, steps=3, batch_size=8, micro_batch_size=micro, rank=rank, world_size=world_size
+            dataset,
+            consumed=16,
+            steps=3,
+            stages=[(0, 8 * dataset.order.seq_len)],
+            micro_batch_size=micro,
+            rank=rank,
+            world_size=world_size,
         )
         loaders.append(list(micro_batches(sampler, num_workers=0, pin_memory=False)))
     seen = torch.cat([batch for batches in zip(*loaders, strict=True) for batch in batches])
@@ -175,7 +181,15 @@ def test_ranks_together_see_the_global_batches(dataset, world_size, micro):
 
 def test_workers_change_nothing(dataset):
     def batches(num_workers):
-        sampler = OrderedSampler(dataset, consumed=5, steps=6, batch_size=8, micro_batch_size=4, rank=0, world_size=1)
+        sampler = OrderedSampler(
+            dataset,
+            consumed=5,
+            steps=6,
+            stages=[(0, 8 * dataset.order.seq_len)],
+            micro_batch_size=4,
+            rank=0,
+            world_size=1,
+        )
         return torch.cat(list(micro_batches(sampler, num_workers, pin_memory=False)))
 
     assert torch.equal(batches(0), batches(2))

@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
+from gpt import cli
 from gpt.compose import compose
 from gpt.evaluate import Validation, bytes_and_gzip
 from gpt.generate import generate
 from gpt.loss import IGNORE, loss_sum
-from gpt.model import GPT, flops_per_token, init_weights, parameter_count
+from gpt.model import GPT, Attention, flops_per_token, init_weights, parameter_count, sinusoids
 from gpt.precision import autocast
 
 
@@ -78,14 +79,49 @@ def test_logits_equal_hugging_face(attention, vocab_multiple):
     assert (ours[..., 257:] == -math.inf).all()
 
 
-def test_gpt2_124m_has_its_published_size():
-    config = compose(["model=gpt2_124m"]).model
+def on_meta(*overrides, vocab_size=50_257):
     with torch.device("meta"):
-        model = GPT(config, 50_257)
+        return GPT(compose(list(overrides)).model, vocab_size)
+
+
+PUBLISHED = {
+    "gpt2_124m": 124_439_808,
+    "gpt2_355m": 354_823_168,
+    "gpt2_774m": 774_030_080,
+    "gpt2_1558m": 1_557_611_200,
+    "gpt3_small": 125.2e6,
+    "gpt3_medium": 355.9e6,
+    "gpt3_large": 760.3e6,
+    "gpt3_xl": 1315.7e6,
+}
+
+
+@pytest.mark.parametrize("size, count", PUBLISHED.items())
+def test_every_size_has_its_published_parameter_count(size, count):
+    model = on_meta(f"model={size}", "model.vocab_multiple=1")
+    assert parameter_count(model) == pytest.approx(count, rel=0 if isinstance(count, int) else 5e-4)
+    assert model.config.seq_len == (1024 if size.startswith("gpt2") else 2048)
+
+
+@pytest.mark.parametrize("size, vocab_size, count", [("char_cpu", 65, 804_096), ("char_gpu", 65, 10_745_088)])
+def test_the_character_models_are_nanogpts(size, vocab_size, count):
+    """0.80M and 10.65M by nanoGPT's own count, which leaves the positions out."""
+    model = on_meta(f"model={size}", "model.vocab_multiple=1", vocab_size=vocab_size)
+    assert parameter_count(model) == count
+    assert round((count - model.wpe.weight.numel()) / 1e6, 2) in (0.80, 10.65)
+
+
+def test_a_size_is_in_the_published_table_or_of_our_own():
+    assert set(cli.options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram"}
+
+
+def test_padded_124m():
+    model = on_meta("model=gpt2_124m")
     assert parameter_count(model) == 124_475_904
     assert flops_per_token(model) == pytest.approx(0.855e9, rel=1e-3)
-    with torch.device("meta"):
-        assert parameter_count(GPT(compose(["model=gpt2_124m", "model.vocab_multiple=1"]).model, 50_257)) == 124_439_808
+    untied = on_meta("model=gpt2_124m", "model.tie_head=false", "model.position=none")
+    assert parameter_count(untied) == 124_475_904 + 50_304 * 768 - 1024 * 768
+    assert flops_per_token(untied) == flops_per_token(model)  # an embedding is only looked up
 
 
 def test_weights_depend_on_seed_and_name_alone():
@@ -104,9 +140,11 @@ def relative_l2(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
+@pytest.mark.parametrize("tie_head", ["true", "false"])
 @pytest.mark.parametrize("vocab_multiple", [64, 128])
-def test_padding_changes_neither_loss_nor_gradient(vocab_multiple):
-    plain, padded = built("model.vocab_multiple=1"), built(f"model.vocab_multiple={vocab_multiple}")
+def test_padding_changes_neither_loss_nor_gradient(vocab_multiple, tie_head):
+    head = f"model.tie_head={tie_head}"
+    plain, padded = built("model.vocab_multiple=1", head), built(f"model.vocab_multiple={vocab_multiple}", head)
     x, y = ids(4, 32), ids(4, 32, seed=1)
     losses = []
     for model in (plain, padded):
@@ -116,7 +154,7 @@ def test_padding_changes_neither_loss_nor_gradient(vocab_multiple):
     assert losses[1] == pytest.approx(losses[0], rel=2e-6)
     theirs = dict(plain.named_parameters())
     for name, p in padded.named_parameters():
-        grad = p.grad[:257] if name == "wte.weight" else p.grad
+        grad = p.grad[:257] if name in ("wte.weight", "lm_head.weight") else p.grad
         assert relative_l2(grad, theirs[name].grad) < 2e-6, name
     assert (padded.wte.weight.grad[257:] == 0).all()
 
@@ -140,9 +178,113 @@ def test_loss_is_computed_in_float32_under_bf16():
     assert loss.item() / 64 == pytest.approx(math.log(257), rel=0.01)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "naive"])
-def test_decoding_with_the_cache_gives_the_same_hidden_states(attention):
-    model = built(f"model.attention={attention}").eval()
+SWITCHES = [
+    "model.attention=naive", "model.attention=sdpa", "model.position=sinusoidal", "model.position=none", "model.norm=post",
+    "model.bias=false", "model.tie_head=false", "model.activation=relu", "model.activation=gelu_exact", "model.n_layer=0",
+    "model.residual_scaling=false", "model.dropout=0.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_switch_trains(switch):
+    """A few steps on one batch bring its loss down."""
+    model = built(switch, "model.vocab_multiple=64")
+    x, y = ids(4, 32), ids(4, 32, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        loss = loss_sum(model, x, y) / y.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5
+    assert (model.wte.weight[257:] == 0).all()
+    assert (model.lm_head.weight[257:] == 0).all()
+
+
+def test_switches_do_what_they_say():
+    plain, x = built().eval(), ids(2, 32)
+
+    def outcome(switch):
+        model = built(switch).eval()
+        theirs = dict(model.named_parameters())
+        assert all(torch.equal(p, theirs[n]) for n, p in plain.named_parameters() if n in theirs and "c_proj" not in n)
+        with torch.no_grad():
+            return model, model.logits(model(x))[..., :257]
+
+    with torch.no_grad():
+        ours = plain.logits(plain(x))[..., :257]
+    for switch in SWITCHES[2:-1]:
+        is_same = switch == "model.bias=false"  # biases start at zero
+        assert torch.allclose(ours, outcome(switch)[1], rtol=0, atol=1e-6) is is_same, switch
+    assert not {"ln_f.weight", "ln_f.bias"} & {n for n, _ in outcome("model.norm=post")[0].named_parameters()}
+    assert "lm_head.weight" in {n for n, _ in outcome("model.tie_head=false")[0].named_parameters()}
+    assert not any(n.endswith("bias") for n, _ in outcome("model.bias=false")[0].named_parameters())
+    residual = outcome("model.residual_scaling=false")[0].h[0].mlp.c_proj.weight.std().item()
+    assert residual == pytest.approx(plain.config.init_std, rel=0.05)
+
+
+def test_without_positions_only_the_causal_mask_tells_order():
+    """Swapping two earlier tokens changes nothing for a later one in a single block without positions."""
+    swapped = ids(1, 32)
+    swapped[0, [3, 7]] = swapped[0, [7, 3]]
+    for position, same in (("none", True), ("learned", False), ("sinusoidal", False)):
+        model = built(f"model.position={position}", "model.n_layer=1").eval()
+        with torch.no_grad():
+            assert torch.allclose(model(ids(1, 32))[0, -1], model(swapped)[0, -1], atol=1e-5) is same
+
+
+def test_sinusoids_are_vaswanis():
+    table = sinusoids(32, 6)
+    for position, i in ((0, 0), (5, 1), (31, 2)):
+        angle = position / 10_000 ** (2 * i / 6)
+        assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
+        assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_post_norm_normalises_what_leaves_a_block():
+    out = built("model.norm=post").eval()(ids(2, 32))
+    assert out.mean(-1).abs().max() < 1e-5
+    assert out.std(-1, correction=0).sub(1).abs().max() < 1e-3
+
+
+def test_a_loop_a_product_a_softmax_heads_and_a_batch_of_heads_are_one_attention():
+    """The steps of "Let's build GPT": five ways to average over the past."""
+    torch.manual_seed(0)
+    b, t, c, heads = 2, 8, 12, 3
+    x = torch.randn(b, t, c)
+    loop = torch.stack([torch.stack([x[i, : j + 1].mean(0) for j in range(t)]) for i in range(b)])
+    triangle = torch.tril(torch.ones(t, t))
+    product = (triangle / triangle.sum(1, keepdim=True)) @ x
+    softmax = torch.zeros(t, t).masked_fill(triangle == 0, -math.inf).softmax(-1) @ x
+    torch.testing.assert_close(product, loop)
+    torch.testing.assert_close(softmax, loop)
+
+    def one_head(q, k, v):  # (B, T, D)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+        return scores.masked_fill(triangle == 0, -math.inf).softmax(-1) @ v
+
+    same = torch.zeros(b, t, c // heads)  # all scores equal: the same averages, head by head
+    torch.testing.assert_close(torch.cat([one_head(same, same, part) for part in x.split(c // heads, -1)], -1), loop)
+    for attention in ("naive", "sdpa"):
+        config = compose([f"model.n_embd={c}", f"model.n_head={heads}", f"model.attention={attention}"]).model
+        layer = Attention(config)
+        per_head = [part.split(c // heads, -1) for part in layer.c_attn(x).split(c, -1)]
+        together = torch.cat([one_head(q, k, v) for q, k, v in zip(*per_head, strict=True)], -1)
+        torch.testing.assert_close(layer(x), layer.c_proj(together))
+        with torch.no_grad():
+            layer.c_attn.weight[: 2 * c] = 0  # queries and keys: uniform attention again
+            layer.c_attn.weight[2 * c :] = torch.eye(c)
+            layer.c_attn.bias.zero_()
+            layer.c_proj.weight.copy_(torch.eye(c))
+            layer.c_proj.bias.zero_()
+            torch.testing.assert_close(layer(x), loop)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_decoding_with_the_cache_gives_the_same_hidden_states(switch):
+    model = built(switch).eval()
     x = ids(2, 32)
     whole = model(x)
     caches = model.new_caches(2, torch.float32)
@@ -150,8 +292,9 @@ def test_decoding_with_the_cache_gives_the_same_hidden_states(attention):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_generation_beyond_the_context_is_reproducible_and_restores_the_mode():
-    model = built().train()
+@pytest.mark.parametrize("n_layer", [0, 2])
+def test_generation_beyond_the_context_is_reproducible_and_restores_the_mode(n_layer):
+    model = built(f"model.n_layer={n_layer}").train()
     chosen = {"temperature": 1.0, "top_k": None, "seed": 5}
     first = generate(model, ids(2, 3), 80, **chosen)
     assert first.shape == (2, 83)

@@ -1,0 +1,108 @@
+"""Evaluate a checkpoint.
+
+    python eval.py checkpoint=DIR [tasks=[val,sample]] [KEY=VALUE] …
+
+DIR is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such as
+outputs/…/checkpoints/best. The run's own config is used; what may be changed:
+
+  data=OPTION, data.*           other data, prepared with the same tokenizer: data.dir=DIR, data.files=[…]
+  trainer.eval_tokens=N         evaluate on so many tokens, spread over all; null: on all
+  sample.prompt=TEXT            what the sample continues; also sample.tokens, sample.temperature, sample.top_k
+  seed=N                        another sample
+  device, precision, batch.micro_batch_size, cluster.threads
+
+Results go to the terminal and to eval-STEP.json beside the checkpoint.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt import cli
+from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt.config import Config
+    from gpt.tokenfile import TokenFile
+
+TASKS = ["val", "sample"]
+
+
+def main() -> None:
+    from gpt.compose import check_machine, compose_evaluation, parse, ready
+    from gpt.rundir import check_same_vocabulary, find_checkpoint
+
+    own = {o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("checkpoint", "tasks")}
+    overrides = [a for a in sys.argv[1:] if a.partition("=")[0] not in own]
+    tasks = own.get("tasks", TASKS)
+    if not isinstance(tasks, list) or not tasks or set(tasks) - set(TASKS):
+        raise InputError(f"tasks={tasks} is not known", f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]")
+    if not own.get("checkpoint"):
+        raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
+    checkpoint = find_checkpoint(Path(own["checkpoint"]).expanduser())
+    config = compose_evaluation(checkpoint.parents[1], overrides)
+    files = None
+    if "val" in tasks:
+        files = ready(config, None)
+        check_same_vocabulary(checkpoint, files[0].vocabulary)
+    check_machine(config)
+    record(checkpoint, {"overrides": overrides} | evaluate(config, checkpoint, tasks, files))
+
+
+def evaluate(
+    config: "Config", checkpoint: Path, tasks: list[str], files: "tuple[TokenFile, TokenFile] | None"
+) -> dict[str, Any]:
+    """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
+    from gpt.checkpoint import load_model
+    from gpt.evaluate import Validation, per_byte
+    from gpt.generate import generate_text, printable
+    from gpt.model import GPT
+    from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
+    from gpt.rundir import read_state
+    from gpt.tokenfile import data_fingerprint
+    from gpt.tokenizer import get_tokenizer
+
+    device, state = pick_device(config.device), read_state(checkpoint)
+    set_matmul_precision(config.precision.name)
+    tokenizer = get_tokenizer(state["tokenizer"]["name"], state["tokenizer"]["chars"])
+    model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
+    load_model(checkpoint, model)
+    results: dict[str, Any] = {"step": state["progress"]["step"]}
+    print(f"checkpoint  {checkpoint}")
+    with cpu_threads(config.cluster.threads):
+        if files:
+            results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
+            validation = Validation(
+                files[1], config.data.read, config.model.seq_len, config.trainer.eval_tokens, config.micro_batch_size
+            )
+            loss = validation.loss(model, device, autocast(config.precision.name, device))
+            results["val"] = {"val_loss": loss, "perplexity": math.exp(loss), "tokens": validation.n_targets}
+            results["val"] |= per_byte(loss, validation, tokenizer)
+            for name, value in results["val"].items():
+                shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
+                print(f"val         {name:<20} {shown:>12}")
+        if "sample" in tasks:
+            results["sample"] = generate_text(model.eval(), tokenizer, config.sample, config.seed, results["step"])
+            print("sample\n  " + printable(results["sample"]))
+    return results
+
+
+def record(checkpoint: Path, results: dict[str, Any]) -> None:
+    """Add the results to those of the same checkpoint; the same evaluation again replaces its own."""
+    path = checkpoint.with_name(f"eval-{checkpoint.name}.json")
+    held = json.loads(path.read_text()) if path.exists() else []
+    held = [other for other in held if other["overrides"] != results["overrides"]]
+    part = path.with_name(f".{path.name}")
+    part.write_text(json.dumps([*held, results], indent=1, ensure_ascii=False) + "\n")
+    os.replace(part, path)
+    print(f"figures     {path}")
+
+
+if __name__ == "__main__":
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit()
+    sys.exit(cli.guard(main))

@@ -1,0 +1,232 @@
+"""What no run can mean: names, ranges and combinations, refused before anything is started. Imports no torch."""
+
+import difflib
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from gpt.errors import InputError
+from gpt.schedule import SHAPES, warmup
+
+if TYPE_CHECKING:
+    from gpt.config import Config
+
+CHOICES = {
+    "device": ["auto", "cpu", "cuda", "mps"],
+    "model.position": ["learned", "none", "sinusoidal"],
+    "model.norm": ["post", "pre"],
+    "model.activation": ["gelu_exact", "gelu_tanh", "relu"],
+    "model.attention": ["naive", "sdpa"],
+    "data.source": ["prepared", "stdlib", "text"],
+    "data.tokenizer": ["bytes", "chars", "gpt2"],
+    "data.order": ["permutation", "random"],
+    "data.read": ["mmap", "pread"],
+    "schedule.name": sorted(SHAPES),
+    "precision.name": ["bf16", "fp16", "fp32", "tf32"],
+}
+AT_LEAST_ONE = """
+    model.n_head model.n_embd model.seq_len model.vocab_multiple optimizer.ns_steps
+    batch.global_tokens batch.micro_batch_size cluster.threads schedule.decay_until
+    batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
+    trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
+    checkpoint.every checkpoint.keep sample.top_k
+"""
+NOT_NEGATIVE = """
+    seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip sample.tokens
+"""
+POSITIVE = """
+    model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
+"""
+RATIOS = "schedule.min_lr_ratio schedule.decay_fraction plan_mfu"
+PROBABILITIES = "model.dropout optimizer.momentum optimizer.betas"
+
+
+def did_you_mean(given: str, allowed: list[str]) -> str:
+    """A closing question for a message, or nothing when no allowed word is close."""
+    close = difflib.get_close_matches(given, allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_names(key: str, given: str, allowed: list[str]) -> None:
+    """A key with a fixed set of values. Raises InputError."""
+    if given not in allowed:
+        hint = did_you_mean(str(given), allowed)
+        raise InputError(f"{key}={given} is not known", f"allowed: {', '.join(allowed)}{hint}")
+
+
+def check(config: "Config", flat: dict[str, Any]) -> None:
+    """Refuse what no run can mean; ``flat`` holds the config by dotted keys. Raises InputError."""
+    for key, allowed in CHOICES.items():
+        check_names(key, flat[key], allowed)
+    for keys, fine, allowed in [
+        (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
+        (NOT_NEGATIVE, lambda v: v >= 0 and math.isfinite(v), "0 or more"),
+        (POSITIVE, lambda v: v > 0 and math.isfinite(v), "more than 0"),
+        (RATIOS, lambda v: 0 <= v <= 1, "0 to 1"),
+        (PROBABILITIES, lambda v: 0 <= v < 1, "0 up to, not including, 1"),
+    ]:
+        for key in keys.split():
+            given = flat.get(key)  # None too where the option has no such key
+            values = given if isinstance(given, list) else [] if given is None else [given]
+            if not all(fine(v) for v in values):
+                raise InputError(f"{key}={given} makes no sense", f"allowed: {allowed}")
+    check_names_and_data(config)
+    check_model(config)
+    check_optimizer(config)
+    check_length(config)
+    check_batch(config)
+    check_ramp(config)
+    check_schedule(config)
+
+
+def check_names_and_data(config: "Config") -> None:
+    """What the run is called, and which tokens it reads in which order."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", config.name):
+        raise InputError(f"name={config.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
+    if config.plan and config.resume:
+        raise InputError("plan=true says what a run would be, and resume continues one", "leave one of them out")
+    data = config.data
+    if not 0 < data.val_fraction < 1:
+        raise InputError(f"data.val_fraction={data.val_fraction} leaves a part empty", "allowed: between 0 and 1")
+    if data.order == "random" and not data.shuffle:
+        raise InputError(
+            "data.order=random with data.shuffle=false is neither",
+            "data.shuffle=false reads the text from its beginning",
+        )
+
+
+def check_model(config: "Config") -> None:
+    """Widths that must divide."""
+    m = config.model
+    if m.n_embd % m.n_head:
+        raise InputError(
+            f"model.n_embd={m.n_embd} is not divisible by model.n_head={m.n_head}",
+            f"nearest model.n_embd that is: {nearest(m.n_embd, m.n_head)}",
+        )
+    if m.position == "sinusoidal" and m.n_embd % 2:
+        raise InputError(
+            f"model.n_embd={m.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
+            f"nearest model.n_embd that is even: {nearest(m.n_embd, 2)}",
+        )
+
+
+def check_optimizer(config: "Config") -> None:
+    """Adam's betas, and matrices for Muon."""
+    betas = getattr(config.optimizer, "betas", None)
+    if betas is not None and len(betas) != 2:
+        raise InputError(f"optimizer.betas={betas} are not Adam's", "allowed: two numbers of 0 up to, not including, 1")
+    if config.optimizer.name == "muon" and config.model.n_layer == 0:
+        raise InputError(
+            f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
+            "take optimizer=adamw, or model.n_layer of at least 1",
+        )
+
+
+def check_length(config: "Config") -> None:
+    """The run must end, and be evaluated at step boundaries."""
+    t = config.trainer
+    if t.max_steps is None and t.max_tokens is None:
+        raise InputError(
+            "neither trainer.max_steps nor trainer.max_tokens is given, so the run would never end",
+            "give one of them; with both, the first reached ends the run",
+        )
+    full = config.batch.global_tokens
+    if t.eval_every < full:
+        raise InputError(
+            f"trainer.eval_every={t.eval_every} counts tokens, and one step has {full} (batch.global_tokens)",
+            f"every {t.eval_every} steps would be trainer.eval_every={t.eval_every * full}",
+        )
+
+
+def check_batch(config: "Config") -> None:
+    """The global batch must divide into full micro-batches of whole sequences."""
+    tokens, unit = config.batch.global_tokens, config.unit_tokens
+    if tokens % unit:
+        raise InputError(
+            f"batch.global_tokens={tokens} is not divisible by {unit_in_words(config)}",
+            f"nearest batch.global_tokens that are: {nearest(tokens, unit)}",
+        )
+
+
+def check_ramp(config: "Config") -> None:
+    """The sizes of a batch ramp, and its place in the run."""
+    batch = config.batch
+    if batch.name == "ramp":
+        start, full, over, multiple_of = config.ramp
+        sizes = {"batch.ramp.start_tokens": start, "batch.global_tokens": full}
+        if multiple_of % config.unit_tokens:
+            raise InputError(
+                f"batch.ramp.multiple_of={multiple_of} is not divisible by {unit_in_words(config)}",
+                f"nearest batch.ramp.multiple_of that are: {nearest(multiple_of, config.unit_tokens)}",
+            )
+        for key, size in sizes.items():
+            if size % multiple_of:
+                raise InputError(
+                    f"{key}={size} is no multiple of batch.ramp.multiple_of={multiple_of}",
+                    f"nearest {key} that are: {nearest(size, multiple_of)}",
+                )
+        largest = start
+    elif batch.name == "ramp_steps":
+        if any(len(stage) != 2 for stage in batch.ramp.stages or []):
+            raise InputError(
+                f"batch.ramp.stages={batch.ramp.stages} are not pairs",
+                "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
+            )
+        stages, full = config.stages, batch.global_tokens
+        largest, over = max(size for _, size in stages), stages[-1][0]
+        begins = [begin for begin, _ in stages]
+        if begins != sorted(set(begins)):
+            raise InputError(
+                f"batch.ramp.stages={batch.ramp.stages} do not ascend",
+                "each pair: until so many tokens, steps of so many",
+            )
+        for _, size in stages:
+            if size < 1 or size % config.unit_tokens:
+                raise InputError(
+                    f"batch.ramp.stages: {size} is not divisible by {unit_in_words(config)}",
+                    f"nearest that are: {nearest(size, config.unit_tokens)}",
+                )
+    else:
+        return
+    if largest > full:
+        raise InputError(
+            f"the batch ramp goes above batch.global_tokens={full}",
+            "allowed: sizes up to batch.global_tokens, the full batch",
+        )
+    if over > (total := config.total_tokens):
+        raise InputError(
+            f"the batch ramp of {over} tokens is longer than the run of {total}",
+            "shorten it (batch.ramp), or raise trainer.max_steps or trainer.max_tokens",
+        )
+
+
+def check_schedule(config: "Config") -> None:
+    """The warm-up must end within the run."""
+    schedule, total = config.schedule, config.total_tokens
+    if (schedule.warmup_tokens or 0) > total:
+        raise InputError(
+            f"schedule.warmup_tokens={schedule.warmup_tokens} is longer than the run of {total} tokens",
+            f"allowed: up to {total}; null is 2 % of the run",
+        )
+    if schedule.decay_until is not None and schedule.decay_until <= warmup(schedule.warmup_tokens, total):
+        raise InputError(
+            f"schedule.decay_until={schedule.decay_until} is not after the warm-up",
+            "raise it, or give null: the end of the run",
+        )
+    if schedule.name == "inverse_sqrt" and schedule.warmup_tokens == 0:
+        raise InputError(
+            "schedule=inverse_sqrt falls from the end of the warm-up, and schedule.warmup_tokens is 0",
+            "allowed: at least 1; null is 2 % of the run",
+        )
+
+
+def unit_in_words(config: "Config") -> str:
+    """What batches are multiples of."""
+    micro = config.batch.micro_batch_size
+    return f"model.seq_len={config.model.seq_len}" + (f" × batch.micro_batch_size={micro}" if micro else "")
+
+
+def nearest(number: int, unit: int) -> str:
+    """The multiples of ``unit`` around a number, in words."""
+    lower = number // unit * unit
+    return " or ".join(str(n) for n in (lower, lower + unit) if n > 0)

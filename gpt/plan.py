@@ -1,0 +1,160 @@
+"""What a run would be, before it is one: size, memory, curves, hours."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gpt.config import Config
+from gpt.loss import loss_sum
+from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.precision import AUTOCAST, PEAK_FLOPS, autocast, device_name, peak_flops, pick_device
+from gpt.schedule import step_tokens, warmup
+
+ASSUMED_VOCABULARY = 128  # of a chars tokenizer whose text is not there: what most alphabets are padded to
+POINTS = 2000  # of the plotted curves
+CPU = torch.device("cpu")
+
+
+def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
+    """Say and draw what the run would be; ``vocab_size`` is None where it is not known yet. Trains nothing."""
+    with torch.device("meta"):
+        model = GPT(config.model, vocab_size or ASSUMED_VOCABULARY)
+    flops = flops_per_token(model) * config.total_tokens
+    hours = {name: flops / (peak * config.plan_mfu) / 3600 for name, peak in peaks(config).items()}
+    about = {
+        "parameters": parameter_count(model),
+        "padded_vocab_size": model.padded_vocab_size,
+        "flops_per_token": flops_per_token(model),
+        "steps": config.total_steps,
+        "tokens": config.total_tokens,
+        "flops": flops,
+        "stages": config.stages,
+        "micro_batch_size": config.micro_batch_size,
+        "memory_bytes": memory(config, vocab_size or ASSUMED_VOCABULARY),
+        "mfu": config.plan_mfu,
+        "hours": hours,
+    }
+    print(describe(config, about, vocab_size), flush=True)
+    draw(config, run_dir / "plan.png")
+    (run_dir / "plan.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"plot        {run_dir / 'plan.png'}\nfigures     {run_dir / 'plan.json'}")
+
+
+def peaks(config: Config) -> dict[str, float]:
+    """Peak FLOP/s at the run's precision: of this machine, and of GPUs that one could use."""
+    precision, device = config.precision.name, pick_device(config.device)
+    name = device_name(device)
+    known = {gpu: peak_flops(precision, gpu) for gpu in PEAK_FLOPS if gpu not in name}
+    return {f"this {name}": peak_flops(precision, name) or measured_flops(precision, device)} | known
+
+
+def measured_flops(precision: str, device: torch.device) -> float:
+    """FLOP/s of a square matrix product, the best of a few, where no data sheet is known."""
+    size = 1024
+    a = torch.ones(size, size, device=device, dtype=AUTOCAST.get(precision, torch.float32))
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        (a @ a).sum().item()
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)
+
+
+def memory(config: Config, vocab_size: int) -> dict[str, int]:
+    """Bytes by part. Activations are what one micro-batch saves for backward, found by a forward pass without data.
+
+    Without torch.compile, which needs less.
+    """
+    saved, seen = [], set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            saved.append(storage)  # held, so that its identity is not given to another
+        return tensor
+
+    with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model = GPT(config.model, vocab_size)
+        parameters = {name: p.numel() for name, p in model.named_parameters()}
+        held = [*model.parameters(), *model.buffers()]
+        seen.update(tensor.untyped_storage()._cdata for tensor in held)
+        ids = torch.zeros(config.micro_batch_size, config.model.seq_len, dtype=torch.int64)
+        with autocast(config.precision.name, CPU):
+            loss_sum(model, ids, ids)
+        activations = sum(storage.nbytes() for storage in saved)
+    n = sum(parameters.values())
+    is_muon = config.optimizer.name == "muon"
+    matrices = sum(
+        p
+        for name, p in parameters.items()
+        if is_muon and name.startswith("h.") and "weight" in name and ".ln_" not in name
+    )
+    parts = {
+        "parameters": 4 * n,
+        "gradients": 4 * n,
+        "optimizer": 8 * n - 4 * matrices,  # two averages per parameter, Muon's one
+        "activations": activations,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def describe(config: Config, about: dict[str, Any], vocab_size: int | None) -> str:
+    """The plan in words."""
+    schedule, sizes = config.schedule, [size for _, size in config.stages]
+    peak, micro = config.optimizer.lr, config.micro_batch_size
+    warm = warmup(schedule.warmup_tokens, about["tokens"])
+    note = "" if vocab_size else " (assumed: the text is not there yet)"
+    lr_end = peak * schedule.multiplier(config.total_tokens, config.total_tokens)
+    batch = f"{sizes[0]:,} tokens per step" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,} tokens per step"
+    gigabytes = {part: size / 1e9 for part, size in about["memory_bytes"].items()}
+    width = max(map(len, about["hours"]))
+    return "\n".join(
+        [
+            f"plan of {config.name}; nothing is trained",
+            f"model       {about['parameters']:,} parameters, padded vocabulary {about['padded_vocab_size']:,}{note}",
+            f"run         {about['steps']:,} steps, {about['tokens']:,} tokens",
+            f"batch       {batch}, {micro} sequences of {config.model.seq_len} at a time",
+            f"schedule    {schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {lr_end:.3g} at the end",
+            f"compute     {about['flops_per_token'] / 1e9:.3g} GFLOP per token, {about['flops']:.3g} FLOP in all",
+            "memory      " + ", ".join(f"{part} {size:.3g}" for part, size in gigabytes.items()) + " GB (eager)",
+            f"time        at {config.plan_mfu:.0%} of the {config.precision.name} peak of one device:",
+            *(f"  {name:<{width}}  {in_words(hours):>14}" for name, hours in about["hours"].items()),
+        ]
+    )
+
+
+def in_words(hours: float) -> str:
+    """A time in the unit that reads best."""
+    for unit, length in (("days", 24.0), ("hours", 1.0), ("minutes", 1 / 60)):
+        if hours >= 2 * length:
+            return f"{hours / length:,.1f} {unit}"
+    return f"{hours * 3600:,.1f} seconds"
+
+
+def draw(config: Config, path: Path) -> None:
+    """The batch and the learning rate over the tokens of the run."""
+    import matplotlib.figure
+    from matplotlib.ticker import EngFormatter
+
+    stages, total = config.stages, config.total_tokens
+    tokens = sorted({*(total * i // POINTS for i in range(POINTS)), *(begin for begin, _ in stages)})
+    sizes = [step_tokens(stages, t) for t in tokens]
+    rates = [
+        config.optimizer.lr * config.schedule.multiplier(t + size, total) for t, size in zip(tokens, sizes, strict=True)
+    ]
+    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    axes[0].set_title(f"plan of {config.name}")
+    for panel, values, label in ((axes[0], sizes, "tokens per step"), (axes[1], rates, "learning rate")):
+        panel.plot(tokens, values, drawstyle="steps-post" if values is sizes else "default")
+        panel.set(ylabel=label, ylim=(0, None))
+        panel.yaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.grid(alpha=0.3)
+    axes[1].set_xlabel("tokens")
+    axes[1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.savefig(path, dpi=120, metadata={"Software": None})
