@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test unit lint clean
+.PHONY: train test unit lint docs clean
 
 train: .venv/train
 	$(BIN)/python train.py $(ARGS)
@@ -32,6 +32,9 @@ $(BIN)/python:
 .venv/dev: requirements.txt requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@ .venv/train
+
+docs: .venv/dev
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv data/cache outputs

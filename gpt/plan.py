@@ -153,7 +153,7 @@ def draw(config: Config, path: Path) -> None:
     for panel, values, label in ((axes[0], sizes, "tokens per step"), (axes[1], rates, "learning rate")):
         panel.plot(tokens, values, drawstyle="steps-post" if values is sizes else "default")
         panel.set(ylabel=label, ylim=(0, None))
-        panel.yaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.yaxis.set_major_formatter("{x:g}" if values is rates else EngFormatter(sep=""))  # 0.0006, 500k
         panel.grid(alpha=0.3)
     axes[1].set_xlabel("tokens")
     axes[1].xaxis.set_major_formatter(EngFormatter(sep=""))

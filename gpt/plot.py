@@ -64,7 +64,7 @@ def plot(rows: Rows, path: Path, title: str, references: dict[str, float]) -> Pa
         style = "steps-pre" if key == "optim/batch_tokens" else "default"
         panel.plot([r["tokens"] for r in held], [r[key] for r in held], lw=0.8, drawstyle=style)
         panel.set(ylabel=label, ylim=(0, None))
-        panel.yaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else EngFormatter(sep=""))  # 0.0006, 500k
     for warning in grad_norm_warnings(rows):
         axes[3].axvline(warning.tokens, color="tab:red", lw=1)
         axes[3].text(0.01, 0.95, f"⚠ {warning.text}", transform=axes[3].transAxes, va="top", color="tab:red", size=8)

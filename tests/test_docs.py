@@ -2,14 +2,17 @@
 
 import json
 import re
+import runpy
 import shlex
 
 import pytest
 from conftest import ROOT
 
 from gpt import cli
+from gpt.checks import CHOICES
 from gpt.compose import compose
-from gpt.config import Config, flatten
+from gpt.config import VARIANTS, Config, flatten
+from gpt.schedule import SHAPES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = sorted(
@@ -17,16 +20,15 @@ COMMANDS = sorted(
         line.removeprefix("$ ").partition("  #")[0].strip()
         for page in PAGES
         for line in page.read_text().splitlines()
-        if re.match(r"(\$ )?python (train\.py|-m data\.prepare) ", line)
+        if re.match(r"(\$ )?python (train\.py|eval\.py|-m data\.prepare) ", line)
     }
 )
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_composes(line):
-    overrides = [
-        a for a in shlex.split(line.replace("'", ""))[2:] if not a.startswith(("-", "resume=", "data.prepare"))
-    ]
+    own = ("-", "resume=", "checkpoint=", "tasks=")
+    overrides = [a for a in shlex.split(line)[2:] if "=" in a and not a.startswith(own)]
     if "model.n_embd=130" in overrides:  # shown as a wrong one
         return
     overrides = [re.sub(r"=(\w+),.*", r"=\1", a) if "--multirun" in line else a for a in overrides]
@@ -47,12 +49,14 @@ def test_the_table_of_groups_is_complete():
 
 def test_named_tests_keys_files_and_images_exist():
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
-    keys = set(flatten(compose([])))
+    keys = {
+        key for group in VARIANTS for option in cli.options(group) for key in flatten(compose([f"{group}={option}"]))
+    }
     for page in PAGES:
         text = page.read_text()
         for name in re.findall(r"`(test_\w+)`", text):
             assert f"def {name}(" in tests, f"{page.name}: {name}"
-        for key in re.findall(r"`((?:data|trainer|model|batch|optimizer|schedule|checkpoint|sample)\.\w+)", text):
+        for key in re.findall(r"`((?:data|trainer|model|batch|optimizer|schedule|checkpoint|sample)\.[\w.]+)", text):
             assert key in keys or (ROOT / key.replace(".", "/")).with_suffix(".py").exists(), f"{page.name}: {key}"
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -64,3 +68,51 @@ def test_measured_tables_are_those_of_the_benchmarks():
         r"^\| (.*(?:memmap|Dataset).*?) \| (\d+) \|$", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE
     )
     assert {name: int(figure) for name, figure in rows} == {name: round(v["median"]) for name, v in figures.items()}
+
+
+def test_the_reference_of_all_keys_is_that_of_conf():
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    written = generate["PAGE"].read_text().partition(generate["MARK"])[2]
+    assert written.strip() == generate["reference"]().strip(), "write it anew: make docs"
+    documented = set(re.findall(r"^\| `([\w.]+)` \|", written, re.MULTILINE))
+    keys = {
+        key for group in VARIANTS for option in cli.options(group) for key in flatten(compose([f"{group}={option}"]))
+    }
+    assert {key for key in keys if not key.endswith(".name")} <= documented
+
+
+RECIPES = dict(
+    re.findall(
+        r"`conf/(\w+)/NAME.yaml`.*?```yaml\n(.*?)```",
+        (ROOT / "docs" / "config.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+)
+
+
+@pytest.mark.parametrize("group", ["model", "data", "optimizer"])
+def test_an_option_added_as_the_docs_say_composes(group, tmp_path):
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(RECIPES[group].replace("NAME", "mine"))
+    config = compose([f"hydra.searchpath=[file://{tmp_path}]", f"{group}=mine"])
+    if group == "model":
+        assert (config.model.name, config.model.n_embd, config.optimizer.lr) == ("mine", 512, 8e-4)
+    elif group == "data":
+        assert (config.data.name, config.data.tokenizer, config.data.shuffle) == ("mine", "gpt2", True)
+    else:
+        assert (config.optimizer._target_, config.optimizer.options) == (
+            "package.Class",
+            {"precondition_frequency": 10},
+        )
+
+
+def test_a_schedule_added_as_the_docs_say_composes(tmp_path, monkeypatch):
+    monkeypatch.setitem(SHAPES, "square", lambda progress, grown: 1 - progress**2)
+    monkeypatch.setitem(CHOICES, "schedule.name", sorted(SHAPES))
+    (tmp_path / "schedule").mkdir()
+    keys = (cli.CONF / "schedule" / "linear.yaml").read_text().replace("name: linear", "name: square")
+    (tmp_path / "schedule" / "square.yaml").write_text(keys)
+    schedule = compose(
+        [f"hydra.searchpath=[file://{tmp_path}]", "schedule=square", "schedule.warmup_tokens=0"]
+    ).schedule
+    assert schedule.multiplier(500, 1000) == pytest.approx(0.1 + 0.9 * 0.75)

@@ -1,0 +1,90 @@
+"""Write the reference part of docs/config.md from the files in conf/: python docs/generate.py"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gpt import cli  # noqa: E402
+
+PAGE = ROOT / "docs" / "config.md"
+MARK = "<!-- from here on written by docs/generate.py -->\n"
+
+
+def keys(group: str, option: str) -> dict[str, Any]:
+    """The keys of an option below its group, dotted, with their values as the files have them."""
+    files = [cli.CONF / group / f"{name}.yaml" for name in ("_common", option)]
+    merged = OmegaConf.merge(*(OmegaConf.load(path) for path in files if path.exists()))
+    return flat(OmegaConf.to_container(merged, resolve=False))
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, value in values.items():
+        if key in ("defaults", "hydra"):
+            continue
+        nested = isinstance(value, dict) and value and f"{prefix}{key}" != "references"
+        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
+
+
+def shown(value: Any) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    return f"`{text}`"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def key_table(group: str, comments: dict[str, str]) -> str:
+    """Every key of a group, its value where it is the same in all options, else option by option."""
+    by_key: dict[str, dict[str, Any]] = {}
+    for option in cli.options(group):
+        for key, value in keys(group, option).items():
+            by_key.setdefault(key, {})[option] = value
+    rows = []
+    for key, values in by_key.items():
+        if key == "name":
+            continue
+        having: dict[str, list[str]] = {}
+        for option, value in values.items():
+            having.setdefault(shown(value), []).append(option)
+        if having.keys() == {shown(next(iter(values.values())))} and len(values) == len(cli.options(group)):
+            default = next(iter(having))
+        elif group == "model":
+            default = "above"
+        else:
+            default = ", ".join(f"{value} ({' '.join(options)})" for value, options in having.items())
+        rows.append([f"`{group}.{key}`", default, comments[f"{group}.{key}"]])
+    return table(["key", "value", "meaning"], rows)
+
+
+def reference() -> str:
+    """All groups and keys."""
+    comments, parts = cli.key_comments(), []
+    for group in cli.GROUPS:
+        parts.append(f"### {group}\n")
+        parts.append(table(["option", ""], [[f"`{o}`", about] for o, about in cli.options(group).items()]))
+        if group == "model":
+            sizes = {option: keys(group, option) for option in cli.options(group)}
+            differing = [k for k in sizes["tiny"] if k != "name" and len({str(s[k]) for s in sizes.values()}) > 1]
+            rows = [[f"`{option}`", *(shown(s[k]).strip("`") for k in differing)] for option, s in sizes.items()]
+            parts.append(table(["option", *differing], rows))
+        if group not in ("experiment", "debug"):
+            rows = key_table(group, comments)
+            parts.append(rows) if rows.count("\n") > 2 else None
+    root = flat(OmegaConf.to_container(OmegaConf.load(cli.CONF / "config.yaml"), resolve=False))
+    parts.append("### outside the groups\n")
+    parts.append(table(["key", "value", "meaning"], [[f"`{k}`", shown(v), comments[k]] for k, v in root.items()]))
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + "\n" + reference())
