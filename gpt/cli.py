@@ -1,5 +1,6 @@
 """What the commands share: help, refusals and exit codes. Imports Hydra only when it is needed."""
 
+import functools
 import os
 import re
 import sys
@@ -31,7 +32,8 @@ EXAMPLES = """
 def options(group: str) -> dict[str, str]:
     """The options of a config group, each with the line that opens its file."""
     described = {}
-    for path in sorted((CONF / group).glob("[!_]*.yaml")):
+    numbers = functools.partial(re.sub, r"\d+", lambda number: number[0].zfill(9))  # 355m before 1558m
+    for path in sorted((CONF / group).glob("[!_]*.yaml"), key=lambda path: numbers(path.stem)):
         lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
         described[path.stem] = next(line for line in lines if not line.startswith("@package"))
     return described

@@ -349,7 +349,7 @@ def explain(error: OmegaConfBaseException, given: str | None = None) -> InputErr
             for option, variant in VARIANTS.get(parent, {}).items()
             if name in {field.name for field in fields(variant)}
         ]
-        hint = f"; {' and '.join(elsewhere)} have it" if elsewhere else did_you_mean(name, allowed)
+        hint = f"; it is a key of {' and '.join(elsewhere)}" if elsewhere else did_you_mean(name, allowed)
         return InputError(f"unknown key {key}", f"{where}: {', '.join(allowed)}{hint}")
     reason = str(error).splitlines()[0]
     return InputError(f"{given or key}: {reason}", f"{key} takes {expected_type(key)}")
