@@ -22,7 +22,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def alternate(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, float]]:
+def rounds_of(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Call all contestants in turn, ``rounds`` times after one to warm up; each returns its figure."""
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
@@ -30,10 +30,17 @@ def alternate(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[
             figure = contestant()
             if number:
                 figures[name].append(figure)
-    return {
-        name: {"min": min(values), "median": statistics.median(values), "max": max(values)}
-        for name, values in figures.items()
-    }
+    return figures
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """What a figure's rounds come to."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def alternate(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, float]]:
+    """The spread of each contestant's rounds."""
+    return {name: spread(values) for name, values in rounds_of(contestants, rounds).items()}
 
 
 def machine() -> dict[str, Any]:
@@ -57,13 +64,14 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def report(figures: dict[str, Any], ratios: dict[str, float], unit: str, path: Path | None) -> None:
-    """Print the table and write the JSON file."""
-    print(f"{'':32} {'min':>10} {'median':>10} {'max':>10}  {unit}")
+def report(figures: dict[str, Any], ratios: dict[str, Any], unit: str, path: Path | None) -> None:
+    """Print the table and write the JSON file. A ratio is a number, or several by name."""
+    print(f"{'':42} {'min':>10} {'median':>10} {'max':>10}  {unit}")
     for name, spread in figures.items():
-        print(f"{name:32} " + " ".join(f"{spread[k]:10.3g}" for k in ("min", "median", "max")))
+        print(f"{name:42} " + " ".join(f"{spread[k]:10.3g}" for k in ("min", "median", "max")))
     for name, ratio in ratios.items():
-        print(f"{name:32} {ratio:10.3f}")
+        for part, value in ratio.items() if isinstance(ratio, dict) else [("", ratio)]:
+            print(f"{f'{name} {part}':42} {value:10.3f}")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"machine": machine(), "unit": unit, "figures": figures, "ratios": ratios}

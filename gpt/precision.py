@@ -96,12 +96,3 @@ def peak_flops(precision: str, device_name: str) -> float | None:
 def device_name(device: torch.device) -> str:
     """The GPU's name, or ``cpu`` or ``mps``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def compiler_problem(device: torch.device) -> str | None:
-    """Why torch.compile does not work here, in a line; None where it does."""
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # a missing C++ compiler, Triton or Python header: each raises something else
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
-    return None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
+from gpt.compile import compile_blocks, compiler_problem
 from gpt.config import Config
 from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
 from gpt.debug import finite, profiled
@@ -26,7 +27,6 @@ from gpt.order import Order, derive
 from gpt.plot import grad_norm_warnings, plot
 from gpt.precision import (
     autocast,
-    compiler_problem,
     cpu_threads,
     device_name,
     loss_scaler,
@@ -88,9 +88,7 @@ class Trainer:
         init_weights(model, self.config.seed)
         model.to(self.device)
         if self.config.compile and not self.config.trainer.anomaly and not self.compiler_problem:
-            torch._dynamo.reset()  # earlier jobs of a sweep would count against its limit of recompilations
-            for block in model.h:
-                block.compile()  # in place, so that parameters keep their names
+            compile_blocks(model)
         optimizers = build_optimizers(self.config.optimizer, model)
         scaler = loss_scaler(self.config.precision.name, self.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=self.order.empty_hash()))

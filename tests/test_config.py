@@ -276,7 +276,7 @@ def test_imports_flow_one_way():
         ["data"],
         ["trainer", "plan"],
         ["evaluate", "generate", "interrupt"],
-        ["dataset", "loss", "optim", "checkpoint", "tracker", "plot", "debug"],
+        ["dataset", "loss", "optim", "checkpoint", "tracker", "plot", "debug", "compile"],
         ["rundir"],
         ["model", "order", "precision", "tokenfile", "tokenizer"],
         ["config", "cli"],

@@ -178,6 +178,42 @@ def test_loss_is_computed_in_float32_under_bf16():
     assert loss.item() / 64 == pytest.approx(math.log(257), rel=0.01)
 
 
+def plain_loss_sum(model, x, y):
+    logits = model.logits(model(x)).float().flatten(0, 1)
+    return torch.nn.functional.cross_entropy(logits, y.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+@pytest.mark.parametrize("chunk_rows", [64, 24, 20, 1])  # whole; 3 chunks, the last one shorter; 4; 64
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 2e-6), ("bf16", 5e-3)])
+def test_chunked_loss_has_the_values_and_gradients_of_the_plain_one(chunk_rows, precision, tolerance, monkeypatch):
+    model, plain = built("model.vocab_multiple=64"), built("model.vocab_multiple=64")
+    itemsize = 4 if precision == "fp32" else 2
+    monkeypatch.setattr("gpt.loss.CHUNK_BYTES", chunk_rows * model.padded_vocab_size * itemsize)
+    monkeypatch.setattr("gpt.loss.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
+    x, y = ids(2, 32), ids(2, 32, seed=1)
+    y[0, 3:30], y[1] = IGNORE, IGNORE  # chunks in which some count, in which one does, in which none does
+    for scale in (1.0, 1024.0):  # two micro-batches, the second as a loss scaler would have it
+        with autocast(precision, torch.device("cpu")):
+            ours, theirs = loss_sum(model, x, y), plain_loss_sum(plain, x, y)
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+        (ours * scale).backward()
+        (theirs * scale).backward()
+    expected = dict(plain.named_parameters())
+    for name, p in model.named_parameters():
+        assert relative_l2(p.grad, expected[name].grad) < tolerance, name
+    assert (model.wte.weight.grad[257:] == 0).all()
+    with torch.no_grad(), autocast(precision, torch.device("cpu")):
+        assert loss_sum(model, x, y).item() == ours.item()
+
+
+def test_no_target_that_counts_gives_zero_loss_and_gradients():
+    model = built()
+    total = loss_sum(model, ids(2, 32), torch.full((2, 32), IGNORE))
+    total.backward()
+    assert total.item() == 0
+    assert all((p.grad == 0).all() for p in model.parameters())
+
+
 SWITCHES = [
     "model.attention=naive", "model.attention=sdpa", "model.position=sinusoidal", "model.position=none", "model.norm=post",
     "model.bias=false", "model.tie_head=false", "model.activation=relu", "model.activation=gelu_exact", "model.n_layer=0",
