@@ -150,42 +150,12 @@ def check_batch(config: "Config") -> None:
 
 def check_ramp(config: "Config") -> None:
     """The sizes of a batch ramp, and its place in the run."""
-    batch = config.batch
-    if batch.name == "ramp":
-        start, full, over, multiple_of = config.ramp
-        sizes = {"batch.ramp.start_tokens": start, "batch.global_tokens": full}
-        if multiple_of % config.unit_tokens:
-            raise InputError(
-                f"batch.ramp.multiple_of={multiple_of} is not divisible by {unit_in_words(config)}",
-                f"nearest batch.ramp.multiple_of that are: {nearest(multiple_of, config.unit_tokens)}",
-            )
-        for key, size in sizes.items():
-            if size % multiple_of:
-                raise InputError(
-                    f"{key}={size} is no multiple of batch.ramp.multiple_of={multiple_of}",
-                    f"nearest {key} that are: {nearest(size, multiple_of)}",
-                )
-        largest = start
-    elif batch.name == "ramp_steps":
-        if any(len(stage) != 2 for stage in batch.ramp.stages or []):
-            raise InputError(
-                f"batch.ramp.stages={batch.ramp.stages} are not pairs",
-                "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
-            )
-        stages, full = config.stages, batch.global_tokens
-        largest, over = max(size for _, size in stages), stages[-1][0]
-        begins = [begin for begin, _ in stages]
-        if begins != sorted(set(begins)):
-            raise InputError(
-                f"batch.ramp.stages={batch.ramp.stages} do not ascend",
-                "each pair: until so many tokens, steps of so many",
-            )
-        for _, size in stages:
-            if size < 1 or size % config.unit_tokens:
-                raise InputError(
-                    f"batch.ramp.stages: {size} is not divisible by {unit_in_words(config)}",
-                    f"nearest that are: {nearest(size, config.unit_tokens)}",
-                )
+    if config.batch.name == "ramp":
+        largest, full, over, _ = check_linear_ramp(config)
+    elif config.batch.name == "ramp_steps":
+        check_ramp_steps(config)
+        largest, full = max(size for _, size in config.stages), config.batch.global_tokens
+        over = config.stages[-1][0]
     else:
         return
     if largest > full:
@@ -198,6 +168,44 @@ def check_ramp(config: "Config") -> None:
             f"the batch ramp of {over} tokens is longer than the run of {total}",
             "shorten it (batch.ramp), or raise trainer.max_steps or trainer.max_tokens",
         )
+
+
+def check_linear_ramp(config: "Config") -> tuple[int, int, int, int]:
+    """``batch=ramp``: its sizes are multiples of one, and that of the micro-batch. Returns the ramp."""
+    start, full, _, multiple_of = config.ramp
+    if multiple_of % config.unit_tokens:
+        raise InputError(
+            f"batch.ramp.multiple_of={multiple_of} is not divisible by {unit_in_words(config)}",
+            f"nearest batch.ramp.multiple_of that are: {nearest(multiple_of, config.unit_tokens)}",
+        )
+    for key, size in {"batch.ramp.start_tokens": start, "batch.global_tokens": full}.items():
+        if size % multiple_of:
+            raise InputError(
+                f"{key}={size} is no multiple of batch.ramp.multiple_of={multiple_of}",
+                f"nearest {key} that are: {nearest(size, multiple_of)}",
+            )
+    return config.ramp
+
+
+def check_ramp_steps(config: "Config") -> None:
+    """``batch=ramp_steps``: pairs that ascend, of whole micro-batches."""
+    stages = config.batch.ramp.stages
+    if any(len(stage) != 2 for stage in stages or []):
+        raise InputError(
+            f"batch.ramp.stages={stages} are not pairs",
+            "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
+        )
+    begins = [begin for begin, _ in config.stages]
+    if begins != sorted(set(begins)):
+        raise InputError(
+            f"batch.ramp.stages={stages} do not ascend", "each pair: until so many tokens, steps of so many"
+        )
+    for _, size in config.stages:
+        if size < 1 or size % config.unit_tokens:
+            raise InputError(
+                f"batch.ramp.stages: {size} is not divisible by {unit_in_words(config)}",
+                f"nearest that are: {nearest(size, config.unit_tokens)}",
+            )
 
 
 def check_schedule(config: "Config") -> None:

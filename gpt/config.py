@@ -224,7 +224,7 @@ class Config:
         if isinstance(batch, RampStepsBatchConfig):
             stages = batch.ramp.stages
             if stages is None:  # doubling up to the full batch, a third of the default ramp each
-                sizes = [full // n for n in (8, 4, 2) if full % (n * self.unit_tokens) == 0]
+                sizes = [full // n for n in (8, 4, 2) if full % (n * self.model.seq_len) == 0]
                 third = DEFAULT_RAMP * self.nominal_tokens / 3
                 stages = [[math.ceil(third * (i + 1)), size] for i, size in enumerate(sizes)]
             begins = [0, *(until for until, _ in stages)]
@@ -234,11 +234,12 @@ class Config:
     @property
     def ramp(self) -> tuple[int, int, int, int]:
         """Of ``batch=ramp``: tokens per step at its start and when full, its length, and the unit of all sizes."""
-        ramp, full, unit = self.batch.ramp, self.batch.global_tokens, self.unit_tokens
+        ramp, full, seq_len = self.batch.ramp, self.batch.global_tokens, self.model.seq_len
         start, over, multiple_of = ramp.start_tokens, ramp.over_tokens, ramp.multiple_of
         if start is None:
-            units = full // unit
-            start = unit * max(n for n in range(1, max(1, int(units * DEFAULT_RAMP_START)) + 1) if units % n == 0)
+            sequences = full // seq_len  # not micro-batches, which change nothing
+            most = max(1, int(sequences * DEFAULT_RAMP_START))
+            start = seq_len * max(n for n in range(1, most + 1) if sequences % n == 0)
         if over is None:
             over = max(1, int(DEFAULT_RAMP * self.nominal_tokens))
         return start, full, over, multiple_of or math.gcd(start, full)
