@@ -79,7 +79,7 @@ def linear_stages(start: int, full: int, over_tokens: int, multiple_of: int) -> 
     (Brown et al. 2020, appendix B: from 32k tokens to the full batch over the first 4 to 12 billion tokens.)
     """
     rise = max(1, full - start)
-    return [(math.ceil(over_tokens * up / rise), start + up) for up in range(0, full - start + 1, multiple_of)]
+    return [(-(-over_tokens * up // rise), start + up) for up in range(0, full - start + 1, multiple_of)]  # rounded up
 
 
 def step_tokens(stages: Stages, tokens: int) -> int:
