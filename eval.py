@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt import cli
-from gpt.errors import InputError
+from gpt.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     from gpt.config import Config
@@ -42,14 +42,15 @@ def main() -> None:
         raise InputError(f"tasks={tasks} is not known", f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]")
     if not own.get("checkpoint"):
         raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
-    checkpoint = find_checkpoint(Path(own["checkpoint"]).expanduser())
+    checkpoint = find_checkpoint(Path(str(own["checkpoint"])).expanduser())
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
     if "val" in tasks:
         files = ready(config, None)
         check_same_vocabulary(checkpoint, files[0].vocabulary)
     check_machine(config)
-    record(checkpoint, {"overrides": overrides} | evaluate(config, checkpoint, tasks, files))
+    asked = {"tasks": tasks, "overrides": overrides}
+    record(checkpoint, asked, evaluate(config, checkpoint, tasks, files))
 
 
 def evaluate(
@@ -90,14 +91,17 @@ def evaluate(
     return results
 
 
-def record(checkpoint: Path, results: dict[str, Any]) -> None:
+def record(checkpoint: Path, asked: dict[str, Any], results: dict[str, Any]) -> None:
     """Add the results to those of the same checkpoint; the same evaluation again replaces its own."""
     path = checkpoint.with_name(f"eval-{checkpoint.name}.json")
     held = json.loads(path.read_text()) if path.exists() else []
-    held = [other for other in held if other["overrides"] != results["overrides"]]
+    others = [entry for entry in held if any(entry[key] != value for key, value in asked.items())]
     part = path.with_name(f".{path.name}")
-    part.write_text(json.dumps([*held, results], indent=1, ensure_ascii=False) + "\n")
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps([*others, asked | results], indent=1, ensure_ascii=False) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error}") from error
     print(f"figures     {path}")
 
 
