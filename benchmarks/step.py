@@ -44,6 +44,10 @@ def hugging_face(config, ours):
 
 def contestant(name: str, mode: str, batch: int, seq_len: int) -> None:
     """Run in a process of its own: answer every line of stdin with one step's seconds, loss and gradient norm."""
+    if name == "gptlab":
+        from gpt.cli import use_huge_pages
+
+        use_huge_pages()  # as train.py does
     import torch
 
     from gpt.compile import compile_blocks

@@ -8,8 +8,10 @@ from torch import Tensor
 from gpt.model import GPT
 
 IGNORE = -100  # a target that does not count
-CHUNK_BYTES = 2**28  # of logits held at once: enough for matrix products at full speed
-SOFTMAX_BYTES = 2**24  # of them in float32 on a CPU: small for the cache, but each part waits for all threads
+# Bytes of logits held at once, by the bytes of a number: enough for matrix products at full speed. Several chunks in
+# low precision cost a float32 copy of the head's gradient, so there are fewer of them.
+CHUNK_BYTES = {2: 2**28, 4: 5 * 2**25}
+SOFTMAX_BYTES = 2**22  # of them in float32 on a CPU: small for the cache, but each part waits for all threads
 
 
 def loss_sum(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class HeadLoss(torch.autograd.Function):
         grad_weight = None
         with torch.autocast(device, enabled=False):
             h, w = hidden.to(dtype), weight.to(dtype)
-            chunks = math.ceil(len(h) * len(w) * h.element_size() / CHUNK_BYTES)
+            chunks = math.ceil(len(h) * len(w) * h.element_size() / CHUNK_BYTES[h.element_size()])
             rows = math.ceil(len(h) / chunks)
             buffer = h.new_empty(rows, len(w))
             for start in range(0, len(h), rows):

@@ -10,7 +10,7 @@ from gpt import cli
 from gpt.compose import compose
 from gpt.evaluate import Validation, bytes_and_gzip
 from gpt.generate import generate
-from gpt.loss import IGNORE, loss_sum
+from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
 from gpt.model import GPT, Attention, flops_per_token, init_weights, parameter_count, sinusoids
 from gpt.precision import autocast
 
@@ -188,7 +188,7 @@ def plain_loss_sum(model, x, y):
 def test_chunked_loss_has_the_values_and_gradients_of_the_plain_one(chunk_rows, precision, tolerance, monkeypatch):
     model, plain = built("model.vocab_multiple=64"), built("model.vocab_multiple=64")
     itemsize = 4 if precision == "fp32" else 2
-    monkeypatch.setattr("gpt.loss.CHUNK_BYTES", chunk_rows * model.padded_vocab_size * itemsize)
+    monkeypatch.setitem(CHUNK_BYTES, itemsize, chunk_rows * model.padded_vocab_size * itemsize)
     monkeypatch.setattr("gpt.loss.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
     x, y = ids(2, 32), ids(2, 32, seed=1)
     y[0, 3:30], y[1] = IGNORE, IGNORE  # chunks in which some count, in which one does, in which none does
