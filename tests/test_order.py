@@ -78,7 +78,11 @@ def test_hash_chains_over_window_starts():
     order = Order(1, "x", 100_000, 8)
     h0 = order.empty_hash()
     h1 = order.chain_hash(h0, 0, 12)
-    assert h1 == hashlib.sha256(bytes.fromhex(h0) + order.starts(0, 12).astype("<i8").tobytes()).hexdigest()
+    expected = bytes.fromhex(h0)
+    for start in order.starts(0, 12).tolist():
+        expected = hashlib.sha256(expected + start.to_bytes(8, "little")).digest()
+    assert h1 == expected.hex()
+    assert order.chain_hash(order.chain_hash(h0, 0, 5), 5, 7) == h1  # however samples are grouped into steps
     assert order.chain_hash(h1, 12, 12) != order.chain_hash(h0, 12, 12)
 
 
