@@ -62,6 +62,17 @@ def test_named_tests_keys_files_and_images_exist():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_step_against_hugging_face_is_that_of_the_benchmark():
+    ratios = json.loads((ROOT / "benchmarks" / "results" / "step.json").read_text())["ratios"]
+    rows = re.findall(
+        r"^\| (\w+ (?:eager|compiled)) \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "docs" / "config.md").read_text(),
+        re.MULTILINE,
+    )
+    speeds, memory = ratios["tokens_per_sec_over_hf"], ratios["memory_over_hf"]
+    assert rows == [(mode, f"{speeds[mode]:.2f}", f"{memory[mode]:.2f}") for mode in speeds]
+
+
 def test_measured_tables_are_those_of_the_benchmarks():
     figures = json.loads((ROOT / "benchmarks" / "results" / "data.json").read_text())["figures"]
     rows = re.findall(
