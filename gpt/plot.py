@@ -12,14 +12,14 @@ WINDOW = 50  # rows that a spike is compared with
 ENOUGH = 10  # rows without which nothing is said
 
 
-class Warning(NamedTuple):
+class NormWarning(NamedTuple):
     """Something about the gradient norm at ``tokens`` that deserves a look."""
 
     tokens: int
     text: str
 
 
-def grad_norm_warnings(rows: Rows) -> list[Warning]:
+def grad_norm_warnings(rows: Rows) -> list[NormWarning]:
     """The largest spike, and a norm that climbs through the run: signs of an unstable one."""
     held = [(row["step"], row["tokens"], row["optim/grad_norm"]) for row in rows if "optim/grad_norm" in row]
     norms = [norm for _, _, norm in held]
@@ -30,14 +30,14 @@ def grad_norm_warnings(rows: Rows) -> list[Warning]:
     if worst[1] >= 0:
         step, tokens, norm = held[worst[1]]
         warnings.append(
-            Warning(tokens, f"gradient norm {norm:.2f} at step {step}, {worst[0]:.0f} × the median before it")
+            NormWarning(tokens, f"gradient norm {norm:.2f} at step {step}, {worst[0]:.0f} × the median before it")
         )
     quarter = len(norms) // 4
     if quarter >= ENOUGH:
         early, late = statistics.median(norms[quarter : 2 * quarter]), statistics.median(norms[-quarter:])
         if late > CLIMB * early:
             warnings.append(
-                Warning(held[-quarter][1], f"gradient norm climbs: median {early:.2f} early, {late:.2f} late")
+                NormWarning(held[-quarter][1], f"gradient norm climbs: median {early:.2f} early, {late:.2f} late")
             )
     return warnings
 

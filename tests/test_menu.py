@@ -168,8 +168,8 @@ def test_fp16_scales_the_loss_skips_what_overflows_and_keeps_the_scale_in_the_ch
 
 
 @pytest.fixture(scope="module")
-def ramp_and_constant(text_file, cache, tmp_path_factory):
-    """The rows and the end of a run with a ramp, and the order hash of a constant one after every sample."""
+def ramped(text_file, cache, tmp_path_factory):
+    """A finished run with a ramp."""
     overrides = ["data=text", f"data.files=[{text_file}]", f"data.cache_dir={cache}", *TINY, "sample.tokens=0"]
     config = compose([*overrides, *RAMP, "batch.ramp.multiple_of=128", "trainer.max_steps=30"])
     run = Trainer(config, *prepare(config.data), tmp_path_factory.mktemp("ramp"))
@@ -177,8 +177,8 @@ def ramp_and_constant(text_file, cache, tmp_path_factory):
     return run
 
 
-def test_a_ramp_takes_the_tokens_it_specifies(ramp_and_constant):
-    run, tokens = ramp_and_constant, 0
+def test_a_ramp_takes_the_tokens_it_specifies(ramped):
+    run, tokens = ramped, 0
     for row in read_metrics(run.run_dir):
         exact = 256 + (1024 - 256) * min(tokens, 5000) / 5000
         assert row["optim/batch_tokens"] == exact // 128 * 128
@@ -189,9 +189,9 @@ def test_a_ramp_takes_the_tokens_it_specifies(ramp_and_constant):
     assert run.state.progress.samples * 64 == tokens
 
 
-def test_a_ramp_reads_the_same_samples_in_the_same_order(ramp_and_constant, tiny):
+def test_a_ramp_reads_the_same_samples_in_the_same_order(ramped, tiny):
     """The order hash of a run without ramp is the same after the same samples."""
-    ramp, constant = ramp_and_constant.state.progress, tiny("trainer.max_steps=1000")
+    ramp, constant = ramped.state.progress, tiny("trainer.max_steps=1000")
     order = constant.order
     after_whole_steps = functools.reduce(
         lambda digest, first: order.chain_hash(digest, first, min(16, ramp.samples - first)),
