@@ -11,7 +11,7 @@ from gpt.compose import compose
 from gpt.evaluate import Validation, bytes_and_gzip
 from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
-from gpt.model import GPT, Attention, flops_per_token, init_weights, parameter_count, sinusoids
+from gpt.model import GPT, Attention, flops_per_token, gelu_tanh, init_weights, parameter_count, sinusoids
 from gpt.precision import autocast
 
 
@@ -383,3 +383,13 @@ def test_gzip_is_given_the_bytes_that_are_evaluated(trainer):
     n_bytes, nats = bytes_and_gzip(run.validation, run.tokenizer)
     assert n_bytes == len(text)
     assert nats == pytest.approx(len(gzip.compress(text, 9)) * 8 * math.log(2) / len(text), rel=1e-4)
+
+
+def test_the_compiled_gelu_is_that_of_gpt2():
+    """Compiled, the model writes it with a sigmoid; both against the formula in float64."""
+    x = torch.linspace(-8, 8, 4001)
+    wide = x.double()
+    formula = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+    compiled = torch.compile(gelu_tanh)(x)
+    assert (compiled - formula).abs().max() < 1e-6
+    assert (gelu_tanh(x) - formula).abs().max() < 1e-6
