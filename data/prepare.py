@@ -7,11 +7,14 @@ Takes the overrides of train.py, and writes train.h5, val.h5 and manifest.json t
 that is named after the source, the tokenizer and a hash of all that went in. Given once, it is not made again.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,15 +74,36 @@ def _prepare_into_cache(data: DataConfig) -> Path:
     inputs = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     key = hashlib.sha256(json.dumps([LAYOUT, data.tokenizer, data.val_fraction, inputs]).encode()).hexdigest()[:12]
     directory = cache_dir / f"{data.name}-{data.tokenizer}-{key}"
-    if not all((directory / name).exists() for name in ("train.h5", "val.h5", "manifest.json")):
-        print(f"preparing {len(files):,} files as {data.tokenizer} -> {directory}", flush=True)
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(data, files, directory)
-        finally:
-            if not any(directory.iterdir()):  # it failed before anything was there
-                directory.rmdir()
+    if _is_whole(directory):
+        return directory
+    with _alone(directory):
+        if not _is_whole(directory):  # another process has prepared it meanwhile
+            print(f"preparing {len(files):,} files as {data.tokenizer} -> {directory}", flush=True)
+            try:
+                _write(data, files, directory)
+            finally:
+                if not any(directory.iterdir()):  # it failed before anything was there
+                    directory.rmdir()
     return directory
+
+
+def _is_whole(directory: Path) -> bool:
+    return all((directory / name).exists() for name in ("train.h5", "val.h5", "manifest.json"))
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the directory, made if need be, for this process; others wait here."""
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if directory.exists() and os.path.samestat(os.fstat(descriptor), directory.stat()):
+                yield
+                return
+        finally:
+            os.close(descriptor)  # and, where who held it has failed and removed it, once more
 
 
 def _files(data: DataConfig) -> list[Path]:

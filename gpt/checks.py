@@ -17,6 +17,7 @@ CHOICES = {
     "model.norm": ["post", "pre"],
     "model.activation": ["gelu_exact", "gelu_tanh", "relu"],
     "model.attention": ["naive", "sdpa"],
+    "model.activation_checkpointing": ["blocks", "none"],
     "data.source": ["prepared", "stdlib", "text"],
     "data.tokenizer": ["bytes", "chars", "gpt2"],
     "data.order": ["permutation", "random"],
@@ -26,13 +27,15 @@ CHOICES = {
 }
 AT_LEAST_ONE = """
     model.n_head model.n_embd model.seq_len model.vocab_multiple optimizer.ns_steps
-    batch.global_tokens batch.micro_batch_size cluster.threads schedule.decay_until
+    batch.global_tokens batch.micro_batch_size schedule.decay_until
+    cluster.nproc cluster.threads cluster.timeout cluster.nnodes
     batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
     checkpoint.every checkpoint.keep sample.top_k
 """
 NOT_NEGATIVE = """
     seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip sample.tokens
+    cluster.node_rank
 """
 POSITIVE = """
     model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
@@ -73,6 +76,7 @@ def check(config: "Config", flat: dict[str, Any]) -> None:
     check_names_and_data(config)
     check_model(config)
     check_optimizer(config)
+    check_cluster(config)
     check_length(config)
     check_batch(config)
     check_ramp(config)
@@ -119,6 +123,28 @@ def check_optimizer(config: "Config") -> None:
         raise InputError(
             f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
             "take optimizer=adamw, or model.n_layer of at least 1",
+        )
+
+
+def check_cluster(config: "Config") -> None:
+    """How many ranks there are, and which machine this is."""
+    cluster = config.cluster
+    if cluster.name == "single" and cluster.nproc != 1:
+        raise InputError(
+            f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
+            f"several ranks: cluster=ddp cluster.nproc={cluster.nproc}",
+        )
+    if cluster.name != "multinode":
+        return
+    if cluster.node_rank >= cluster.nnodes:
+        raise InputError(
+            f"cluster.node_rank={cluster.node_rank} is none of cluster.nnodes={cluster.nnodes} machines",
+            f"allowed: 0 to {cluster.nnodes - 1}",
+        )
+    if not re.fullmatch(r"(\[.+\]|[^:]+):\d+", cluster.rdzv_endpoint):
+        raise InputError(
+            f"cluster.rdzv_endpoint={cluster.rdzv_endpoint} is no address",
+            "give HOST:PORT, a port that is free on machine 0",
         )
 
 
@@ -171,7 +197,7 @@ def check_ramp(config: "Config") -> None:
 
 
 def check_linear_ramp(config: "Config") -> tuple[int, int, int, int]:
-    """``batch=ramp``: its sizes are multiples of one, and that of the micro-batch. Returns the ramp."""
+    """``batch=ramp``: its sizes are multiples of one, and that of the micro-batch on all ranks. Returns the ramp."""
     start, full, _, multiple_of = config.ramp
     if multiple_of % config.unit_tokens:
         raise InputError(
@@ -230,8 +256,12 @@ def check_schedule(config: "Config") -> None:
 
 def unit_in_words(config: "Config") -> str:
     """What batches are multiples of."""
-    micro = config.batch.micro_batch_size
-    return f"model.seq_len={config.model.seq_len}" + (f" × batch.micro_batch_size={micro}" if micro else "")
+    micro, ranks = config.batch.micro_batch_size, config.world_size
+    return (
+        f"model.seq_len={config.model.seq_len}"
+        + (f" × batch.micro_batch_size={micro}" if micro else "")
+        + (f" × {ranks} ranks" if ranks > 1 else "")
+    )
 
 
 def nearest(number: int, unit: int) -> str:

@@ -20,6 +20,7 @@ def recomputing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
 
 def compile_blocks(model: GPT) -> None:
     """Compile each block in place, so that parameters keep their names."""
+    torch._dynamo.config.optimize_ddp = False  # it would split blocks at DDP's buckets; blocks are regions enough
     torch._dynamo.reset()  # earlier jobs of a sweep would count against its limit of recompilations
     for block in model.h:
         block.compile(backend=recomputing)

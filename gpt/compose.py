@@ -4,7 +4,9 @@ This room belongs to the commands: it stands above data/, and nothing below impo
 """
 
 import functools
+import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,8 +22,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gpt.checks import check, did_you_mean
 from gpt.cli import CONF, GROUPS
-from gpt.config import Config, did_you_mean, explain, load
+from gpt.config import ClusterConfig, Config, MultinodeConfig, explain, flatten, load
 from gpt.errors import InputError
 from gpt.rundir import check_resumable, check_same_data, check_unused
 
@@ -55,7 +59,7 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         running = False
         return result
 
-    sys.argv[1:] = with_resume(sys.argv[1:])
+    sys.argv[1:] = as_rank(with_resume(sys.argv[1:]))
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except Refused as refused:
@@ -125,10 +129,48 @@ def with_resume(argv: list[str]) -> list[str]:
             else "give the output directory of a run, such as outputs/DATE/TIME-NAME"
         )
         raise InputError(f"resume={path}: no run there (no config.yaml and .hydra/overrides.yaml)", hint)
-    saved = [override for override in yaml.safe_load(overrides.read_text()) if not override.startswith("resume=")]
+    dropped = ("resume=",)
+    if any(argument.startswith("cluster=") for argument in argv):
+        dropped += ("cluster=", "cluster.")  # another cluster has other keys
+    saved = [override for override in yaml.safe_load(overrides.read_text()) if not override.startswith(dropped)]
     quoted = "'" + str(run_dir).replace("'", r"\'") + "'"
     rest = [argument for argument in argv if argument not in given]
     return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
+
+
+FOLLOWER = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # makes no directory: rank 0's is taken
+
+
+def as_rank(argv: list[str]) -> list[str]:
+    """The arguments for this process: torchrun's ranks are the cluster, and only rank 0 makes a directory.
+
+    Raises InputError for what torchrun cannot start.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        nodes = [argument.partition("=")[2] for argument in argv if argument.startswith("cluster.node_rank=")]
+        return [*argv, *FOLLOWER] if nodes and nodes[-1] != "0" else argv
+    if {"-m", "--multirun"} & set(argv) or any(re.match(r"hydra\.mode=['\"]?MULTIRUN", a) for a in argv):
+        raise InputError(
+            "torchrun starts the ranks of one run, and --multirun starts many runs",
+            "let each job start its ranks: python train.py --multirun cluster=ddp …",
+        )
+    given = [argument for argument in argv if argument.partition("=")[0] == "cluster"]
+    if given and given[-1] not in ("cluster=single", "cluster=torchrun"):
+        raise InputError(
+            f"torchrun has started the ranks already, and {given[-1]} would start others",
+            "leave it out (when resuming, say cluster=torchrun), or use python in place of torchrun",
+        )
+    argv = [*argv, "cluster=torchrun"]
+    return argv if os.environ["RANK"] == "0" else [*argv, *FOLLOWER]
+
+
+def output_dir() -> Path | None:
+    """The output directory of this job; None in a process that follows rank 0."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.output_subdir is None:
+        return None
+    run_dir = Path(hydra_config.runtime.output_dir)
+    return run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir  # as one would type it
 
 
 EVALUATION = re.compile(
@@ -182,12 +224,49 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
 def check_machine(config: Config) -> None:
     """The device, and whether it has the precision and the optimizer. Raises InputError."""
-    from gpt.optim import check_optimizer  # torch, once the rest is right
+    from torch.cuda import device_count  # once the rest is right
+
+    from gpt.optim import check_optimizer
     from gpt.precision import check_precision, pick_device
 
     device = pick_device(config.device)
+    if device.type == "cuda" and config.cluster.name != "torchrun" and config.cluster.nproc > device_count():
+        raise InputError(
+            f"cluster.nproc={config.cluster.nproc} is more ranks than there are GPUs here: {device_count()}",
+            f"allowed: up to {device_count()}; on the CPU, with device=cpu, as many as you like",
+        )
     check_precision(config.precision.name, device)
     check_optimizer(config.optimizer, device)
+
+
+def settle(config: Config) -> None:
+    """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that the batch divides. Raises InputError."""
+    cluster = config.cluster
+    if cluster.nproc is not None:
+        return
+    import torch
+
+    cluster.nproc = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    if not cluster.nproc:
+        raise InputError(
+            f"cluster={cluster.name} takes a rank per GPU, and there is no GPU here for device={config.device}",
+            "say how many ranks: cluster.nproc=2",
+        )
+    check(config, flatten(config))
+
+
+def check_meeting_place(cluster: ClusterConfig) -> None:
+    """The port at which several machines meet is free on machine 0. Raises InputError."""
+    if not isinstance(cluster, MultinodeConfig) or cluster.node_rank != 0:
+        return
+    host, _, port = cluster.rdzv_endpoint.rpartition(":")
+    try:
+        socket.create_server(("", int(port))).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cluster.rdzv_endpoint={cluster.rdzv_endpoint}: port {port} cannot be opened here: {error}",
+            f"take another port, the same on every machine: cluster.rdzv_endpoint={host}:PORT",
+        ) from error
 
 
 class Refused(BaseException):
@@ -203,7 +282,10 @@ class CheckFirst(Callback):
             typed = load(config)
             if not typed.plan:
                 is_fresh = "${fresh:" in directory  # resolving it would make the directory
-                ready(typed, None if is_fresh else Path(config.hydra.run.dir))
+                follows = config.hydra.output_subdir is None
+                ready(typed, None if is_fresh or follows else Path(config.hydra.run.dir))
+                settle(typed)
+                check_meeting_place(typed.cluster)
                 check_machine(typed)
         except Exception as error:
             raise Refused(error) from error

@@ -41,6 +41,7 @@ class ModelConfig:
     norm: str
     activation: str
     attention: str
+    activation_checkpointing: str
     init_std: float
     residual_scaling: bool
     peak_lr: float
@@ -143,7 +144,16 @@ class PrecisionConfig:
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
     name: str
+    nproc: int | None
     threads: int | None
+    timeout: int
+
+
+@dataclass(kw_only=True, slots=True)
+class MultinodeConfig(ClusterConfig):
+    nnodes: int
+    node_rank: int
+    rdzv_endpoint: str
 
 
 @dataclass(kw_only=True, slots=True)
@@ -204,9 +214,15 @@ class Config:
     sample: SampleConfig
 
     @property
+    def world_size(self) -> int:
+        """Ranks on all machines; 1 while ``cluster.nproc`` is still to be counted (:func:`gpt.compose.settle`)."""
+        nnodes = self.cluster.nnodes if isinstance(self.cluster, MultinodeConfig) else 1
+        return nnodes * (self.cluster.nproc or 1)
+
+    @property
     def unit_tokens(self) -> int:
-        """Tokens of the smallest batch that can be: one micro-batch, as given, or one sequence."""
-        return self.model.seq_len * (self.batch.micro_batch_size or 1)
+        """Tokens of the smallest batch that can be: one micro-batch, as given, or one sequence, on every rank."""
+        return self.model.seq_len * (self.batch.micro_batch_size or 1) * self.world_size
 
     @property
     def nominal_tokens(self) -> int:
@@ -246,10 +262,10 @@ class Config:
 
     @property
     def micro_batch_size(self) -> int:
-        """Sequences per forward: as given, or the largest divisor of every batch that fits into 4,096 tokens."""
+        """Sequences per rank and forward: as given, or the largest divisor of every batch that fits 4,096 tokens."""
         if self.batch.micro_batch_size is not None:
             return self.batch.micro_batch_size
-        sequences = math.gcd(*(size for _, size in self.stages)) // self.model.seq_len
+        sequences = math.gcd(*(size for _, size in self.stages)) // (self.model.seq_len * self.world_size)
         fits = max(1, DEFAULT_MICRO_BATCH_TOKENS // self.model.seq_len)
         return max(n for n in range(1, min(fits, sequences) + 1) if sequences % n == 0)
 
@@ -268,14 +284,21 @@ class Config:
 VARIANTS = {
     "optimizer": {"adamw": AdamWConfig, "muon": MuonConfig, "custom": CustomConfig},
     "batch": {"constant": BatchConfig, "ramp": RampBatchConfig, "ramp_steps": RampStepsBatchConfig},
+    "cluster": {
+        "single": ClusterConfig,
+        "ddp": ClusterConfig,
+        "multinode": MultinodeConfig,
+        "torchrun": ClusterConfig,
+    },
 }
 ConfigStore.instance().store(name="schema", node=Config)
 for group, variants in VARIANTS.items():
     for name, variant in variants.items():
         ConfigStore.instance().store(group=group, name=f"_{name}", node=variant)
 
-# In conf/: one sequence at least is ${max:1024,${model.seq_len}}.
+# In conf/: one sequence at least is ${max:1024,${model.seq_len}}, and torchrun's ranks are ${ranks:}.
 OmegaConf.register_new_resolver("max", lambda *numbers: max(numbers), replace=True)
+OmegaConf.register_new_resolver("ranks", lambda: int(os.environ.get("WORLD_SIZE", "1")), replace=True)
 
 # What may differ from the saved config when a run is resumed: none of it changes what the run computes,
 # but for the length of the run. Where the data lies may change too; its fingerprint is compared instead.

@@ -17,6 +17,10 @@ class TrainingError(Exception):
     exit_code = 1
 
 
+class LostRank(TrainingError):
+    """Another rank is gone or does not answer."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal ended the run after a whole step; its checkpoint continues it. Exit code 75 (EX_TEMPFAIL).
 

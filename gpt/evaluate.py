@@ -1,6 +1,5 @@
 """Validation loss over fixed tokens, each once, and what gzip makes of the same text."""
 
-import itertools
 import math
 import zlib
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import tiktoken
 import torch
 from torch import Tensor
 
+from gpt.distributed import ALONE, World
 from gpt.loss import IGNORE, loss_sum
 from gpt.model import GPT
 from gpt.tokenfile import TokenFile
@@ -38,10 +38,10 @@ class Validation:
         taken = windows if self.max_tokens is None else min(windows, math.ceil(self.max_tokens / self.seq_len))
         return np.arange(taken) * windows // taken * self.seq_len
 
-    def windows(self) -> Iterator[np.ndarray]:
+    def windows(self, part: slice = slice(None)) -> Iterator[np.ndarray]:
         """The evaluated windows: up to seq_len + 1 ids, the first of which is only input."""
         ids = self.file.reader(self.read)
-        for start in self.starts().tolist():
+        for start in self.starts()[part].tolist():
             yield ids(start, min(start + self.seq_len + 1, self.file.n_tokens))
 
     @property
@@ -49,10 +49,11 @@ class Validation:
         """Tokens that are predicted."""
         return int(np.minimum(self.seq_len, self.file.n_tokens - 1 - self.starts()).sum())
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets, both (micro_batch_size, seq_len)."""
-        windows = self.windows()
-        while taken := list(itertools.islice(windows, self.micro_batch_size)):
+    def batches(self, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A rank's share of the inputs and targets, both (micro_batch_size, seq_len)."""
+        size = self.micro_batch_size
+        for first in range(rank * size, len(self.starts()), world_size * size):
+            taken = list(self.windows(slice(first, first + size)))
             inputs = np.zeros((self.micro_batch_size, self.seq_len), np.int64)
             targets = np.full_like(inputs, IGNORE)
             for row, window in enumerate(taken):
@@ -60,16 +61,16 @@ class Validation:
             yield torch.from_numpy(inputs), torch.from_numpy(targets)
 
     @torch.no_grad()
-    def loss(self, model: GPT, device: torch.device, autocast: AbstractContextManager) -> float:
-        """Mean loss per token in nats. Leaves the model in the mode in which it was."""
+    def loss(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
+        """Mean loss per token in nats, shared out over the ranks. Leaves the model in the mode in which it was."""
         was_training = model.training
         model.eval()
         total = torch.zeros((), dtype=torch.float64)
-        for inputs, targets in self.batches():
+        for inputs, targets in self.batches(world.rank, world.size):
             with autocast:
                 total += loss_sum(model, inputs.to(device), targets.to(device)).cpu()
         model.train(was_training)
-        return total.item() / self.n_targets
+        return world.sum(total).item() / self.n_targets
 
 
 def per_byte(loss: float, validation: Validation, tokenizer: tiktoken.Encoding) -> dict[str, float]:

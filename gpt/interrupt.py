@@ -1,15 +1,26 @@
 """Ctrl-C and SIGTERM end a run at the next step boundary."""
 
+import ctypes
 import signal
 import threading
 
+GO_ON, FINISH_STEP, END_NOW = range(3)
+
 
 class Interrupt:
-    """While in the ``with``, the first SIGINT or SIGTERM sets ``received``; a second one ends at once."""
+    """While in the ``with``, the first SIGINT or SIGTERM asks for an end after the step; a second one ends at once.
 
-    def __init__(self) -> None:
-        self.received = False
+    ``stop`` holds what was asked for; in shared memory, it asks the processes that share it.
+    """
+
+    def __init__(self, stop: ctypes.c_int | None = None) -> None:
+        self.stop = ctypes.c_int(GO_ON) if stop is None else stop
         self._previous = {}
+
+    @property
+    def received(self) -> bool:
+        """Whether the run is to end."""
+        return self.stop.value != GO_ON
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
@@ -23,5 +34,6 @@ class Interrupt:
 
     def _receive(self, number: int, frame) -> None:
         if self.received:
+            self.stop.value = END_NOW
             raise KeyboardInterrupt
-        self.received = True
+        self.stop.value = FINISH_STEP

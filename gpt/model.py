@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gpt.config import ModelConfig
 
@@ -172,8 +173,12 @@ class GPT(nn.Module):
         """
         x = self.drop(self.embed(idx, caches.length if caches else 0))
         for i, block in enumerate(self.h):
-            # Decoding calls forward itself: its changing shapes would recompile a compiled block.
-            x = block.forward(x, caches.layers[i]) if caches else block(x)
+            if caches:  # forward itself: the changing shapes of decoding would recompile a compiled block
+                x = block.forward(x, caches.layers[i])
+            elif self.config.activation_checkpointing == "blocks" and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)  # keeps x alone, and has the rest anew (Chen et al. 2016)
+            else:
+                x = block(x)
         if caches:
             caches.length += idx.size(1)
         return self.ln_f(x)

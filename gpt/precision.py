@@ -20,18 +20,20 @@ PEAK_FLOPS = {
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes cuda, else mps, else the CPU. Raises InputError when the named device is not there."""
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """``auto`` takes cuda, else mps, else the CPU; of several GPUs, that of the rank.
+
+    Raises InputError when the named device is not there.
+    """
     present = ["cpu"]
     if torch.backends.mps.is_available():
         present.insert(0, "mps")
     if torch.cuda.is_available():
         present.insert(0, "cuda")
-    if name == "auto":
-        return torch.device(present[0])
-    if name not in present:
+    if name not in ("auto", *present):
         raise InputError(f"device={name} is not on this machine", f"allowed here: auto, {', '.join(present)}")
-    return torch.device(name)
+    kind = present[0] if name == "auto" else name
+    return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
 
 def precisions(device: torch.device) -> list[str]:

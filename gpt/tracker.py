@@ -71,6 +71,22 @@ class Tracker:
         self.files[name].flush()
 
 
+class Silent:
+    """What ranks other than 0 have in place of a Tracker: they say and write nothing."""
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """See :class:`Tracker`."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """See :class:`Tracker`."""
+
+
 def describe(row: dict[str, Any]) -> str:
     """A row of metrics in a line."""
     parts = [f"{row['tokens']:,} tokens", f"loss {row['train/loss']:.4f}"]

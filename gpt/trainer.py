@@ -1,6 +1,7 @@
 """The training loop: from a config and prepared data to checkpoints, metrics, samples and a result."""
 
 import contextlib
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
@@ -16,7 +18,8 @@ from gpt.compile import compile_blocks, compiler_problem
 from gpt.config import Config
 from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
 from gpt.debug import finite, profiled
-from gpt.errors import TrainingError
+from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined
+from gpt.errors import LostRank, TrainingError
 from gpt.evaluate import Validation, per_byte, unigram_entropy
 from gpt.generate import generate_text, printable
 from gpt.interrupt import Interrupt
@@ -38,28 +41,61 @@ from gpt.rundir import latest_checkpoint, locked
 from gpt.schedule import step_tokens
 from gpt.tokenfile import TokenFile, data_fingerprint
 from gpt.tokenizer import get_tokenizer
-from gpt.tracker import Tracker, read_metrics, write_result
+from gpt.tracker import Silent, Tracker, read_metrics, write_result
+
+# torch 2.13's name for it, and the older one.
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class Step(NamedTuple):
-    """What an optimizer step gives: loss (nats per token, before the update), gradient norm, both (), and its size."""
+    """What an optimizer step gives: this rank's part of the loss (nats per token of the whole batch, before the
+    update) and the gradient norm, both (), and the tokens of all ranks."""
 
     loss: Tensor
     grad_norm: Tensor
     tokens: int
 
 
+def run(world: World, config: Config, train: TokenFile, val: TokenFile, run_dir: Path | None) -> dict[str, Any]:
+    """A rank's part in a run, from joining the others to its end; only rank 0 needs to know the directory.
+
+    Raises InputError when the ranks, or config, data and checkpoint, do not fit together, and TrainingError when
+    the run cannot go on.
+    """
+    device = pick_device(config.device, world.local_rank)
+    with joined(world, device, config.cluster.timeout):
+        run_dir = agree(world, config, data_fingerprint(train, val), run_dir)
+        with heard(world, run_dir):
+            return Trainer(config, train, val, run_dir, world).fit()
+
+
+class LossSum(nn.Module):
+    """The model and its loss as one forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """See :func:`gpt.loss.loss_sum`."""
+        return loss_sum(self.model, inputs, targets)
+
+
 class Trainer:
-    """One run in one process.
+    """One run, or one rank of it.
 
     Raises InputError when config, data and the checkpoint to resume from do not fit together.
     """
 
-    def __init__(self, config: Config, train: TokenFile, val: TokenFile, run_dir: Path):
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, config: Config, train: TokenFile, val: TokenFile, run_dir: Path, world: World = ALONE):
+        self.config, self.run_dir, self.world = config, run_dir, world
         self.stages, self.total_steps, self.total_tokens = config.stages, config.total_steps, config.total_tokens
         self.micro_batch_size = config.micro_batch_size
-        self.device = pick_device(config.device)
+        self.device = pick_device(config.device, world.local_rank)
         self.autocast = autocast(config.precision.name, self.device)
         self.peak_flops = peak_flops(config.precision.name, device_name(self.device))
         set_matmul_precision(config.precision.name)
@@ -80,6 +116,7 @@ class Trainer:
         self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
         self.logs = self.resume() if config.resume else {}  # bytes of each log that belong to where the run starts
+        self.loss_sum = self.replicated()
         self.mark = (time.perf_counter(), self.state.progress.tokens)  # since when tokens per second are counted
 
     def build_state(self, vocab_size: int) -> TrainState:
@@ -93,6 +130,16 @@ class Trainer:
         scaler = loss_scaler(self.config.precision.name, self.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=self.order.empty_hash()))
 
+    def replicated(self) -> nn.Module:
+        """(inputs, targets) -> sum of losses; with several ranks, its backward pass averages gradients over them."""
+        module = LossSum(self.state.model)
+        if self.world.size == 1:
+            return module
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            module, device_ids=device_ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False}
+        )
+
     def resume(self) -> dict[str, int]:
         """Load the newest checkpoint; a run that was ended before its first one starts again."""
         path = latest_checkpoint(self.run_dir)
@@ -103,16 +150,18 @@ class Trainer:
 
         Raises TrainingError when the run cannot go on.
         """
-        progress = self.state.progress
+        progress, world = self.state.progress, self.world
         begun = time.perf_counter()
         result = {"status": "failed"}
-        with locked(self.run_dir), cpu_threads(self.config.cluster.threads), Interrupt() as interrupt:
+        lock = locked(self.run_dir) if world.is_main else contextlib.nullcontext()
+        with lock, cpu_threads(self.config.cluster.threads), Interrupt(world.stop) as interrupt:
             try:
-                with Tracker(self.run_dir, self.logs, progress.step, self.total_steps) as tracker:
+                with self.tracker() as tracker:
                     self.introduce(tracker)
                     self.train(tracker, interrupt)
                     result["status"] = "interrupted" if progress.step < self.total_steps else "done"
-                    result |= self.conclude(tracker, result["status"])
+                    if world.is_main:
+                        result |= self.conclude(tracker, result["status"])
             except KeyboardInterrupt:
                 result["status"] = "interrupted"
                 raise
@@ -121,11 +170,29 @@ class Trainer:
                     f"step {progress.step}: {self.run_dir} cannot be written: {error}\n"
                     f"  the last checkpoint is intact; make room, then: python train.py resume={self.run_dir}"
                 ) from error
+            except RuntimeError as error:
+                if world.size == 1 or not is_lost_rank(error):
+                    raise
+                raise after_grace(
+                    LostRank(
+                        f"step {progress.step + 1}: another rank is gone, or did not answer within "
+                        f"cluster.timeout={self.config.cluster.timeout} s ({str(error).splitlines()[0]})\n"
+                        f"  see {self.run_dir}/logs; the last checkpoint is intact: "
+                        f"python train.py resume={self.run_dir}"
+                    )
+                ) from error
             finally:
                 seconds = round(time.perf_counter() - begun, 3)
-                with contextlib.suppress(OSError):  # a full disk has been told
-                    write_result(self.run_dir, result | {"seconds": seconds})
+                if world.is_main:
+                    with contextlib.suppress(OSError):  # a full disk has been told
+                        write_result(self.run_dir, result | {"seconds": seconds})
         return result
+
+    def tracker(self) -> Tracker | Silent:
+        """Rank 0 speaks and writes the logs."""
+        if not self.world.is_main:
+            return Silent()
+        return Tracker(self.run_dir, self.logs, self.state.progress.step, self.total_steps)
 
     def train(self, tracker: Tracker, interrupt: Interrupt) -> None:
         """Step after step, until the run ends or a signal came."""
@@ -134,7 +201,7 @@ class Trainer:
         with profiled(self.run_dir, trainer.profile) as profile, finite(self.state.model, trainer.anomaly):
             while progress.step < self.total_steps and not stopping:
                 step = self.train_step(batches)
-                stopping = interrupt.received  # asked once a step, so that a run that stops has saved
+                stopping = self.world.any(interrupt.received)  # asked once a step, so that a run that stops has saved
                 self.after_step(tracker, step, stopping)
                 profile()
 
@@ -146,26 +213,27 @@ class Trainer:
             steps=self.total_steps - self.state.progress.step,
             stages=self.stages,
             micro_batch_size=self.micro_batch_size,
-            rank=0,
-            world_size=1,
+            rank=self.world.rank,
+            world_size=self.world.size,
         )
         return iter(micro_batches(sampler, self.config.data.num_workers, pin_memory=self.device.type == "cuda"))
 
     def train_step(self, batches: Iterator[Tensor]) -> Step:
         """One optimizer step."""
         config, state, progress = self.config, self.state, self.state.progress
-        torch.manual_seed(derive("step", config.seed, progress.step, 0))  # all that dropout draws from
+        torch.manual_seed(derive("step", config.seed, progress.step, self.world.rank))  # all that dropout draws from
         tokens = step_tokens(self.stages, progress.tokens)
         sequences = tokens // config.model.seq_len
         multiplier = config.schedule.multiplier(progress.tokens + tokens, self.total_tokens)
         for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * multiplier
-        loss = torch.zeros((), device=self.device)
-        for _ in range(sequences // self.micro_batch_size):
+        loss, micro_steps = torch.zeros((), device=self.device), sequences // (self.micro_batch_size * self.world.size)
+        for micro_step in range(micro_steps):
             batch = next(batches).to(self.device, non_blocking=True)
-            with self.autocast:
-                share = loss_sum(state.model, batch[:, :-1], batch[:, 1:]) / tokens
-            state.scaler.scale(share).backward()
+            with self.synchronized(micro_step == micro_steps - 1):
+                with self.autocast:
+                    share = self.loss_sum(batch[:, :-1], batch[:, 1:]) / tokens
+                state.scaler.scale(share * self.world.size).backward()  # of which DDP takes the mean
             loss += share.detach()
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
@@ -179,6 +247,12 @@ class Trainer:
         progress.tokens += tokens
         progress.samples += sequences
         return Step(loss, grad_norm, tokens)
+
+    def synchronized(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """Gradients go to the other ranks after the last micro-step alone; forward and backward belong inside."""
+        if is_last or self.world.size == 1:
+            return contextlib.nullcontext()
+        return self.loss_sum.no_sync()
 
     def after_step(self, tracker: Tracker, step: Step, stopping: bool) -> None:
         """Log, evaluate and save where they are due."""
@@ -197,9 +271,9 @@ class Trainer:
         if progress.step == 1:
             ln_vocab = math.log(self.state.model.vocab_size)
             tracker.say(f"loss at initialisation {row['train/loss']:.4f}, ln(vocab_size) {ln_vocab:.4f}")
-        if evaluating and config.sample.tokens:
+        if evaluating and config.sample.tokens and self.world.is_main:
             tracker.sample(progress.step, self.sample())
-        if saving or best_so_far:
+        if (saving or best_so_far) and self.world.is_main:
             self.save(tracker, best_so_far)
         self.mark = (time.perf_counter(), progress.tokens)
 
@@ -209,7 +283,7 @@ class Trainer:
         row = {
             "step": progress.step,
             "tokens": progress.tokens,
-            "train/loss": step.loss.item(),
+            "train/loss": self.world.sum(step.loss).item(),
             "optim/lr": self.state.optimizers[0].param_groups[0]["lr"],
             "optim/grad_norm": step.grad_norm.item(),
             "optim/batch_tokens": step.tokens,
@@ -228,13 +302,14 @@ class Trainer:
         then, tokens_then = self.mark
         row["perf/tokens_per_sec"] = (progress.tokens - tokens_then) / (time.perf_counter() - then)
         if self.peak_flops:
-            row["perf/mfu"] = row["perf/tokens_per_sec"] * flops_per_token(self.state.model) / self.peak_flops
+            flops = row["perf/tokens_per_sec"] * flops_per_token(self.state.model)
+            row["perf/mfu"] = flops / (self.peak_flops * self.world.size)
         return row
 
     def evaluate(self, row: dict[str, Any]) -> bool:
         """Add the validation loss to a row; says whether it is the lowest so far."""
         progress = self.state.progress
-        row["val/loss"] = self.validation.loss(self.state.model, self.device, self.autocast)
+        row["val/loss"] = self.validation.loss(self.state.model, self.device, self.autocast, self.world)
         if progress.best_loss is not None and row["val/loss"] >= progress.best_loss:
             return False
         progress.best_loss, progress.best_step = row["val/loss"], progress.step
@@ -258,7 +333,7 @@ class Trainer:
         tracker.say(
             f"{config.model.name}: {parameter_count(model):,} parameters, vocabulary {model.vocab_size:,} padded to "
             f"{model.padded_vocab_size:,}, {flops_per_token(model) / 1e6:,.1f} MFLOP per token; "
-            f"{config.precision.name} on {self.device}"
+            f"{config.precision.name} on {self.device.type}" + (f" × {self.world.size} ranks" * (self.world.size > 1))
         )
         tracker.say(
             f"{config.data.name}: {self.train_file.n_tokens:,} training tokens, "
@@ -316,9 +391,10 @@ def describe_steps(config: Config) -> str:
     sizes = [size for _, size in config.stages]
     micro, seq_len = config.micro_batch_size, config.model.seq_len
     if len(sizes) == 1:
+        ranks = f"{config.world_size} ranks × " if config.world_size > 1 else ""
         return (
             f"{config.total_steps:,} steps of {sizes[0]:,} tokens "
-            f"({sizes[0] // (micro * seq_len)} × {micro} sequences of {seq_len})"
+            f"({ranks}{sizes[0] // (config.world_size * micro * seq_len)} × {micro} sequences of {seq_len})"
         )
     return (
         f"{config.total_steps:,} steps of {min(sizes):,} to {max(sizes):,} tokens, {len(sizes)} stages "
