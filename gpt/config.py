@@ -217,7 +217,7 @@ class Config:
     def world_size(self) -> int:
         """Ranks on all machines; 1 while ``cluster.nproc`` is still to be counted (:func:`gpt.compose.settle`)."""
         nnodes = self.cluster.nnodes if isinstance(self.cluster, MultinodeConfig) else 1
-        return nnodes * (self.cluster.nproc or 1)
+        return nnodes * self.cluster.nproc if self.cluster.nproc else 1
 
     @property
     def unit_tokens(self) -> int:
