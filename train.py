@@ -17,7 +17,7 @@ def train(composed) -> float | None:
         from data.prepare import vocab_size
         from gpt.plan import plan
 
-        return plan(config, vocab_size(config.data), run_dir)
+        return plan(config, vocab_size(config.data), run_dir) if run_dir else None
     train_file, val_file = ready(config, run_dir)
     settle(config)
     if run_dir:

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,10 @@ EXAMPLES = """
   python train.py model=gpt2_124m precision=bf16 data=text data.files=[book.txt] data.tokenizer=gpt2
   python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
 """.strip("\n")
+
+
+# Seconds for which torchrun's other ranks keep silent: mostly rank 0 says the same, and torchrun then ends them.
+RANK_0_FIRST = 3
 
 
 def options(group: str) -> dict[str, str]:
@@ -124,5 +129,8 @@ def guard(command: Callable[[], None]) -> int:
 def report(error: InputError | TrainingError | Interrupted) -> int:
     """Say why the run ended; returns its exit code."""
     prefix = "" if isinstance(error, Interrupted) else "error: "
+    if (rank := os.environ.get("RANK", "0")) != "0":
+        time.sleep(RANK_0_FIRST)
+        prefix += f"rank {rank}: "
     print(f"{prefix}{error}", file=sys.stderr)
     return error.exit_code

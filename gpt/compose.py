@@ -224,35 +224,35 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
 def check_machine(config: Config) -> None:
     """The device, and whether it has the precision and the optimizer. Raises InputError."""
-    from torch.cuda import device_count  # once the rest is right
-
-    from gpt.optim import check_optimizer
+    from gpt.optim import check_optimizer  # torch, once the rest is right
     from gpt.precision import check_precision, pick_device
 
     device = pick_device(config.device)
-    if device.type == "cuda" and config.cluster.name != "torchrun" and config.cluster.nproc > device_count():
-        raise InputError(
-            f"cluster.nproc={config.cluster.nproc} is more ranks than there are GPUs here: {device_count()}",
-            f"allowed: up to {device_count()}; on the CPU, with device=cpu, as many as you like",
-        )
     check_precision(config.precision.name, device)
     check_optimizer(config.optimizer, device)
 
 
 def settle(config: Config) -> None:
-    """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that the batch divides. Raises InputError."""
+    """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that all find one. Raises InputError."""
     cluster = config.cluster
-    if cluster.nproc is not None:
+    if cluster.nproc == 1 or cluster.name == "torchrun":
         return
-    import torch
+    from torch.cuda import device_count
 
-    cluster.nproc = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-    if not cluster.nproc:
+    gpus = device_count() if config.device in ("auto", "cuda") else 0
+    if cluster.nproc is None:
+        if not gpus:
+            raise InputError(
+                f"cluster={cluster.name} takes a rank per GPU, and there is no GPU here for device={config.device}",
+                "say how many ranks: cluster.nproc=2",
+            )
+        cluster.nproc = gpus
+        check(config, flatten(config))  # now that the ranks are known
+    elif 0 < gpus < cluster.nproc:
         raise InputError(
-            f"cluster={cluster.name} takes a rank per GPU, and there is no GPU here for device={config.device}",
-            "say how many ranks: cluster.nproc=2",
+            f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
+            f"allowed: up to {gpus}; with device=cpu as many as you like",
         )
-    check(config, flatten(config))
 
 
 def check_meeting_place(cluster: ClusterConfig) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import inspect
 import os
 import sys
 import time
@@ -15,7 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gpt.config import Config, flatten
 from gpt.errors import InputError, LostRank
@@ -77,6 +79,22 @@ def joined(world: World, device: torch.device, timeout: int) -> Iterator[None]:
     dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout))
     yield
     dist.destroy_process_group()  # not after an exception, where it may wait for a rank that is gone
+
+
+# torch 2.13's name for it, and the older one.
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+
+
+def replicated(module: nn.Module, device: torch.device, world: World) -> nn.Module:
+    """With several ranks, a module whose backward pass averages gradients over them; it starts as rank 0's."""
+    if world.size == 1:
+        return module
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})
 
 
 def is_lost_rank(error: Exception) -> bool:

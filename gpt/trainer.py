@@ -1,7 +1,6 @@
 """The training loop: from a config and prepared data to checkpoints, metrics, samples and a result."""
 
 import contextlib
-import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
@@ -18,7 +16,7 @@ from gpt.compile import compile_blocks, compiler_problem
 from gpt.config import Config
 from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
 from gpt.debug import finite, profiled
-from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined
+from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import LostRank, TrainingError
 from gpt.evaluate import Validation, per_byte, unigram_entropy
 from gpt.generate import generate_text, printable
@@ -42,13 +40,6 @@ from gpt.schedule import step_tokens
 from gpt.tokenfile import TokenFile, data_fingerprint
 from gpt.tokenizer import get_tokenizer
 from gpt.tracker import Silent, Tracker, read_metrics, write_result
-
-# torch 2.13's name for it, and the older one.
-SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
 
 
 class Step(NamedTuple):
@@ -116,7 +107,7 @@ class Trainer:
         self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
         self.logs = self.resume() if config.resume else {}  # bytes of each log that belong to where the run starts
-        self.loss_sum = self.replicated()
+        self.loss_sum = replicated(LossSum(self.state.model), self.device, world)
         self.mark = (time.perf_counter(), self.state.progress.tokens)  # since when tokens per second are counted
 
     def build_state(self, vocab_size: int) -> TrainState:
@@ -129,16 +120,6 @@ class Trainer:
         optimizers = build_optimizers(self.config.optimizer, model)
         scaler = loss_scaler(self.config.precision.name, self.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=self.order.empty_hash()))
-
-    def replicated(self) -> nn.Module:
-        """(inputs, targets) -> sum of losses; with several ranks, its backward pass averages gradients over them."""
-        module = LossSum(self.state.model)
-        if self.world.size == 1:
-            return module
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module, device_ids=device_ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False}
-        )
 
     def resume(self) -> dict[str, int]:
         """Load the newest checkpoint; a run that was ended before its first one starts again."""
