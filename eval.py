@@ -32,7 +32,8 @@ TASKS = ["val", "sample"]
 
 
 def main() -> None:
-    from gpt.compose import check_machine, compose_evaluation, parse, ready
+    from gpt.compose import compose_evaluation, parse, ready
+    from gpt.machine import check_machine
     from gpt.rundir import check_same_vocabulary, find_checkpoint
 
     own = {o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("checkpoint", "tasks")}

@@ -1,15 +1,17 @@
 """Train a GPT. ``python train.py --help`` says what can be chosen."""
 
 import sys
+from typing import Any
 
 from gpt import cli
-from gpt.errors import Interrupted
 
 
-def train(composed) -> float | None:
-    """One run, from the composed config to its validation loss (nats per token); or, with ``plan=true``, a plan."""
-    from gpt.compose import output_dir, ready, settle
+def train(composed: Any) -> Any:
+    """One run, from the composed config to its validation loss (nats per token), or to the SLURM job that runs it."""
+    from gpt.compose import output_dir, ready
     from gpt.config import load, save
+    from gpt.machine import settle
+    from gpt.rundir import outcome
 
     config = load(composed)
     run_dir = output_dir()
@@ -18,18 +20,23 @@ def train(composed) -> float | None:
         from gpt.plan import plan
 
         return plan(config, vocab_size(config.data), run_dir) if run_dir else None
+    if config.is_dry_run:
+        from gpt.slurm import sbatch_file
+
+        return print(sbatch_file(config))
     train_file, val_file = ready(config, run_dir)
     settle(config)
     if run_dir:
         save(config, run_dir / "config.yaml")
+    if config.cluster.name == "slurm":
+        from gpt.slurm import Submitted
+
+        return Submitted(config, train_file, val_file, run_dir)
 
     from gpt.launch import launch  # torch, once the rest is right
     from gpt.trainer import run
 
-    result = launch(config.cluster, run, config, train_file, val_file, run_dir)
-    if result["status"] == "interrupted":
-        raise Interrupted(f"interrupted after step {result['step']}; continue with\n  python train.py resume={run_dir}")
-    return result.get("val_loss")  # which rank 0 knows
+    return outcome(launch(config.cluster, run, config, train_file, val_file, run_dir), run_dir)
 
 
 if __name__ == "__main__":

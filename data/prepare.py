@@ -23,9 +23,10 @@ import tiktoken
 
 from data import stdlib, text
 from gpt import cli
-from gpt.config import Config, DataConfig
+from gpt.config import Config
 from gpt.errors import InputError
 from gpt.order import Order
+from gpt.schema import DataConfig
 from gpt.tokenfile import LAYOUT, TokenFile, TokenWriter, open_tokens
 from gpt.tokenizer import VOCAB_SIZES, encode, end_of_text, get_tokenizer, prompt_ids
 

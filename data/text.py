@@ -6,8 +6,8 @@ import os
 import urllib.request
 from pathlib import Path
 
-from gpt.config import DataConfig
 from gpt.errors import InputError
+from gpt.schema import DataConfig
 
 TIMEOUT_SECONDS = 30
 

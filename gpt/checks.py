@@ -28,14 +28,14 @@ CHOICES = {
 AT_LEAST_ONE = """
     model.n_head model.n_embd model.seq_len model.vocab_multiple optimizer.ns_steps
     batch.global_tokens batch.micro_batch_size schedule.decay_until
-    cluster.nproc cluster.threads cluster.timeout cluster.nnodes
+    cluster.nproc cluster.threads cluster.timeout cluster.nnodes cluster.cpus
     batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
     checkpoint.every checkpoint.keep sample.top_k
 """
 NOT_NEGATIVE = """
     seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip sample.tokens
-    cluster.node_rank
+    cluster.node_rank cluster.gpus
 """
 POSITIVE = """
     model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
@@ -61,6 +61,7 @@ def check(config: "Config", flat: dict[str, Any]) -> None:
     """Refuse what no run can mean; ``flat`` holds the config by dotted keys. Raises InputError."""
     for key, allowed in CHOICES.items():
         check_names(key, flat[key], allowed)
+    check_cluster(config)
     for keys, fine, allowed in [
         (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
         (NOT_NEGATIVE, lambda v: v >= 0 and math.isfinite(v), "0 or more"),
@@ -76,7 +77,6 @@ def check(config: "Config", flat: dict[str, Any]) -> None:
     check_names_and_data(config)
     check_model(config)
     check_optimizer(config)
-    check_cluster(config)
     check_length(config)
     check_batch(config)
     check_ramp(config)
@@ -134,6 +134,8 @@ def check_cluster(config: "Config") -> None:
             f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
             f"several ranks: cluster=ddp cluster.nproc={cluster.nproc}",
         )
+    if cluster.name == "slurm":
+        check_slurm(config)
     if cluster.name != "multinode":
         return
     if cluster.node_rank >= cluster.nnodes:
@@ -145,6 +147,21 @@ def check_cluster(config: "Config") -> None:
         raise InputError(
             f"cluster.rdzv_endpoint={cluster.rdzv_endpoint} is no address",
             "give HOST:PORT, a port that is free on machine 0",
+        )
+
+
+def check_slurm(config: "Config") -> None:
+    """Ranks, and a GPU for each where there are any."""
+    cluster = config.cluster
+    if not cluster.nproc:
+        raise InputError(
+            f"cluster=slurm with cluster.gpus={cluster.gpus} does not say how many ranks there are",
+            "give cluster.gpus, a rank for each, or cluster.nproc",
+        )
+    if 0 < cluster.gpus < cluster.nproc and config.device != "cpu":
+        raise InputError(
+            f"cluster.nproc={cluster.nproc} is more ranks than cluster.gpus={cluster.gpus}",
+            "give as many GPUs as ranks, or device=cpu cluster.gpus=0",
         )
 
 

@@ -6,7 +6,6 @@ This room belongs to the commands: it stands above data/, and nothing below impo
 import functools
 import os
 import re
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt.checks import check, did_you_mean
+from gpt.checks import did_you_mean
 from gpt.cli import CONF, GROUPS
-from gpt.config import ClusterConfig, Config, MultinodeConfig, explain, flatten, load
+from gpt.config import Config, explain, load
 from gpt.errors import InputError
 from gpt.rundir import check_resumable, check_same_data, check_unused
 
@@ -49,7 +48,7 @@ OmegaConf.register_new_resolver("fresh", fresh, use_cache=True, replace=True)
 
 def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose from the command line and call ``task`` in every job. Raises InputError for a wrong command."""
-    running = False
+    running, submitted = False, []  # SLURM jobs, which are waited for together
 
     @functools.wraps(task)
     def job(composed: DictConfig) -> Any:
@@ -57,6 +56,9 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         running = True
         result = task(composed)
         running = False
+        if composed.cluster.name == "slurm" and result is not None:
+            submitted.append(result)
+            return None
         return result
 
     sys.argv[1:] = as_rank(with_resume(sys.argv[1:]))
@@ -68,6 +70,10 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         if running or isinstance(error, InputError):
             raise
         raise explain_composition(error) from error
+    if submitted:
+        from gpt.slurm import wait
+
+        wait(submitted)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -138,7 +144,7 @@ def with_resume(argv: list[str]) -> list[str]:
     return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
 
 
-FOLLOWER = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # makes no directory: rank 0's is taken
+FOLLOWER = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # makes no directory
 
 
 def as_rank(argv: list[str]) -> list[str]:
@@ -147,8 +153,9 @@ def as_rank(argv: list[str]) -> list[str]:
     Raises InputError for what torchrun cannot start.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        nodes = [argument.partition("=")[2] for argument in argv if argument.startswith("cluster.node_rank=")]
-        return [*argv, *FOLLOWER] if nodes and nodes[-1] != "0" else argv
+        last = dict(argument.partition("=")[::2] for argument in argv)
+        follows = last.get("cluster.node_rank", "0") != "0" or last.get("cluster.dry_run", "").lower() == "true"
+        return [*argv, *FOLLOWER] if follows else argv
     if {"-m", "--multirun"} & set(argv) or any(re.match(r"hydra\.mode=['\"]?MULTIRUN", a) for a in argv):
         raise InputError(
             "torchrun starts the ranks of one run, and --multirun starts many runs",
@@ -165,7 +172,7 @@ def as_rank(argv: list[str]) -> list[str]:
 
 
 def output_dir() -> Path | None:
-    """The output directory of this job; None in a process that follows rank 0."""
+    """The output directory of this job; None in a process that follows rank 0, or submits nothing."""
     hydra_config = HydraConfig.get()
     if hydra_config.output_subdir is None:
         return None
@@ -222,51 +229,20 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
     return train, val
 
 
-def check_machine(config: Config) -> None:
-    """The device, and whether it has the precision and the optimizer. Raises InputError."""
-    from gpt.optim import check_optimizer  # torch, once the rest is right
-    from gpt.precision import check_precision, pick_device
+def check_first(config: Config, run_dir: Path | None) -> None:
+    """All that can be wrong, as far as it can be known here, in the order of what it costs. Raises InputError."""
+    if config.cluster.name == "slurm":  # the job finds out the rest
+        from gpt.slurm import check_sbatch
 
-    device = pick_device(config.device)
-    check_precision(config.precision.name, device)
-    check_optimizer(config.optimizer, device)
-
-
-def settle(config: Config) -> None:
-    """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that all find one. Raises InputError."""
-    cluster = config.cluster
-    if cluster.nproc == 1 or cluster.name == "torchrun":
+        check_sbatch(config)
+        ready(config, run_dir)
         return
-    from torch.cuda import device_count
+    from gpt.machine import check_machine, check_meeting_place, settle
 
-    gpus = device_count() if config.device in ("auto", "cuda") else 0
-    if cluster.nproc is None:
-        if not gpus:
-            raise InputError(
-                f"cluster={cluster.name} takes a rank per GPU, and there is no GPU here for device={config.device}",
-                "say how many ranks: cluster.nproc=2",
-            )
-        cluster.nproc = gpus
-        check(config, flatten(config))  # now that the ranks are known
-    elif 0 < gpus < cluster.nproc:
-        raise InputError(
-            f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
-            f"allowed: up to {gpus}; with device=cpu as many as you like",
-        )
-
-
-def check_meeting_place(cluster: ClusterConfig) -> None:
-    """The port at which several machines meet is free on machine 0. Raises InputError."""
-    if not isinstance(cluster, MultinodeConfig) or cluster.node_rank != 0:
-        return
-    host, _, port = cluster.rdzv_endpoint.rpartition(":")
-    try:
-        socket.create_server(("", int(port))).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"cluster.rdzv_endpoint={cluster.rdzv_endpoint}: port {port} cannot be opened here: {error}",
-            f"take another port, the same on every machine: cluster.rdzv_endpoint={host}:PORT",
-        ) from error
+    ready(config, run_dir)
+    settle(config)
+    check_meeting_place(config.cluster)
+    check_machine(config)
 
 
 class Refused(BaseException):
@@ -280,12 +256,9 @@ class CheckFirst(Callback):
         directory = OmegaConf.to_container(config.hydra.run)["dir"]
         try:
             typed = load(config)
-            if not typed.plan:
+            if not typed.plan and not typed.is_dry_run:
                 is_fresh = "${fresh:" in directory  # resolving it would make the directory
                 follows = config.hydra.output_subdir is None
-                ready(typed, None if is_fresh or follows else Path(config.hydra.run.dir))
-                settle(typed)
-                check_meeting_place(typed.cluster)
-                check_machine(typed)
+                check_first(typed, None if is_fresh or follows else Path(config.hydra.run.dir))
         except Exception as error:
             raise Refused(error) from error

@@ -1,9 +1,9 @@
-"""The typed schema of a run, and the door through which every config comes in. Imports no torch."""
+"""The config of a run, what follows from it, and the door through which every config comes in. Imports no torch."""
 
 import math
 import os
 import re
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,179 +14,34 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from gpt.checks import check, check_names, did_you_mean
 from gpt.errors import InputError
-from gpt.schedule import Stages, linear_stages, lr_multiplier, run_length
+from gpt.schedule import Stages, linear_stages, run_length
+from gpt.schema import (
+    AdamWConfig,
+    BatchConfig,
+    CheckpointConfig,
+    ClusterConfig,
+    CustomConfig,
+    DataConfig,
+    ModelConfig,
+    MultinodeConfig,
+    MuonConfig,
+    NodesConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+    RampBatchConfig,
+    RampStepsBatchConfig,
+    SampleConfig,
+    ScheduleConfig,
+    SlurmConfig,
+    TrackerConfig,
+    TrainerConfig,
+)
 
 # Without batch.micro_batch_size, a forward pass takes as many whole sequences as fit into this many tokens.
 DEFAULT_MICRO_BATCH_TOKENS = 4096
 # Without batch.ramp.over_tokens, a ramp takes this share of the run, GPT-3's first 4 of 300 billion tokens, and
 # without batch.ramp.start_tokens it starts at this share of the full batch, 32k of 0.5M (Brown et al. 2020, app. B).
 DEFAULT_RAMP, DEFAULT_RAMP_START = Fraction(4, 300), Fraction(1, 16)
-
-
-# Values, units and sources of the keys stand beside them in conf/.
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    name: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    seq_len: int
-    vocab_multiple: int
-    bias: bool
-    dropout: float
-    tie_head: bool
-    position: str
-    norm: str
-    activation: str
-    attention: str
-    activation_checkpointing: str
-    init_std: float
-    residual_scaling: bool
-    peak_lr: float
-
-
-@dataclass(kw_only=True, slots=True)
-class DataConfig:
-    name: str
-    source: str
-    files: list[str]
-    url: str | None
-    sha256: str | None
-    tokenizer: str
-    val_fraction: float
-    dir: str | None
-    cache_dir: str
-    shuffle: bool
-    order: str
-    read: str
-    num_workers: int
-    references: dict[str, float]
-
-
-@dataclass(kw_only=True, slots=True)
-class OptimizerConfig:
-    name: str
-    lr: float
-    weight_decay: float
-
-
-@dataclass(kw_only=True, slots=True)
-class AdamWConfig(OptimizerConfig):
-    betas: list[float]
-    eps: float
-    fused: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class MuonConfig(AdamWConfig):
-    adamw_lr: float
-    momentum: float
-    nesterov: bool
-    ns_steps: int
-
-
-@dataclass(kw_only=True, slots=True)
-class CustomConfig(OptimizerConfig):
-    _target_: str
-    betas: list[float] | None
-    options: dict[str, Any]
-
-
-@dataclass(kw_only=True, slots=True)
-class ScheduleConfig:
-    name: str
-    warmup_tokens: int | None
-    min_lr_ratio: float
-    decay_fraction: float
-    decay_until: int | None
-
-    def multiplier(self, tokens: int, total_tokens: int) -> float:
-        """See :func:`gpt.schedule.lr_multiplier`."""
-        return lr_multiplier(tokens=tokens, total_tokens=total_tokens, **asdict(self))
-
-
-@dataclass(kw_only=True, slots=True)
-class BatchConfig:
-    name: str
-    global_tokens: int
-    micro_batch_size: int | None
-
-
-@dataclass(kw_only=True, slots=True)
-class Ramp:
-    start_tokens: int | None
-    over_tokens: int | None
-    multiple_of: int | None
-
-
-@dataclass(kw_only=True, slots=True)
-class RampBatchConfig(BatchConfig):
-    ramp: Ramp
-
-
-@dataclass(kw_only=True, slots=True)
-class RampSteps:
-    stages: list[list[int]] | None
-
-
-@dataclass(kw_only=True, slots=True)
-class RampStepsBatchConfig(BatchConfig):
-    ramp: RampSteps
-
-
-@dataclass(kw_only=True, slots=True)
-class PrecisionConfig:
-    name: str
-
-
-@dataclass(kw_only=True, slots=True)
-class ClusterConfig:
-    name: str
-    nproc: int | None
-    threads: int | None
-    timeout: int
-
-
-@dataclass(kw_only=True, slots=True)
-class MultinodeConfig(ClusterConfig):
-    nnodes: int
-    node_rank: int
-    rdzv_endpoint: str
-
-
-@dataclass(kw_only=True, slots=True)
-class TrackerConfig:
-    name: str
-    plot: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class TrainerConfig:
-    max_steps: int | None
-    max_tokens: int | None
-    eval_every: int
-    eval_tokens: int | None
-    log_every: int
-    grad_clip: float
-    one_batch: bool
-    profile: bool
-    anomaly: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class CheckpointConfig:
-    every: int
-    keep: int
-
-
-@dataclass(kw_only=True, slots=True)
-class SampleConfig:
-    tokens: int
-    prompt: str | None
-    temperature: float
-    top_k: int | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -215,9 +70,14 @@ class Config:
 
     @property
     def world_size(self) -> int:
-        """Ranks on all machines; 1 while ``cluster.nproc`` is still to be counted (:func:`gpt.compose.settle`)."""
-        nnodes = self.cluster.nnodes if isinstance(self.cluster, MultinodeConfig) else 1
+        """Ranks on all machines; 1 while ``cluster.nproc`` is still to be counted (:func:`gpt.machine.settle`)."""
+        nnodes = self.cluster.nnodes if isinstance(self.cluster, NodesConfig) else 1
         return nnodes * self.cluster.nproc if self.cluster.nproc else 1
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether a job file is to be shown, and nothing started."""
+        return isinstance(self.cluster, SlurmConfig) and self.cluster.dry_run
 
     @property
     def unit_tokens(self) -> int:
@@ -288,6 +148,7 @@ VARIANTS = {
         "single": ClusterConfig,
         "ddp": ClusterConfig,
         "multinode": MultinodeConfig,
+        "slurm": SlurmConfig,
         "torchrun": ClusterConfig,
     },
 }
@@ -367,6 +228,8 @@ def explain(error: OmegaConfBaseException, given: str | None = None) -> InputErr
         return InputError(f"{key} has no value", f"give one: {key}=…")
     if isinstance(error, (ConfigKeyError, AttributeError)) and error.parent_node is not None:
         allowed = [str(k) for k in error.parent_node if k != "hydra"]
+        if not allowed:  # a dict that is open
+            return InputError(f"{key} is not there yet", f"a plus adds it: +{key}=…")
         where = f"keys of {parent}" if parent else "keys"
         elsewhere = [
             f"{parent}={option}"

@@ -7,8 +7,11 @@ class InputError(Exception):
     exit_code = 2
 
     def __init__(self, problem: str, cure: str):
-        super().__init__(f"{problem}\n  {cure}")
+        super().__init__(problem, cure)  # as given, so that it can be pickled
         self.problem, self.cure = problem, cure
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  {self.cure}"
 
 
 class TrainingError(Exception):

@@ -4,9 +4,9 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from gpt.config import SampleConfig
 from gpt.model import GPT
 from gpt.order import derive
+from gpt.schema import SampleConfig
 from gpt.tokenizer import END_OF_TEXT, prompt_ids
 
 

@@ -10,11 +10,13 @@ GO_ON, FINISH_STEP, END_NOW = range(3)
 class Interrupt:
     """While in the ``with``, the first SIGINT or SIGTERM asks for an end after the step; a second one ends at once.
 
-    ``stop`` holds what was asked for; in shared memory, it asks the processes that share it.
+    ``stop`` holds what was asked for; in shared memory, it asks the processes that share it. ``listens`` is false in
+    those, where another process listens.
     """
 
-    def __init__(self, stop: ctypes.c_int | None = None) -> None:
+    def __init__(self, stop: ctypes.c_int | None = None, listens: bool = True) -> None:
         self.stop = ctypes.c_int(GO_ON) if stop is None else stop
+        self.listens = listens and threading.current_thread() is threading.main_thread()  # the others get no signals
         self._previous = {}
 
     @property
@@ -23,7 +25,7 @@ class Interrupt:
         return self.stop.value != GO_ON
 
     def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if self.listens:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._receive)
         return self

@@ -18,10 +18,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from gpt.config import ClusterConfig, MultinodeConfig
 from gpt.distributed import World
 from gpt.errors import InputError, TrainingError
 from gpt.interrupt import FINISH_STEP, GO_ON, Interrupt
+from gpt.schema import ClusterConfig, MultinodeConfig
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -122,12 +122,17 @@ def obey(stop: ctypes.c_int) -> None:
     ``stop``. The agent signals a rank when another has failed; the rank may be waiting for that one, in C++, so that
     a thread of its own must listen.
     """
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno())  # gets the number of every signal at once, whichever thread the signal met
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning, which who started the ranks takes
 
     def listen() -> None:
         while True:
-            signal.sigwait(signals)
+            if heard.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
             for _ in range(10):
                 time.sleep(0.1)
                 if stop.value != GO_ON:
@@ -135,6 +140,7 @@ def obey(stop: ctypes.c_int) -> None:
             if stop.value != FINISH_STEP:
                 os._exit(128 + signal.SIGTERM)
 
+    told.detach()  # open as long as the process
     threading.Thread(target=listen, daemon=True).start()
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gpt.config import ModelConfig
+from gpt.schema import ModelConfig
 
 
 class KVCache:

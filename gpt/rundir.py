@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.config import Config, changed_keys, read
-from gpt.errors import InputError
+from gpt.errors import InputError, Interrupted
 
 
 @contextmanager
@@ -26,6 +26,13 @@ def locked(run_dir: Path) -> Iterator[None]:
         raise InputError(f"{run_dir} is in use: its run is still going on", "wait for it, or stop it first") from error
     finally:
         os.close(descriptor)
+
+
+def outcome(result: dict[str, Any], run_dir: Path) -> float | None:
+    """The validation loss of a run, which rank 0 knows. Raises Interrupted where a signal has ended it."""
+    if result["status"] == "interrupted":
+        raise Interrupted(f"interrupted after step {result['step']}; continue with\n  python train.py resume={run_dir}")
+    return result.get("val_loss")
 
 
 def step_directory(run_dir: Path, step: int) -> Path:

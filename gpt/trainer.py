@@ -135,7 +135,8 @@ class Trainer:
         begun = time.perf_counter()
         result = {"status": "failed"}
         lock = locked(self.run_dir) if world.is_main else contextlib.nullcontext()
-        with lock, cpu_threads(self.config.cluster.threads), Interrupt(world.stop) as interrupt:
+        interrupt = Interrupt(world.stop, listens=world.stop is None)
+        with lock, cpu_threads(self.config.cluster.threads), interrupt:
             try:
                 with self.tracker() as tracker:
                     self.introduce(tracker)

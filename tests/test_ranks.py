@@ -259,7 +259,8 @@ def test_a_signal_to_all_finishes_the_step_on_all_ranks(small, tmp_path, referen
     long = [argument for argument in STEPS if not argument.startswith("trainer.max_steps")]
     process = subprocess.Popen(
         command(*small, *long, "trainer.max_steps=100_000", *DDP, f"hydra.run.dir={run_dir}"), cwd=tmp_path,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment() | {"OPENBLAS_NUM_THREADS": "2"},  # importing numpy makes a thread then, which signals may find
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not ((run_dir / "metrics.jsonl").exists() and len(read_metrics(run_dir)) > 5):

@@ -1,0 +1,55 @@
+"""What a config needs of the machine it runs on: device, GPUs, a free port. Imports torch when it is asked."""
+
+import socket
+
+from gpt.checks import check
+from gpt.config import Config, flatten
+from gpt.errors import InputError
+from gpt.schema import ClusterConfig, MultinodeConfig
+
+
+def check_machine(config: Config) -> None:
+    """The device, and whether it has the precision and the optimizer. Raises InputError."""
+    from gpt.optim import check_optimizer  # torch, once the rest is right
+    from gpt.precision import check_precision, pick_device
+
+    device = pick_device(config.device)
+    check_precision(config.precision.name, device)
+    check_optimizer(config.optimizer, device)
+
+
+def settle(config: Config) -> None:
+    """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that all find one. Raises InputError."""
+    cluster = config.cluster
+    if cluster.nproc == 1 or cluster.name in ("torchrun", "slurm"):  # where SLURM runs it, it is checked as ddp
+        return
+    from torch.cuda import device_count
+
+    gpus = device_count() if config.device in ("auto", "cuda") else 0
+    if cluster.nproc is None:
+        if not gpus:
+            raise InputError(
+                f"cluster={cluster.name} takes a rank per GPU, and there is no GPU here for device={config.device}",
+                "say how many ranks: cluster.nproc=2",
+            )
+        cluster.nproc = gpus
+        check(config, flatten(config))  # now that the ranks are known
+    elif 0 < gpus < cluster.nproc:
+        raise InputError(
+            f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
+            f"allowed: up to {gpus}; with device=cpu as many as you like",
+        )
+
+
+def check_meeting_place(cluster: ClusterConfig) -> None:
+    """The port at which several machines meet is free on machine 0. Raises InputError."""
+    if not isinstance(cluster, MultinodeConfig) or cluster.node_rank != 0:
+        return
+    host, _, port = cluster.rdzv_endpoint.rpartition(":")
+    try:
+        socket.create_server(("", int(port))).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cluster.rdzv_endpoint={cluster.rdzv_endpoint}: port {port} cannot be opened here: {error}",
+            f"take another port, the same on every machine: cluster.rdzv_endpoint={host}:PORT",
+        ) from error
