@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.precision import AUTOCAST, PEAK_FLOPS, autocast, device_name, peak_flops, pick_device
 from gpt.schedule import step_tokens, warmup
+from gpt.schema import ModelConfig
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer whose text is not there: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves
@@ -34,7 +36,7 @@ def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
         "flops": flops,
         "stages": config.stages,
         "micro_batch_size": config.micro_batch_size,
-        "memory_bytes": memory(config, vocab_size or ASSUMED_VOCABULARY),
+        "memory_bytes": memory(config, model),
         "mfu": config.plan_mfu,
         "hours": hours,
     }
@@ -45,11 +47,12 @@ def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
 
 
 def peaks(config: Config) -> dict[str, float]:
-    """Peak FLOP/s at the run's precision: of this machine, and of GPUs that one could use."""
-    precision, device = config.precision.name, pick_device(config.device)
+    """Peak FLOP/s at the run's precision: of this machine, and of GPUs that one could use, one for each rank."""
+    precision, device, ranks = config.precision.name, pick_device(config.device), config.world_size
     name = device_name(device)
-    known = {gpu: peak_flops(precision, gpu) for gpu in PEAK_FLOPS if gpu not in name}
-    return {f"this {name}": peak_flops(precision, name) or measured_flops(precision, device)} | known
+    known = {gpu: ranks * peak_flops(precision, gpu) for gpu in PEAK_FLOPS if gpu not in name}
+    here = peak_flops(precision, name) or measured_flops(precision, device)
+    return {f"this {name}": here if device.type == "cpu" else ranks * here} | known  # all ranks share a CPU
 
 
 def measured_flops(precision: str, device: torch.device) -> float:
@@ -64,11 +67,8 @@ def measured_flops(precision: str, device: torch.device) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def memory(config: Config, vocab_size: int) -> dict[str, int]:
-    """Bytes by part. Activations are what one micro-batch saves for backward, found by a forward pass without data.
-
-    Without torch.compile, which needs less.
-    """
+def activation_bytes(config: Config, model_config: ModelConfig, vocab_size: int) -> int:
+    """What one micro-batch saves for backward, found by a forward pass without data."""
     saved, seen = [], set()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -79,14 +79,22 @@ def memory(config: Config, vocab_size: int) -> dict[str, int]:
         return tensor
 
     with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model = GPT(config.model, vocab_size)
-        parameters = {name: p.numel() for name, p in model.named_parameters()}
+        model = GPT(model_config, vocab_size)
         held = [*model.parameters(), *model.buffers()]
         seen.update(tensor.untyped_storage()._cdata for tensor in held)
         ids = torch.zeros(config.micro_batch_size, config.model.seq_len, dtype=torch.int64)
         with autocast(config.precision.name, CPU):
             loss_sum(model, ids, ids)
-        activations = sum(storage.nbytes() for storage in saved)
+        return sum(storage.nbytes() for storage in saved)
+
+
+def memory(config: Config, model: GPT) -> dict[str, int]:
+    """Bytes of a rank, by part. Without torch.compile, which needs less."""
+    activations = activation_bytes(config, config.model, model.vocab_size)
+    if config.model.activation_checkpointing == "blocks":  # and all that one block saves, when it runs again
+        whole = activation_bytes(config, replace(config.model, activation_checkpointing="none"), model.vocab_size)
+        activations += (whole - activations) // config.model.n_layer if config.model.n_layer else 0
+    parameters = {name: p.numel() for name, p in model.named_parameters()}
     n = sum(parameters.values())
     is_muon = config.optimizer.name == "muon"
     matrices = sum(
@@ -113,6 +121,8 @@ def describe(config: Config, about: dict[str, Any], vocab_size: int | None) -> s
     batch = f"{sizes[0]:,} tokens per step" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,} tokens per step"
     gigabytes = {part: size / 1e9 for part, size in about["memory_bytes"].items()}
     width = max(map(len, about["hours"]))
+    devices = "one device" if config.world_size == 1 else f"{config.world_size} devices, a rank each"
+    per_rank = "" if config.world_size == 1 else " per rank"
     return "\n".join(
         [
             f"plan of {config.name}; nothing is trained",
@@ -121,8 +131,10 @@ def describe(config: Config, about: dict[str, Any], vocab_size: int | None) -> s
             f"batch       {batch}, {micro} sequences of {config.model.seq_len} at a time",
             f"schedule    {schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {lr_end:.3g} at the end",
             f"compute     {about['flops_per_token'] / 1e9:.3g} GFLOP per token, {about['flops']:.3g} FLOP in all",
-            "memory      " + ", ".join(f"{part} {size:.3g}" for part, size in gigabytes.items()) + " GB (eager)",
-            f"time        at {config.plan_mfu:.0%} of the {config.precision.name} peak of one device:",
+            "memory      "
+            + ", ".join(f"{part} {size:.3g}" for part, size in gigabytes.items())
+            + f" GB{per_rank} (eager)",
+            f"time        at {config.plan_mfu:.0%} of the {config.precision.name} peak of {devices}:",
             *(f"  {name:<{width}}  {in_words(hours):>14}" for name, hours in about["hours"].items()),
         ]
     )

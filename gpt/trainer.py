@@ -180,7 +180,8 @@ class Trainer:
         """Step after step, until the run ends or a signal came."""
         progress, trainer = self.state.progress, self.config.trainer
         batches, stopping = self.batches(), False
-        with profiled(self.run_dir, trainer.profile) as profile, finite(self.state.model, trainer.anomaly):
+        recorded = profiled(self.run_dir, enabled=trainer.profile and self.world.is_main)
+        with recorded as profile, finite(self.state.model, trainer.anomaly):
             while progress.step < self.total_steps and not stopping:
                 step = self.train_step(batches)
                 stopping = self.world.any(interrupt.received)  # asked once a step, so that a run that stops has saved

@@ -12,6 +12,7 @@ from gpt import cli, config
 from gpt.compose import compose
 from gpt.config import Config, changed_keys, flatten
 from gpt.errors import InputError
+from gpt.machine import settle
 from gpt.tokenfile import TokenWriter
 from train import train
 
@@ -300,3 +301,18 @@ def test_imports_flow_one_way():
                 if match:
                     imported = next(filter(None, match.groups()))
                     assert imported == room or height[imported] > height[room], f"{path.name}: {line}"
+
+
+def test_ranks_are_counted_by_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    counted = compose(["cluster=ddp"])
+    settle(counted)
+    assert (counted.cluster.nproc, counted.world_size) == (4, 4)
+    with pytest.raises(InputError) as refused:
+        settle(compose(["cluster=ddp", "cluster.nproc=8"]))
+    assert str(refused.value).startswith(
+        "cluster.nproc=8 is more ranks than there are GPUs here: 4\n  allowed: up to 4"
+    )
+    with pytest.raises(InputError, match=r"=1024 is not divisible by model.seq_len=512 × 4 ranks"):
+        settle(compose(["cluster=ddp", "model.seq_len=512"]))
+    settle(compose(["cluster=ddp", "cluster.nproc=8", "device=cpu"]))

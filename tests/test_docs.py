@@ -81,6 +81,19 @@ def test_measured_tables_are_those_of_the_benchmarks():
     assert {name: int(figure) for name, figure in rows} == {name: round(v["median"]) for name, v in figures.items()}
 
 
+def test_the_efficiency_of_ranks_is_that_of_the_benchmark():
+    ratios = json.loads((ROOT / "benchmarks" / "results" / "scaling.json").read_text())["ratios"]
+    parts = [ratios[key] for key in ("efficiency", "communication_share", "efficiency_of_the_machine")]
+    rows = re.findall(
+        r"^\| (\d) \| ([\d.]+) \| (\d+) % \| ([\d.]+) \|$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE
+    )
+    expected = {
+        name.split()[1]: (f"{efficiency:.2f}", f"{share:.0%}"[:-1], f"{machine:.2f}")
+        for (name, efficiency), share, machine in zip(parts[0].items(), *(p.values() for p in parts[1:]), strict=True)
+    }
+    assert {micro_steps: tuple(row) for micro_steps, *row in rows} == expected
+
+
 def test_the_reference_of_all_keys_is_that_of_conf():
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     written = generate["PAGE"].read_text().partition(generate["MARK"])[2]

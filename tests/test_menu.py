@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from gpt.compose import compose
 from gpt.errors import InputError, TrainingError
 from gpt.evaluate import Validation, unigram_entropy
 from gpt.optim import check_optimizer
+from gpt.plan import plan
 from gpt.plot import grad_norm_warnings
 from gpt.precision import check_precision, loss_scaler
 from gpt.rundir import latest_checkpoint
@@ -297,13 +299,18 @@ def test_random_order_is_uniform_over_all_offsets(tiny):
     assert (order.starts(5000, 10) == starts[5000:5010]).all()
 
 
-def test_profile_writes_a_trace_and_a_table(small, tmp_path):
-    done = call(*small, "debug=profile", "model=tiny", "batch.global_tokens=1024", "trainer.eval_every=1024",
-                f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)  # fmt: skip
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_profile_writes_a_trace_and_a_table(small, tmp_path, ranks):
+    cluster = ["cluster=ddp", f"cluster.nproc={ranks}"]
+    done = call(*small, *cluster, "debug=profile", "model=tiny", "batch.global_tokens=1024", "trainer.eval_every=1024",
+                "hydra.run.dir=run", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     events = json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]
     assert any("scaled_dot_product" in str(event.get("name")) for event in events)
-    assert "aten::addmm" in (tmp_path / "run" / "profile.txt").read_text()
+    table = (tmp_path / "run" / "profile.txt").read_text()
+    assert "aten::addmm" in table
+    share = float(re.match(r"([\d.]+)% of these steps had a collective under way\n", table)[1])
+    assert 0 < share < 100 if ranks > 1 else share == 0
 
 
 def test_fast_does_everything_twice(text_file, cache, tmp_path):
@@ -384,6 +391,19 @@ def test_experiments_are_planned_where_their_data_is_still_to_be_prepared(experi
     if experiment == "gpt3_small":
         assert [size for _, size in about["stages"]] == [32_768 * n for n in range(1, 17)]
         assert about["stages"][-1][0] == 4_000_000_000
+
+
+def test_a_plan_counts_ranks_and_what_checkpointing_keeps(tmp_path):
+    common = ["model.n_layer=4", "model.seq_len=256", "device=cpu", "batch.global_tokens=16384"]
+    abouts = []
+    for more in ([], ["cluster=ddp", "cluster.nproc=4", "model.activation_checkpointing=blocks"]):
+        plan(compose([*common, *more]), 257, tmp_path)
+        abouts.append(json.loads((tmp_path / "plan.json").read_text()))
+    one, four = abouts
+    assert four["hours"]["H100"] == pytest.approx(one["hours"]["H100"] / 4)
+    assert one["micro_batch_size"] == four["micro_batch_size"] == 16
+    activations = [about["memory_bytes"]["activations"] for about in abouts]
+    assert 0.2 * activations[0] < activations[1] < 0.5 * activations[0]  # one block of four, and the head
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -143,21 +144,47 @@ def meeting(port, timeout=60):
     return ["cluster=multinode", "cluster.nproc=1", f"cluster.rdzv_endpoint=127.0.0.1:{port}", f"cluster.timeout={timeout}"]  # fmt: skip
 
 
-def test_two_machines_are_one_run(small, tmp_path, reference):
-    arguments = [*small, *STEPS, *meeting(free_port())]
+def two_machines(tmp_path, *arguments, other=(), root=ROOT):
+    """Both to their end, the second with further arguments, or from another root: their exit codes, what they say."""
+    arguments += (*meeting(free_port()),)
     (tmp_path / "other").mkdir()
     machines = [
         subprocess.Popen(
-            command(*arguments, f"cluster.node_rank={rank}"), cwd=cwd, env=environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            command(*arguments, *more, f"cluster.node_rank={rank}", script=where / "train.py"), cwd=cwd,
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for rank, cwd in ((1, tmp_path / "other"), (0, tmp_path))
+        for rank, cwd, more, where in ((1, tmp_path / "other", other, root), (0, tmp_path, (), ROOT))
     ]  # fmt: skip
     said = [machine.communicate(timeout=120) for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], said
+    return [machine.returncode for machine in machines], said
+
+
+def test_two_machines_are_one_run(small, tmp_path, reference):
+    codes, said = two_machines(tmp_path, *small, *STEPS)
+    assert codes == [0, 0], said
     (run_dir,) = (tmp_path / "outputs").glob("*/*")
     assert_same_run(run_dir, reference["constant"])
     assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("what", ["code", "config", "data"])
+def test_machines_that_differ_are_refused(small, tmp_path, text_file, what):
+    root, other = ROOT, ()
+    if what == "code":
+        root = tmp_path / "copy"
+        for part in ("gpt", "data", "conf"):
+            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("cache"))
+        shutil.copy(ROOT / "train.py", root)
+        (root / "gpt" / "model.py").write_text((ROOT / "gpt" / "model.py").read_text() + "\n# another line\n")
+    elif what == "config":
+        other = ("seed=2",)
+    else:
+        (tmp_path / "text.txt").write_text(text_file.read_text()[1:])
+        other = (f"data.files=[{tmp_path}/text.txt]",)
+    codes, said = two_machines(tmp_path, *small, other=other, root=root)
+    assert codes == [2, 2], said
+    for _, stderr in said:
+        assert f"rank 1 has other {what} than rank 0\n  give every rank the same {what}\n" in stderr
 
 
 @pytest.mark.parametrize("node_rank", [0, 1])
