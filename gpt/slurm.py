@@ -61,7 +61,7 @@ def executor(config: Config, run_dir: Path) -> Executor:
         time=cluster.time,
         wckey=None,
         stderr_to_stdout=True,
-        setup=[f'export PYTHONPATH="{ROOT}:$PYTHONPATH"', *cluster.setup],
+        setup=[f'export PYTHONPATH="{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"', *cluster.setup],
         additional_parameters={key: value for key, value in asked.items() if value is not None},
     )
     return executor
