@@ -14,7 +14,7 @@ SHARED = ROOT.parent / "shared"
 SMALL = """
     model.n_layer=2 model.n_head=2 model.n_embd=32 model.seq_len=32 batch.global_tokens=256 batch.micro_batch_size=4
     trainer.max_tokens=null trainer.max_steps=20 trainer.eval_every=2560 trainer.eval_tokens=2000 trainer.log_every=1
-    sample.tokens=16 device=cpu cluster.threads=1
+    sample.tokens=16 device=cpu cluster.threads=1 tracker.plot=false
 """.split()
 
 

@@ -9,13 +9,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, call, command, environment
 from safetensors.torch import load_file
 
+from gpt.compose import compose
+from gpt.distributed import World, agree, fingerprints
+from gpt.errors import InputError
 from gpt.tracker import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -144,16 +149,16 @@ def meeting(port, timeout=60):
     return ["cluster=multinode", "cluster.nproc=1", f"cluster.rdzv_endpoint=127.0.0.1:{port}", f"cluster.timeout={timeout}"]  # fmt: skip
 
 
-def two_machines(tmp_path, *arguments, other=(), root=ROOT):
-    """Both to their end, the second with further arguments, or from another root: their exit codes, what they say."""
+def two_machines(tmp_path, *arguments, root=ROOT):
+    """Both to their end, the second from another root: their exit codes, and what they say."""
     arguments += (*meeting(free_port()),)
     (tmp_path / "other").mkdir()
     machines = [
         subprocess.Popen(
-            command(*arguments, *more, f"cluster.node_rank={rank}", script=where / "train.py"), cwd=cwd,
+            command(*arguments, f"cluster.node_rank={rank}", script=where / "train.py"), cwd=cwd,
             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for rank, cwd, more, where in ((1, tmp_path / "other", other, root), (0, tmp_path, (), ROOT))
+        for rank, cwd, where in ((1, tmp_path / "other", root), (0, tmp_path, ROOT))
     ]  # fmt: skip
     said = [machine.communicate(timeout=120) for machine in machines]
     return [machine.returncode for machine in machines], said
@@ -167,24 +172,37 @@ def test_two_machines_are_one_run(small, tmp_path, reference):
     assert not list((tmp_path / "other").iterdir())
 
 
-@pytest.mark.parametrize("what", ["code", "config", "data"])
-def test_machines_that_differ_are_refused(small, tmp_path, text_file, what):
-    root, other = ROOT, ()
-    if what == "code":
-        root = tmp_path / "copy"
-        for part in ("gpt", "data", "conf"):
-            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("cache"))
-        shutil.copy(ROOT / "train.py", root)
-        (root / "gpt" / "model.py").write_text((ROOT / "gpt" / "model.py").read_text() + "\n# another line\n")
-    elif what == "config":
-        other = ("seed=2",)
-    else:
-        (tmp_path / "text.txt").write_text(text_file.read_text()[1:])
-        other = (f"data.files=[{tmp_path}/text.txt]",)
-    codes, said = two_machines(tmp_path, *small, other=other, root=root)
+def test_machines_with_other_code_are_refused(small, tmp_path):
+    root = tmp_path / "copy"
+    for part in ("gpt", "data", "conf"):
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("cache"))
+    shutil.copy(ROOT / "train.py", root)
+    (root / "gpt" / "model.py").write_text((ROOT / "gpt" / "model.py").read_text() + "\n# another line\n")
+    codes, said = two_machines(tmp_path, *small, root=root)
     assert codes == [2, 2], said
     for _, stderr in said:
-        assert f"rank 1 has other {what} than rank 0\n  give every rank the same {what}\n" in stderr
+        assert "rank 1 has other code than rank 0\n  give every rank the same code\n" in stderr
+
+
+@dataclass(frozen=True)
+class Gathered(World):
+    """Rank 1 of two, with what rank 0 has said."""
+
+    said: Any = None
+
+    def gather(self, value):
+        return [self.said, value]
+
+
+def test_ranks_with_other_config_or_data_are_refused(small):
+    config, other = compose(small), compose([*small, "seed=2"])
+    elsewhere = compose([*small, "data.cache_dir=/elsewhere"])
+    rank_1 = Gathered(rank=1, size=2, said=(fingerprints(config, "a text"), Path("run")))
+    assert agree(rank_1, elsewhere, "a text", None) == Path("run")
+    with pytest.raises(InputError, match="rank 1 has other config than rank 0"):
+        agree(rank_1, other, "a text", None)
+    with pytest.raises(InputError, match="rank 1 has other data than rank 0"):
+        agree(rank_1, config, "another", None)
 
 
 @pytest.mark.parametrize("node_rank", [0, 1])

@@ -105,7 +105,7 @@ def test_a_signal_finishes_the_step_saves_and_can_be_resumed(small, tmp_path, un
 
 
 def test_the_output_directory_is_complete(small, tmp_path):
-    done = call(*small, cwd=tmp_path)
+    done = call(*small, "tracker.plot=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (run_dir,) = (tmp_path / "outputs").glob("*/*-tiny")
