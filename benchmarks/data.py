@@ -37,7 +37,7 @@ def contestants(path: Path) -> dict:
     from gpt.tokenfile import open_tokens
 
     file = open_tokens(path)
-    raw = np.memmap(path, file.dtype, "r", file.offset, (file.n_tokens,))
+    raw = np.memmap(path, file.dtype, "r", file.shards[0].offset, (file.n_tokens,))
     draws = np.random.default_rng(0)
     position = 0
 

@@ -8,6 +8,7 @@ that is named after the source, the tokenizer and a hash of all that went in. Gi
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -17,21 +18,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import tiktoken
+from typing import Any
 
 from data import stdlib, text
+from data.shards import SplitShards, clear, missing_shards, read_journal, remake, write_journal, write_synced
+from data.tokenize import Cursor, Tokens, batches, in_order, tokenize
 from gpt import cli
 from gpt.config import Config
 from gpt.errors import InputError
 from gpt.order import Order
 from gpt.schema import DataConfig
-from gpt.tokenfile import LAYOUT, TokenFile, TokenWriter, open_tokens
-from gpt.tokenizer import VOCAB_SIZES, encode, end_of_text, get_tokenizer, prompt_ids
+from gpt.tokenfile import LAYOUT, TokenFile, open_tokens
+from gpt.tokenizer import VOCAB_SIZES, get_tokenizer, prompt_ids
 
 REPOSITORY = Path(__file__).parents[1]
-MIN_DOCUMENTS_TO_HASH = 100  # with fewer, documents are not split by their hash but the text by position
+NAMES = {"train": "training", "val": "validation"}
+COMMIT_TOKENS = 1 << 22  # after which an interrupted preparation goes on
 
 
 def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
@@ -70,21 +72,35 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     prompt_ids(get_tokenizer(train.tokenizer, train.chars), config.sample.prompt)
 
 
-def _prepare_into_cache(data: DataConfig) -> Path:
-    cache_dir, files = REPOSITORY / data.cache_dir, _files(data)
+def prepared_directory(data: DataConfig) -> Path:
+    """Where prepared data lies, or would lie."""
+    return Path(data.dir) if data.dir else _cache_directory(data, _files(data))
+
+
+def _cache_directory(data: DataConfig, files: list[Path]) -> Path:
     inputs = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
-    key = hashlib.sha256(json.dumps([LAYOUT, data.tokenizer, data.val_fraction, inputs]).encode()).hexdigest()[:12]
-    directory = cache_dir / f"{data.name}-{data.tokenizer}-{key}"
-    if _is_whole(directory):
+    about = json.dumps([LAYOUT, data.tokenizer, data.val_fraction, data.shard_tokens, inputs])
+    key = hashlib.sha256(about.encode()).hexdigest()[:12]
+    return REPOSITORY / data.cache_dir / f"{data.name}-{data.tokenizer}-{key}"
+
+
+def _prepare_into_cache(data: DataConfig) -> Path:
+    files = _files(data)
+    directory = _cache_directory(data, files)
+    if _is_whole(directory) and not missing_shards(directory):
         return directory
     with _alone(directory):
-        if not _is_whole(directory):  # another process has prepared it meanwhile
+        if _is_whole(directory):  # but for some shards, or another process has prepared it meanwhile
+            _write_again(data, files, directory)
+        else:
             print(f"preparing {len(files):,} files as {data.tokenizer} -> {directory}", flush=True)
             try:
                 _write(data, files, directory)
-            finally:
-                if not any(directory.iterdir()):  # it failed before anything was there
+            except InputError:
+                clear(directory)
+                if not any(directory.iterdir()):  # it failed before anything was whole
                     directory.rmdir()
+                raise
     return directory
 
 
@@ -112,74 +128,69 @@ def _files(data: DataConfig) -> list[Path]:
 
 
 def _write(data: DataConfig, files: list[Path], directory: Path) -> None:
-    """Both token files, then the manifest."""
-    chars = _alphabet(files) if data.tokenizer == "chars" else None
-    tokenizer = get_tokenizer(data.tokenizer, chars)
-    about = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.n_vocab, "chars": chars, "source": data.name}
-    splitter = _by_hash if len(files) >= MIN_DOCUMENTS_TO_HASH else _by_position
-    with (
-        TokenWriter(directory / "train.h5", **about, split="train") as train,
-        TokenWriter(directory / "val.h5", **about, split="val") as val,
-    ):
-        for part, document, starts in splitter(files, data.val_fraction):
-            writer = val if part == "val" else train
-            writer.add_document(_tokens(tokenizer, document, starts))
-        for writer in (train, val):
-            if writer.n_tokens == 0:
-                raise InputError(
-                    f"data={data.name}: the {writer.attributes['split']} part of {len(files)} files would be empty",
-                    "give more text, or another data.val_fraction",
-                )
+    """The shards of both splits, then the manifest; where it was interrupted, it goes on."""
+    about = _about(data, files)
+    journal = read_journal(directory)
+    splits = {
+        name: SplitShards(directory, data.shard_tokens, about | {"split": name}, journal["splits"].get(name))
+        for name in ("train", "val")
+    }
+    committed, before = sum(split.n_tokens for split in splits.values()), journal["cursor"]
+    for results, cursor in _tokenized(data, files, about["chars"], before):
+        for name, tokens in results.items():
+            splits[name].add(tokens, before)
+        before, n_tokens = cursor, sum(split.n_tokens for split in splits.values())
+        if n_tokens - committed >= COMMIT_TOKENS:
+            write_journal(directory, cursor, splits)
+            committed = n_tokens
+    for name, split in splits.items():
+        if split.n_tokens == 0:
+            raise InputError(
+                f"data={data.name}: the {name} part of {len(files)} files would be empty",
+                "give more text, or another data.val_fraction",
+            )
     manifest = {
         "source": data.name,
         "files": len(files),
         "val_fraction": data.val_fraction,
-        "splits": {w.attributes["split"]: {"tokens": w.n_tokens, "sha256": w.sha256.hexdigest()} for w in (train, val)},
+        "splits": {name: split.finish() for name, split in splits.items()},
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("tiktoken", "h5py", "numpy")},
+        "versions": {name: version(name) for name in ("tiktoken", "gigatoken", "h5py", "numpy")},
     }
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    print(f"{train.n_tokens:,} training tokens, {val.n_tokens:,} validation tokens", flush=True)
+    write_synced(directory / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    clear(directory)
+    said = (f"{split['tokens']:,} {NAMES[name]} tokens" for name, split in manifest["splits"].items())
+    print(", ".join(said), flush=True)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")  # not read_text, which would change line ends
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: {error.reason} at byte {error.start}", "convert it, or leave it out"
-        ) from error
+def _about(data: DataConfig, files: list[Path]) -> dict[str, Any]:
+    """What every token file of the data says of itself."""
+    chars = _alphabet(files) if data.tokenizer == "chars" else None
+    vocab_size = get_tokenizer(data.tokenizer, chars).n_vocab
+    return {"tokenizer": data.tokenizer, "vocab_size": vocab_size, "chars": chars, "source": data.name}
+
+
+def _tokenized(
+    data: DataConfig, files: list[Path], chars: str | None, cursor: Cursor | None
+) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
+    """The tokens of all documents from ``cursor`` on, by split, each time with the cursor after them."""
+    work = functools.partial(tokenize, tokenizer=data.tokenizer, chars=chars, val_fraction=data.val_fraction)
+    pieces = text.pieces(files, data.val_fraction, cursor)
+    return in_order(batches(pieces), work, data.processes or len(os.sched_getaffinity(0)))
+
+
+def _write_again(data: DataConfig, files: list[Path], directory: Path) -> None:
+    """Make the shards that are missing, and no others."""
+    about = _about(data, files)
+    for split, shard in missing_shards(directory):
+        print(f"{directory / shard['file']} is gone: it is made again", flush=True)
+        source = _tokenized(data, files, about["chars"], shard["from"]["cursor"])
+        tokens = (results[split] for results, _ in source if split in results)
+        remake(directory, shard, about | {"split": split}, tokens)
 
 
 def _alphabet(files: list[Path]) -> str:
-    return "".join(sorted(set().union(*(_read(path) for path in files))))
-
-
-def _tokens(tokenizer: tiktoken.Encoding, document: str, starts: bool) -> np.ndarray:
-    """Ids of a document; end-of-text goes in front where it starts, if the vocabulary has one."""
-    ids, separator = encode(tokenizer, document), end_of_text(tokenizer)
-    return np.concatenate([[separator], ids]) if starts and separator is not None else ids
-
-
-def _by_hash(files: list[Path], val_fraction: float) -> Iterator[tuple[str, str, bool]]:
-    """Documents as (part, text, whether it starts there), each wholly in the part that its hash says."""
-    for path in files:
-        document = _read(path)
-        share = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
-        yield ("val" if share < val_fraction else "train"), document, True
-
-
-def _by_position(files: list[Path], val_fraction: float) -> Iterator[tuple[str, str, bool]]:
-    """The same for few documents: the last ``val_fraction`` of all characters, cut inside a document."""
-    documents = [_read(path) for path in files]
-    left = int(sum(map(len, documents)) * (1 - val_fraction))
-    for document in documents:
-        head, tail = document[:left], document[left:]
-        if head:
-            yield "train", head, True
-        if tail:
-            yield "val", tail, not head
-        left -= len(head)
+    return "".join(sorted(set().union(*(block for path in files for block, _ in text.blocks(path)))))
 
 
 def main() -> None:

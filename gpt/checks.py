@@ -30,6 +30,7 @@ AT_LEAST_ONE = """
     batch.global_tokens batch.micro_batch_size schedule.decay_until
     cluster.nproc cluster.threads cluster.timeout cluster.nnodes cluster.cpus
     batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
+    data.shard_tokens data.processes
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
     checkpoint.every checkpoint.keep sample.top_k
 """

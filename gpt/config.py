@@ -164,7 +164,7 @@ OmegaConf.register_new_resolver("ranks", lambda: int(os.environ.get("WORLD_SIZE"
 # What may differ from the saved config when a run is resumed: none of it changes what the run computes,
 # but for the length of the run. Where the data lies may change too; its fingerprint is compared instead.
 MAY_CHANGE_ON_RESUME = re.compile(
-    r"resume|plan_mfu|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|files(\[.*)?|dir|cache_dir|url)"
+    r"resume|plan_mfu|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|processes|shard_tokens|files(\[.*)?|dir|cache_dir|url)"
     r"|data\.references|trainer\.(max_.*|log_every|profile|anomaly)|checkpoint\..*|tracker\..*"
 )
 

@@ -38,6 +38,8 @@ class DataConfig:
     sha256: str | None
     tokenizer: str
     val_fraction: float
+    shard_tokens: int
+    processes: int | None
     dir: str | None
     cache_dir: str
     shuffle: bool

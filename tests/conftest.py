@@ -72,6 +72,18 @@ def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: int = 12
     )
 
 
+def processes_of(marker: Path) -> list[bytes]:
+    """Command lines of live processes that were started with GPTLAB_TEST=marker, and of what they have started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"GPTLAB_TEST={marker}".encode() in path.read_bytes():
+                found.append((path.parent / "cmdline").read_bytes())
+        except OSError:
+            continue
+    return [line for line in found if line]
+
+
 @pytest.fixture
 def gpt2_vocabulary(monkeypatch) -> Path:
     """tiktoken's cache with the GPT-2 vocabulary, or a skip where it is missing."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, call, command, environment
+from conftest import ROOT, call, command, environment, processes_of
 from safetensors.torch import load_file
 
 from gpt.compose import compose
@@ -260,18 +260,6 @@ class Hangs(Fault):
 '''
 
 
-def processes_of(marker):
-    """Command lines of live processes that name ``marker``, or whose parent did when they were started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if marker in path.read_bytes() and path.parent.name != str(os.getpid()):
-                found.append((path.parent / "cmdline").read_bytes())
-        except OSError:
-            continue
-    return [line for line in found if line]
-
-
 @pytest.mark.parametrize(
     "fault, message",
     [
@@ -283,7 +271,6 @@ def processes_of(marker):
 def test_a_rank_that_fails_ends_all(small, tmp_path, fault, message):
     (tmp_path / "faults.py").write_text(FAULTS)
     custom = ["optimizer=custom", f"optimizer._target_=faults.{fault}", "optimizer.weight_decay=0", "optimizer.lr=0.01"]
-    marker = f"GPTLAB_TEST={tmp_path}"
     begun = time.monotonic()
     done = subprocess.run(
         command(*small, *DDP, *custom, "cluster.timeout=4"), cwd=tmp_path, capture_output=True, text=True, timeout=120,
@@ -292,7 +279,7 @@ def test_a_rank_that_fails_ends_all(small, tmp_path, fault, message):
     assert done.returncode == 1
     assert done.stderr.count(message) == 1, done.stderr
     assert time.monotonic() - begun < 60
-    assert processes_of(marker.encode()) == []
+    assert processes_of(tmp_path) == []
     (run_dir,) = (tmp_path / "outputs").glob("*/*")
     if fault == "Raises":
         assert "ValueError: a wrong turn" in (run_dir / "logs" / "rank_1.log").read_text()

@@ -57,7 +57,7 @@ def test_chunked_and_compressed_files_are_read_too(tmp_path):
         file.create_dataset("tokens", data=ids.astype("u2"), chunks=(512,), compression="gzip")
         file.attrs.update(tokenizer="bytes", vocab_size=257)
     file = open_tokens(path)
-    assert file.offset is None
+    assert file.shards[0].offset is None
     assert np.array_equal(file.reader("mmap")(700, 1300), ids[700:1300])
     contiguous = tmp_path / "own2.h5"
     with h5py.File(contiguous, "w") as other:
