@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -155,6 +156,16 @@ def test_any_number_of_processes_writes_the_same_bytes(corpus, tmp_path):
     assert written[0] == written[1] == written[2]
 
 
+def written_below(cache: Path) -> int:
+    """Bytes of shards there, raw or finished."""
+    sizes: dict[str, int] = {}
+    for path in cache.glob("*/*"):
+        with suppress(FileNotFoundError):  # renamed meanwhile
+            shard = path.name.lstrip(".").partition(".h5")[0]
+            sizes[shard] = max(sizes.get(shard, 0), path.stat().st_size)
+    return sum(sizes.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, processes):
@@ -162,22 +173,19 @@ def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, 
     train, _ = prepared(tmp_path / "undisturbed", *overrides)
     command = [sys.executable, "-m", "data.prepare", *overrides, f"data.processes={processes}",
                f"data.cache_dir={tmp_path}/killed"]  # fmt: skip
-    draws, kills, marked = random.Random(processes), 0, environment() | {"GPTLAB_TEST": str(tmp_path)}
-    while kills < 10:
-        process = subprocess.Popen(command, cwd=ROOT, env=marked, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()  # it has begun
-        try:
-            process.wait(draws.uniform(0, 0.5))
-            break  # it was done before
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
+    marked = environment() | {"GPTLAB_TEST": str(tmp_path)}
+    whole = sum(path.stat().st_size for path in Path(train.path).parent.iterdir())
+    for moment in sorted(random.Random(processes).uniform(0, 0.9) for _ in range(10)):
+        process = subprocess.Popen(command, cwd=ROOT, env=marked, stdout=subprocess.DEVNULL)
+        while written_below(tmp_path / "killed") < moment * whole:
+            assert process.poll() is None, "it was done before it was to be killed"
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "killed").iterdir()
     assert hashes(directory) == hashes(Path(train.path).parent)
-    assert kills >= 5
     deadline = time.monotonic() + 10
     while left := processes_of(tmp_path):
         assert time.monotonic() < deadline, f"they outlive who started them: {left}"
