@@ -5,27 +5,28 @@
 
 Takes the overrides of train.py, and writes train.h5, val.h5 and manifest.json to a directory below data.cache_dir
 that is named after the source, the tokenizer and a hash of all that went in. Given once, it is not made again.
+Interrupted, it goes on where it was when the command is given again.
 """
 
+import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data import stdlib, text
+from data.pieces import Cursor
+from data.progress import Meter, check_room
 from data.shards import SplitShards, clear, missing_shards, read_journal, remake, write_journal, write_synced
-from data.tokenize import Cursor, Tokens, batches, in_order, tokenize
+from data.source import Source, source_of
 from gpt import cli
 from gpt.config import Config
-from gpt.errors import InputError
+from gpt.errors import InputError, TrainingError
 from gpt.order import Order
 from gpt.schema import DataConfig
 from gpt.tokenfile import LAYOUT, TokenFile, open_tokens
@@ -33,6 +34,7 @@ from gpt.tokenizer import VOCAB_SIZES, get_tokenizer, prompt_ids
 
 REPOSITORY = Path(__file__).parents[1]
 NAMES = {"train": "training", "val": "validation"}
+LIBRARIES = ("tiktoken", "gigatoken", "datasets", "h5py", "numpy")  # that can change the tokens
 COMMIT_TOKENS = 1 << 22  # after which an interrupted preparation goes on
 
 
@@ -41,11 +43,6 @@ def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
 
     Raises InputError when the source cannot be read, or what lies there is no pair of token files.
     """
-    if data.source == "prepared" and not data.dir:
-        raise InputError(
-            f"data={data.name} is not prepared from here",
-            "prepare train.h5 and val.h5 first (docs/data.md), then give their directory: data.dir=DIR",
-        )
     directory = Path(data.dir) if data.dir else _prepare_into_cache(data)
     train, val = (open_tokens(directory / f"{split}.h5") for split in ("train", "val"))
     if (train.tokenizer, train.vocab_size, train.chars) != (val.tokenizer, val.vocab_size, val.chars):
@@ -59,9 +56,8 @@ def vocab_size(data: DataConfig) -> int | None:
         return open_tokens(Path(data.dir) / "train.h5").vocab_size
     if data.tokenizer != "chars":
         return VOCAB_SIZES[data.tokenizer]
-    if data.source == "text" and not data.files and not text.fetched(data, REPOSITORY / data.cache_dir).exists():
-        return None
-    return len(_alphabet(_files(data)))
+    alphabet = source_of(data, REPOSITORY / data.cache_dir).alphabet
+    return None if alphabet is None else len(alphabet)
 
 
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
@@ -74,33 +70,38 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
 
 def prepared_directory(data: DataConfig) -> Path:
     """Where prepared data lies, or would lie."""
-    return Path(data.dir) if data.dir else _cache_directory(data, _files(data))
+    return Path(data.dir) if data.dir else _cache_directory(data, source_of(data, REPOSITORY / data.cache_dir))
 
 
-def _cache_directory(data: DataConfig, files: list[Path]) -> Path:
-    inputs = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
-    about = json.dumps([LAYOUT, data.tokenizer, data.val_fraction, data.shard_tokens, inputs])
+def _cache_directory(data: DataConfig, source: Source) -> Path:
+    about = json.dumps([LAYOUT, data.tokenizer, data.val_fraction, data.shard_tokens, source.inputs()])
     key = hashlib.sha256(about.encode()).hexdigest()[:12]
     return REPOSITORY / data.cache_dir / f"{data.name}-{data.tokenizer}-{key}"
 
 
 def _prepare_into_cache(data: DataConfig) -> Path:
-    files = _files(data)
-    directory = _cache_directory(data, files)
+    source = source_of(data, REPOSITORY / data.cache_dir)
+    directory = _cache_directory(data, source)
     if _is_whole(directory) and not missing_shards(directory):
         return directory
     with _alone(directory):
-        if _is_whole(directory):  # but for some shards, or another process has prepared it meanwhile
-            _write_again(data, files, directory)
-        else:
-            print(f"preparing {len(files):,} files as {data.tokenizer} -> {directory}", flush=True)
-            try:
-                _write(data, files, directory)
-            except InputError:
+        try:
+            if _is_whole(directory):  # but for some shards, or another process has prepared it meanwhile
+                _write_again(data, source, directory)
+            else:
+                print(f"preparing {source.describe()} as {data.tokenizer} -> {directory}", flush=True)
+                _write(data, source, directory)
+        except InputError:
+            if not _is_whole(directory):
                 clear(directory)
-                if not any(directory.iterdir()):  # it failed before anything was whole
-                    directory.rmdir()
-                raise
+            raise
+        except OSError as error:
+            raise TrainingError(
+                f"preparing {directory} ended: {error}\n  mend that and give the command again: it goes on where it was"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):  # there is something in it
+                directory.rmdir()
     return directory
 
 
@@ -108,7 +109,7 @@ def _is_whole(directory: Path) -> bool:
     return all((directory / name).exists() for name in ("train.h5", "val.h5", "manifest.json"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the directory, made if need be, for this process; others wait here."""
     while True:
@@ -123,39 +124,31 @@ def _alone(directory: Path) -> Iterator[None]:
             os.close(descriptor)  # and, where who held it has failed and removed it, once more
 
 
-def _files(data: DataConfig) -> list[Path]:
-    return stdlib.files() if data.source == "stdlib" else text.files(data, REPOSITORY / data.cache_dir)
-
-
-def _write(data: DataConfig, files: list[Path], directory: Path) -> None:
+def _write(data: DataConfig, source: Source, directory: Path) -> None:
     """The shards of both splits, then the manifest; where it was interrupted, it goes on."""
-    about = _about(data, files)
     journal = read_journal(directory)
+    source.revision = journal["revision"]
+    source.resolve()
+    about = _about(data, source)
     splits = {
         name: SplitShards(directory, data.shard_tokens, about | {"split": name}, journal["splits"].get(name))
-        for name in ("train", "val")
+        for name in NAMES
     }
-    committed, before = sum(split.n_tokens for split in splits.values()), journal["cursor"]
-    for results, cursor in _tokenized(data, files, about["chars"], before):
-        for name, tokens in results.items():
-            splits[name].add(tokens, before)
-        before, n_tokens = cursor, sum(split.n_tokens for split in splits.values())
-        if n_tokens - committed >= COMMIT_TOKENS:
-            write_journal(directory, cursor, splits)
-            committed = n_tokens
+    _read(data, source, about["chars"], directory, journal["cursor"], splits)
     for name, split in splits.items():
         if split.n_tokens == 0:
             raise InputError(
-                f"data={data.name}: the {name} part of {len(files)} files would be empty",
+                f"data={data.name}: the {name} part of {source.describe()} would be empty",
                 "give more text, or another data.val_fraction",
             )
     manifest = {
         "source": data.name,
-        "files": len(files),
+        "of": source.describe(),
+        "revision": source.revision,
         "val_fraction": data.val_fraction,
         "splits": {name: split.finish() for name, split in splits.items()},
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("tiktoken", "gigatoken", "h5py", "numpy")},
+        "versions": {name: version(name) for name in LIBRARIES},
     }
     write_synced(directory / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     clear(directory)
@@ -163,34 +156,54 @@ def _write(data: DataConfig, files: list[Path], directory: Path) -> None:
     print(", ".join(said), flush=True)
 
 
-def _about(data: DataConfig, files: list[Path]) -> dict[str, Any]:
+def _read(
+    data: DataConfig,
+    source: Source,
+    chars: str | None,
+    directory: Path,
+    cursor: Cursor | None,
+    splits: dict[str, SplitShards],
+) -> None:
+    """Add the tokens of the source from ``cursor`` on, and note every few millions how far it is."""
+    itemsize, committed = splits["train"].itemsize, sum(split.n_tokens for split in splits.values())
+    is_checked = False
+    with Meter(committed, itemsize) as meter:
+        for results, after in source.tokens(cursor, chars):
+            for name, tokens in results.items():
+                splits[name].add(tokens, cursor)
+            cursor, n_tokens = after, sum(split.n_tokens for split in splits.values())
+            share = source.share(cursor)
+            meter.show(n_tokens, share)
+            if n_tokens - committed >= COMMIT_TOKENS:
+                if not is_checked:
+                    check_room(directory, n_tokens, share, itemsize, data.shard_tokens)
+                    is_checked = True
+                write_journal(directory, cursor, source.revision, splits)
+                committed = n_tokens
+
+
+def _about(data: DataConfig, source: Source) -> dict[str, Any]:
     """What every token file of the data says of itself."""
-    chars = _alphabet(files) if data.tokenizer == "chars" else None
-    vocab_size = get_tokenizer(data.tokenizer, chars).n_vocab
-    return {"tokenizer": data.tokenizer, "vocab_size": vocab_size, "chars": chars, "source": data.name}
+    chars = source.read_alphabet() if data.tokenizer == "chars" else None
+    return {
+        "tokenizer": data.tokenizer,
+        "vocab_size": get_tokenizer(data.tokenizer, chars).n_vocab,
+        "chars": chars,
+        "source": data.name,
+        "revision": source.revision,
+        "has_mask": source.has_mask,
+    }
 
 
-def _tokenized(
-    data: DataConfig, files: list[Path], chars: str | None, cursor: Cursor | None
-) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
-    """The tokens of all documents from ``cursor`` on, by split, each time with the cursor after them."""
-    work = functools.partial(tokenize, tokenizer=data.tokenizer, chars=chars, val_fraction=data.val_fraction)
-    pieces = text.pieces(files, data.val_fraction, cursor)
-    return in_order(batches(pieces), work, data.processes or len(os.sched_getaffinity(0)))
-
-
-def _write_again(data: DataConfig, files: list[Path], directory: Path) -> None:
+def _write_again(data: DataConfig, source: Source, directory: Path) -> None:
     """Make the shards that are missing, and no others."""
-    about = _about(data, files)
+    source.revision = json.loads((directory / "manifest.json").read_text())["revision"]
+    about = _about(data, source)
     for split, shard in missing_shards(directory):
         print(f"{directory / shard['file']} is gone: it is made again", flush=True)
-        source = _tokenized(data, files, about["chars"], shard["from"]["cursor"])
-        tokens = (results[split] for results, _ in source if split in results)
+        results = source.tokens(shard["from"]["cursor"], about["chars"])
+        tokens = (result[split] for result, _ in results if split in result)
         remake(directory, shard, about | {"split": split}, tokens)
-
-
-def _alphabet(files: list[Path]) -> str:
-    return "".join(sorted(set().union(*(block for path in files for block, _ in text.blocks(path)))))
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.tokenize import Cursor, Tokens
+from data.pieces import Cursor
+from data.tokenize import Tokens
 from gpt.errors import InputError
 from gpt.tokenfile import TokenWriter, open_tokens, replace_synced, write_index
 
@@ -26,6 +27,11 @@ class SplitShards:
         self.begins = state["from"]  # where the source stands at the shard's begin, and this split's tokens to skip
         self.writer = self._writer(tuple(state["held"]))
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a token."""
+        return self.writer.dtype.itemsize
+
     def _writer(self, held: tuple[int, int]) -> TokenWriter:
         path = self.directory / f"{self.split}_{len(self.shards):05d}.h5"
         return TokenWriter(path, **self.about, held=held)
@@ -37,15 +43,13 @@ class SplitShards:
 
     def add(self, tokens: Tokens, cursor: Cursor | None) -> None:
         """Append the tokens that the source gives at ``cursor``, finishing shards as they fill up."""
-        ids, starts = tokens
-        while len(ids):
+        left = tokens
+        while len(left.ids):
             if self.writer.n_tokens == self.shard_tokens:
                 self._next()
-                self.begins = {"cursor": cursor, "skip": len(tokens.ids) - len(ids)}
-            room = self.shard_tokens - self.writer.n_tokens
-            here = starts < room
-            self.writer.add(ids[:room], starts[here])
-            ids, starts = ids[room:], starts[~here] - room
+                self.begins = {"cursor": cursor, "skip": len(tokens.ids) - len(left.ids)}
+            here, left = left.split_at(self.shard_tokens - self.writer.n_tokens)
+            self.writer.add(*here)
 
     def _next(self) -> None:
         self._finish_shard()
@@ -94,10 +98,9 @@ def remake(directory: Path, shard: dict[str, Any], about: dict[str, Any], source
     """
     path, skip = directory / shard["file"], shard["from"]["skip"]
     with TokenWriter(path, **about) as writer:
-        for ids, starts in source:
-            ids, starts, skip = ids[skip:], starts[starts >= skip] - skip, max(0, skip - len(ids))
-            room = shard["tokens"] - writer.n_tokens
-            writer.add(ids[:room], starts[starts < room])
+        for tokens in source:
+            _, tokens, skip = *tokens.split_at(skip), max(0, skip - len(tokens.ids))
+            writer.add(*tokens.split_at(shard["tokens"] - writer.n_tokens)[0])
             if writer.n_tokens == shard["tokens"]:
                 break
     if open_tokens(path).sha256 != shard["sha256"]:
@@ -105,9 +108,10 @@ def remake(directory: Path, shard: dict[str, Any], about: dict[str, Any], source
         raise InputError(f"{path} cannot be made again: the text is other than it was", f"delete {directory}")
 
 
-def write_journal(directory: Path, cursor: Cursor, splits: dict[str, SplitShards]) -> None:
+def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits: dict[str, SplitShards]) -> None:
     """Say from where to go on."""
-    state = {"cursor": cursor, "splits": {name: split.commit() for name, split in splits.items()}}
+    held = {name: split.commit() for name, split in splits.items()}
+    state = {"cursor": cursor, "revision": revision, "splits": held}
     write_synced(directory / JOURNAL, json.dumps(state))
     for split in splits.values():
         split.drop_full()
@@ -116,7 +120,7 @@ def write_journal(directory: Path, cursor: Cursor, splits: dict[str, SplitShards
 def read_journal(directory: Path) -> dict[str, Any]:
     """Where an interrupted preparation goes on, or where a new one begins."""
     path = directory / JOURNAL
-    return json.loads(path.read_text()) if path.exists() else {"cursor": None, "splits": {}}
+    return json.loads(path.read_text()) if path.exists() else {"cursor": None, "revision": None, "splits": {}}
 
 
 def clear(directory: Path) -> None:

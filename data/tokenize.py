@@ -19,28 +19,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import tiktoken
 
+from data.pieces import Cursor, Piece, split_of
 from gpt.tokenizer import encode, end_of_text, get_tokenizer
 
-BATCH_CHARS = 1 << 19  # of text for a worker at a time
 AHEAD = 3  # batches per worker that may be under way
 INLINE_CHARS = 1 << 23  # below this, starting workers would take longer than the work
 
-Cursor = dict[str, Any]  # where a source goes on; JSON
-
-
-class Piece(NamedTuple):
-    """A document, or a part of one: whether it begins there, and its split where that is not for the hash to say."""
-
-    text: str
-    starts: bool
-    split: str | None
-
 
 class Tokens(NamedTuple):
-    """Ids of one split, and where among them documents start."""
+    """Ids of one split, where among them documents start, and for each id whether it is a target (None: all are)."""
 
     ids: np.ndarray
     starts: np.ndarray
+    mask: np.ndarray | None = None
+
+    def split_at(self, n: int) -> tuple["Tokens", "Tokens"]:
+        """The first n ids, and the others."""
+        first = self.starts < n
+        masks = (None, None) if self.mask is None else (self.mask[:n], self.mask[n:])
+        return Tokens(self.ids[:n], self.starts[first], masks[0]), Tokens(
+            self.ids[n:], self.starts[~first] - n, masks[1]
+        )
 
 
 @functools.cache
@@ -88,44 +87,39 @@ def _vocabulary(name: str, chars: str | None) -> tuple[tiktoken.Encoding, np.nda
     return tokenizer, np.array([] if separator is None else [separator], np.uint32)
 
 
-def tokenize(batch: list[Piece], tokenizer: str, chars: str | None, val_fraction: float) -> dict[str, Tokens]:
+def tokenize(
+    batch: list[Piece], tokenizer: str, chars: str | None, val_fraction: float, has_mask: bool
+) -> dict[str, Tokens]:
     """The tokens of some pieces by split; end-of-text goes in front of each document, if the vocabulary has one.
 
-    Raises InputError for a character that the alphabet of a chars tokenizer does not have.
+    With ``has_mask``, questions are no targets of the loss. Raises InputError for a character that the alphabet of a
+    chars tokenizer does not have.
     """
     encoding, separator = _vocabulary(tokenizer, chars)
-    parts: dict[str, list[np.ndarray]] = {}
-    starts: dict[str, list[int]] = {}
-    lengths: dict[str, int] = {}
-    for piece, ids in zip(batch, encode_all(encoding, [piece.text for piece in batch]), strict=True):
+    gathered: dict[str, list[tuple[bool, np.ndarray, int]]] = {}
+    texts = encode_all(encoding, [piece.text for piece in batch])
+    questions = encode_all(encoding, [piece.question or "" for piece in batch]) if has_mask else [None] * len(batch)
+    for piece, ids, question in zip(batch, texts, questions, strict=True):
         split = piece.split or split_of(hashlib.sha256(piece.text.encode()).digest(), val_fraction)
-        length = lengths.setdefault(split, 0)
+        if has_mask:
+            ids = np.concatenate([question, ids])
         if piece.starts:
-            starts.setdefault(split, []).append(length)
             ids = np.concatenate([separator, ids])
-        parts.setdefault(split, []).append(ids)
-        lengths[split] = length + len(ids)
-    return {
-        split: Tokens(np.concatenate(ids), np.array(starts.get(split, []), np.int64)) for split, ids in parts.items()
-    }
+        gathered.setdefault(split, []).append((piece.starts, ids, len(question) if has_mask else 0))
+    return {split: _joined(parts, len(separator), has_mask) for split, parts in gathered.items()}
 
 
-def split_of(digest: bytes, val_fraction: float) -> str:
-    """The split of a document whose text has this sha256: the same however the data is sharded or worked on."""
-    return "val" if int.from_bytes(digest[:8], "big") / 2**64 < val_fraction else "train"
-
-
-def batches(pieces: Iterable[tuple[Piece, Cursor]]) -> Iterator[tuple[list[Piece], Cursor]]:
-    """Pieces in groups for a worker, each with where the source goes on after it."""
-    batch, size = [], 0
-    for piece, cursor in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= BATCH_CHARS:
-            yield batch, cursor
-            batch, size = [], 0
-    if batch:
-        yield batch, cursor
+def _joined(parts: list[tuple[bool, np.ndarray, int]], lead: int, has_mask: bool) -> Tokens:
+    """Pieces of one split as one: whether each starts a document, its ids, and the length of its question."""
+    ends = np.cumsum([len(ids) for _, ids, _ in parts])
+    begins = np.concatenate([[0], ends[:-1]])
+    mask = None
+    if has_mask:
+        mask = np.ones(ends[-1], np.uint8)
+        for begin, (_, _, n_question) in zip(begins.tolist(), parts, strict=True):
+            mask[begin + lead : begin + lead + n_question] = 0
+    starts = begins[[is_start for is_start, _, _ in parts]]
+    return Tokens(np.concatenate([ids for _, ids, _ in parts]), starts.astype(np.int64), mask)
 
 
 def _worker() -> None:
@@ -137,6 +131,11 @@ def _worker() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(

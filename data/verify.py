@@ -10,7 +10,7 @@ from pathlib import Path
 from data.prepare import prepared_directory
 from gpt import cli
 from gpt.errors import InputError
-from gpt.tokenfile import hashes, open_tokens
+from gpt.tokenfile import is_as_written, open_tokens
 
 
 def verify(directory: Path) -> list[Path]:
@@ -26,8 +26,8 @@ def verify(directory: Path) -> list[Path]:
     for split in ("train", "val"):
         for shard in open_tokens(directory / f"{split}.h5").shards:
             path = Path(shard.path)
-            said, found = hashes(path)
-            is_fine = said in (found, None) and recorded.get(path.name, found) == found
+            is_fine, found = is_as_written(path)
+            is_fine &= recorded.get(path.name, found) == found
             print(f"{path}  {shard.n_tokens:,} tokens  {'as written' if is_fine else 'ALTERED'}", flush=True)
             altered += [] if is_fine else [path]
     return altered

@@ -18,8 +18,9 @@ CHOICES = {
     "model.activation": ["gelu_exact", "gelu_tanh", "relu"],
     "model.attention": ["naive", "sdpa"],
     "model.activation_checkpointing": ["blocks", "none"],
-    "data.source": ["prepared", "stdlib", "text"],
     "data.tokenizer": ["bytes", "chars", "gpt2"],
+    "data.documents": ["masked", "packed", "separate"],
+    "data.invalid_utf8": ["refuse", "replace"],
     "data.order": ["permutation", "random"],
     "data.read": ["mmap", "pread"],
     "schedule.name": sorted(SHAPES),
@@ -30,7 +31,7 @@ AT_LEAST_ONE = """
     batch.global_tokens batch.micro_batch_size schedule.decay_until
     cluster.nproc cluster.threads cluster.timeout cluster.nnodes cluster.cpus
     batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
-    data.shard_tokens data.processes
+    data.shard_tokens data.processes data.digits data.problems data.val_problems
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
     checkpoint.every checkpoint.keep sample.top_k
 """
@@ -61,7 +62,8 @@ def check_names(key: str, given: str, allowed: list[str]) -> None:
 def check(config: "Config", flat: dict[str, Any]) -> None:
     """Refuse what no run can mean; ``flat`` holds the config by dotted keys. Raises InputError."""
     for key, allowed in CHOICES.items():
-        check_names(key, flat[key], allowed)
+        if key in flat:
+            check_names(key, flat[key], allowed)
     check_cluster(config)
     for keys, fine, allowed in [
         (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),

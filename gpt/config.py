@@ -17,11 +17,14 @@ from gpt.errors import InputError
 from gpt.schedule import Stages, linear_stages, run_length
 from gpt.schema import (
     AdamWConfig,
+    ArithmeticConfig,
     BatchConfig,
     CheckpointConfig,
     ClusterConfig,
+    ColumnConfig,
     CustomConfig,
     DataConfig,
+    HubConfig,
     ModelConfig,
     MultinodeConfig,
     MuonConfig,
@@ -33,6 +36,7 @@ from gpt.schema import (
     SampleConfig,
     ScheduleConfig,
     SlurmConfig,
+    TextConfig,
     TrackerConfig,
     TrainerConfig,
 )
@@ -142,6 +146,15 @@ class Config:
 
 # The groups whose options have keys of their own. A file in conf/ names its schema first: defaults: [_muon, _self_].
 VARIANTS = {
+    "data": {
+        "stdlib": DataConfig,
+        "text": TextConfig,
+        "jsonl": ColumnConfig,
+        "parquet": ColumnConfig,
+        "hf": HubConfig,
+        "bin": DataConfig,
+        "arithmetic": ArithmeticConfig,
+    },
     "optimizer": {"adamw": AdamWConfig, "muon": MuonConfig, "custom": CustomConfig},
     "batch": {"constant": BatchConfig, "ramp": RampBatchConfig, "ramp_steps": RampStepsBatchConfig},
     "cluster": {
@@ -152,6 +165,7 @@ VARIANTS = {
         "torchrun": ClusterConfig,
     },
 }
+SAYS_WHICH = {"data": "source"}  # the key that tells them apart, where it is not the name
 ConfigStore.instance().store(name="schema", node=Config)
 for group, variants in VARIANTS.items():
     for name, variant in variants.items():
@@ -179,8 +193,9 @@ def load(composed: DictConfig) -> Config:
         raw.pop("hydra", None)
         schema = OmegaConf.structured(Config)
         for group, variants in VARIANTS.items():
-            check_names(f"{group}.name", raw[group]["name"], list(variants))
-            schema[group] = variants[raw[group]["name"]]
+            key = SAYS_WHICH.get(group, "name")
+            check_names(f"{group}.{key}", raw[group][key], list(variants))
+            schema[group] = variants[raw[group][key]]
         config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error

@@ -34,9 +34,8 @@ class DataConfig:
     name: str
     source: str
     files: list[str]
-    url: str | None
-    sha256: str | None
     tokenizer: str
+    documents: str
     val_fraction: float
     shard_tokens: int
     processes: int | None
@@ -47,6 +46,38 @@ class DataConfig:
     read: str
     num_workers: int
     references: dict[str, float]
+
+
+@dataclass(kw_only=True, slots=True)
+class TextConfig(DataConfig):
+    url: str | None
+    sha256: str | None
+    invalid_utf8: str
+
+
+@dataclass(kw_only=True, slots=True)
+class ColumnConfig(DataConfig):
+    column: str
+    document_start: str | None
+    invalid_utf8: str
+
+
+@dataclass(kw_only=True, slots=True)
+class HubConfig(ColumnConfig):
+    path: str | None
+    config: str | None
+    split: str
+    val_split: str | None
+    revision: str | None
+    streaming: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class ArithmeticConfig(DataConfig):
+    operations: str
+    digits: int
+    problems: int
+    val_problems: int
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,8 +2,8 @@
 
 ``tokens`` (uint16 or uint32) is contiguous. Beside it lie ``doc_offsets`` (int64: where documents start), where losses
 are masked ``loss_mask`` (uint8: 0 where a token is no target), and for a chars tokenizer ``chars`` (uint8: its alphabet
-in UTF-8). Attributes: layout, tokenizer, vocab_size, sha256 (of the tokens), max_id, source, split. No times and no
-paths: equal input gives equal bytes.
+in UTF-8). Attributes: layout, tokenizer, vocab_size, sha256 (of the tokens), mask_sha256, max_id, source, revision,
+split. No times and no paths: equal input gives equal bytes.
 
 Several files, shards, appear as one: an index whose ``tokens`` is a virtual dataset over those beside it.
 """
@@ -45,12 +45,13 @@ class TokenWriter:
         chars: str | None,
         source: str,
         split: str,
+        revision: str | None = None,
         has_mask: bool = False,
         held: tuple[int, int] = (0, 0),
     ):
         self.path, self.chars, self.vocab_size = Path(path), chars, vocab_size
         about = {"tokenizer": tokenizer, "vocab_size": vocab_size, "source": source, "split": split}
-        self.attributes = {"layout": LAYOUT} | about
+        self.attributes = {"layout": LAYOUT} | about | ({"revision": revision} if revision else {})
         self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
         self.n_tokens, self.n_documents = held
         lengths = {"tokens": self.n_tokens * self.dtype.itemsize, "doc_offsets": self.n_documents * 8}
@@ -96,7 +97,7 @@ class TokenWriter:
         """Write the file; returns its number of tokens and their hash. The raw files stay, until they are dropped."""
         part = self._spool_path("part")
         dtypes = SPOOLED | {"tokens": self.dtype}
-        digest, max_id = hashlib.sha256(), 0
+        digests, max_id = {name: hashlib.sha256() for name in self.spools}, 0
         with h5py.File(part, "w") as file:
             for name, spool in self.spools.items():
                 length = self.n_documents if name == "doc_offsets" else self.n_tokens
@@ -108,14 +109,17 @@ class TokenWriter:
                     values = np.frombuffer(raw, dtypes[name])
                     dataset[start : start + len(values)] = values
                     start += len(values)
+                    digests[name].update(raw)
                     if name == "tokens":
-                        digest.update(raw)
                         max_id = max(max_id, int(values.max()))
             if self.chars is not None:
                 file.create_dataset("chars", data=np.frombuffer(self.chars.encode(), np.uint8), track_times=False)
-            file.attrs.update(self.attributes | {"sha256": digest.hexdigest(), "max_id": max_id})
+            sha256 = digests["tokens"].hexdigest()
+            file.attrs.update(self.attributes | {"sha256": sha256, "max_id": max_id})
+            if "loss_mask" in digests:
+                file.attrs["mask_sha256"] = digests["loss_mask"].hexdigest()
         replace_synced(part, self.path)
-        return {"tokens": self.n_tokens, "sha256": digest.hexdigest()}
+        return {"tokens": self.n_tokens, "documents": self.n_documents, "sha256": sha256}
 
     def drop(self) -> None:
         """Delete the raw files."""
@@ -163,6 +167,7 @@ def write_index(path: Path, shards: list[Path]) -> str:
         h5py.h5d.create(index.id, b"tokens", h5py.h5t.py_create(np.dtype(files[0].dtype)), whole, plan)
         if files[0].chars is not None:
             index.create_dataset("chars", data=np.frombuffer(files[0].chars.encode(), np.uint8), track_times=False)
+        attributes.pop("mask_sha256", None)
         index.attrs.update(attributes | {"sha256": digest.hexdigest(), "max_id": max(max_ids)})
     replace_synced(part, path)
     return digest.hexdigest()
@@ -337,10 +342,13 @@ def hash_tokens(tokens: h5py.Dataset) -> str:
     return digest.hexdigest()
 
 
-def hashes(path: Path) -> tuple[str | None, str]:
-    """The sha256 that a token file says its tokens have, and the one that they have."""
+def is_as_written(path: Path) -> tuple[bool, str]:
+    """Whether a token file holds what its attributes say, and the sha256 of its tokens."""
     with h5py.File(path) as file:
-        return file.attrs.get("sha256"), hash_tokens(file["tokens"])
+        found = hash_tokens(file["tokens"])
+        if "mask_sha256" in file.attrs and file.attrs["mask_sha256"] != hash_tokens(file["loss_mask"]):
+            return False, found
+        return file.attrs.get("sha256", found) == found, found
 
 
 def _blocks(tokens: h5py.Dataset) -> Iterator[np.ndarray]:

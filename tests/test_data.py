@@ -12,8 +12,8 @@ import pytest
 import tiktoken
 import torch
 
-from data import stdlib
 from data.prepare import prepare
+from data.text import library
 from gpt.compose import compose
 from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
 from gpt.errors import InputError
@@ -69,7 +69,7 @@ def test_many_documents_are_split_by_their_hash(cache, tmp_path):
 
 
 def test_stdlib_is_real_text_without_tests():
-    files = stdlib.files()
+    files = library()
     assert len(files) > 300
     assert any(path.name == "argparse.py" for path in files)
     assert not any({"test", "tests", "site-packages"} & set(path.parts[-4:]) for path in files)

@@ -1,6 +1,7 @@
 """Preparing at scale: pieces, shards, processes, interruptions."""
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -17,8 +18,9 @@ import pytest
 import tiktoken
 from conftest import ROOT, environment, processes_of
 
-from data import stdlib, text
+from data import pieces
 from data.prepare import prepare
+from data.text import library
 from data.tokenize import encode_all
 from gpt.compose import compose
 from gpt.order import Order
@@ -37,8 +39,8 @@ def prepared(cache, *overrides):
 def corpus(tmp_path_factory) -> Path:
     """Some 36 MB of real text in 150 files: the standard library, three times, with a salt."""
     directory = tmp_path_factory.mktemp("corpus")
-    library = b"".join(path.read_bytes() for path in stdlib.files())
-    salted = b"".join(b"# %d\n" % i + library for i in range(3))
+    source = b"".join(path.read_bytes() for path in library())
+    salted = b"".join(b"# %d\n" % i + source for i in range(3))
     size = len(salted) // 150
     for i in range(150):
         part = salted[i * size : (i + 1) * size].decode(errors="ignore")
@@ -113,25 +115,23 @@ def test_verify_names_what_was_altered(tmp_path, text_file):
 
 
 LONG = {
-    "code": lambda library: library,
-    "spaces": lambda library: "word" + " " * 3_000 + library[:1_500_000],
-    "no spaces": lambda library: "一二三四五六七八九十。\u3000" * 200_000,
-    "no cuts": lambda library: "ab1" * 500_000 + library[:1_500_000],
+    "code": lambda source: source,
+    "spaces": lambda source: "word" + " " * 3_000 + source[:1_500_000],
+    "no spaces": lambda source: "一二三四五六七八九十。\u3000" * 200_000,
+    "no cuts": lambda source: "ab1" * 500_000 + source[:1_500_000],
 }
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, tmp_path, gpt2_vocabulary):
-    library = "".join(path.read_text() for path in stdlib.files())[:3_000_000]
-    document = LONG[kind](library)
-    path = tmp_path / "long.txt"
-    path.write_text(document)
-    pieces = [piece for piece, _ in text.blocks(path)]
-    assert "".join(pieces) == document
-    assert len(pieces) > 1 or kind == "no spaces"
+def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, gpt2_vocabulary):
+    source = "".join(path.read_text() for path in library())[:3_000_000]
+    document = LONG[kind](source)
+    parts = [part for part, *_ in pieces.blocks(io.BytesIO(document.encode()), "refuse", "")]
+    assert "".join(parts) == document
+    assert len(parts) > 1 or kind == "no spaces"
     tokenizer = get_tokenizer("gpt2")
     expected = tiktoken.get_encoding("gpt2").encode_ordinary(document)
-    assert np.concatenate(encode_all(tokenizer, pieces)).tolist() == expected
+    assert np.concatenate(encode_all(tokenizer, parts)).tolist() == expected
 
 
 def test_ids_equal_tiktokens_for_every_character(gpt2_vocabulary):

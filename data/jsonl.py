@@ -1,0 +1,63 @@
+"""JSON lines: an object a line, one of whose keys holds the text of a document."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data import files
+from data.pieces import REPLACE, SURROGATE, Cursor, Row, clean, decode
+from data.source import Rows
+from gpt.errors import InputError
+from gpt.schema import ColumnConfig
+
+
+class JsonLines(Rows):
+    """The files of ``data.files``."""
+
+    def __init__(self, data: ColumnConfig, cache_dir: Path):
+        super().__init__(data, cache_dir)
+        self.paths = files.some(data)
+
+    def inputs(self) -> Any:
+        """See :class:`data.source.Source`."""
+        return [files.identity(self.paths), *self.choices]
+
+    def describe(self) -> str:
+        """See :class:`data.source.Source`."""
+        return files.count(self.paths)
+
+    def share(self, cursor: Cursor) -> float:
+        """See :class:`data.source.Source`."""
+        return files.share(self.paths, cursor["file"], cursor["byte"])
+
+    def rows(self, cursor: Cursor | None) -> Iterator[Row]:
+        """See :class:`data.source.Rows`."""
+        cursor = cursor or {"file": 0, "byte": 0, "line": 0}
+        for number in range(cursor["file"], len(self.paths)):
+            path = self.paths[number]
+            with files.opened(path, cursor["byte"]) as file:
+                for raw in file:
+                    after = {"file": number, "byte": cursor["byte"] + len(raw), "line": cursor["line"] + 1}
+                    if raw.strip():
+                        yield Row(self.text_of(raw, f"{path}, line {after['line']}"), None, cursor, after)
+                    cursor = after
+            cursor = {"file": number + 1, "byte": 0, "line": 0}
+
+    def text_of(self, raw: bytes, where: str) -> str:
+        """The text in a line. Raises InputError, which says where, when there is none."""
+        try:
+            record = json.loads(clean(decode(raw, self.data.invalid_utf8, where)))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON: {error}", "each line is to be one JSON object") from error
+        if not isinstance(record, dict) or self.data.column not in record:
+            held = ", ".join(record) if isinstance(record, dict) else "no object"
+            raise InputError(f"{where}: no column {self.data.column}", f"there: {held}; choose one with data.column=…")
+        text = record[self.data.column]
+        if not isinstance(text, str | None):
+            raise InputError(
+                f"{where}: column {self.data.column} holds no text: {text!r:.40}", "choose another with data.column=…"
+            )
+        if text and self.data.invalid_utf8 == "refuse" and SURROGATE.search(text):
+            raise InputError(f"{where}: half a character, as \\ud83d without what follows", REPLACE)
+        return clean(text or "")

@@ -1,0 +1,58 @@
+"""How far a preparation is: tokens, tokens per second, time left, disk needed."""
+
+import shutil
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gpt.errors import InputError
+
+SECONDS = 10  # between two lines where there is no terminal
+
+
+class Meter:
+    """A progress bar on a terminal, a line now and then in a pipe. Use in a ``with``."""
+
+    def __init__(self, n_tokens: int, itemsize: int):
+        self.itemsize, self.before = itemsize, n_tokens
+        self.begun = self.told = time.monotonic()
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        columns = [BarColumn(), TextColumn("{task.percentage:.0f} %  {task.fields[line]}"), TimeRemainingColumn()]
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self.task = self.bar.add_task("", total=1.0, line="")
+
+    def __enter__(self) -> "Meter":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.stop()
+
+    def show(self, n_tokens: int, share: float) -> None:
+        """So many tokens are there, of so large a share of the source."""
+        now = time.monotonic()
+        rate = (n_tokens - self.before) / max(1e-9, now - self.begun)
+        line = f"{n_tokens:,} tokens  {rate:,.0f} tok/s"
+        if share:
+            line += f"  about {n_tokens / share * self.itemsize / 1e9:,.2f} GB in all"
+        self.bar.update(self.task, completed=share, line=line)
+        if not self.console.is_terminal and now - self.told > SECONDS:
+            self.told = now
+            left = (n_tokens / share - n_tokens) / max(1, rate) if share else None
+            said = "" if left is None else f"  {share:.0%}, {left / 60:,.1f} min left"
+            self.console.print(line + said)
+
+
+def check_room(directory: Path, n_tokens: int, share: float, itemsize: int, shard_tokens: int) -> None:
+    """Refuse what the disk will not hold, as far as the first tokens tell. Raises InputError."""
+    total = n_tokens / share if share else n_tokens
+    # A shard is there twice while it is written, as raw tokens and as HDF5.
+    needed = (total - n_tokens + min(total, shard_tokens)) * itemsize
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise InputError(
+            f"{directory.parent} has {free / 1e9:,.2f} GB free, and {total:,.0f} tokens or so need {needed / 1e9:,.2f}",
+            "make room, or take a directory on another disk: data.cache_dir=DIR",
+        )
