@@ -59,13 +59,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
     from gpt.checkpoint import load_model
-    from gpt.evaluate import Validation, per_byte
+    from gpt.evaluate import ExactMatch, Validation, per_byte
     from gpt.generate import generate_text, printable
     from gpt.model import GPT
     from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
     from gpt.rundir import read_state
     from gpt.tokenfile import data_fingerprint
     from gpt.tokenizer import get_tokenizer
+    from gpt.windows import Windows
 
     device, state = pick_device(config.device), read_state(checkpoint)
     set_matmul_precision(config.precision.name)
@@ -77,11 +78,13 @@ def evaluate(
     with cpu_threads(config.cluster.threads):
         if files:
             results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
-            validation = Validation(
-                files[1], config.data.read, config.model.seq_len, config.trainer.eval_tokens, config.micro_batch_size
-            )
-            loss = validation.loss(model, device, autocast(config.precision.name, device))
+            windows = Windows(files[1], config.model.seq_len, config.data.documents, config.data.read)
+            validation = Validation(windows, config.trainer.eval_tokens, config.micro_batch_size)
+            cast = autocast(config.precision.name, device)
+            loss = validation.loss(model, device, cast)
             results["val"] = {"val_loss": loss, "perplexity": math.exp(loss), "tokens": validation.n_targets}
+            if files[1].has_mask:
+                results["val"]["exact_match"] = ExactMatch(windows, config.micro_batch_size).share(model, device, cast)
             results["val"] |= per_byte(loss, validation, tokenizer)
             for name, value in results["val"].items():
                 shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"

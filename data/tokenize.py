@@ -71,13 +71,26 @@ def encode_all(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarra
     """The ids of each text, equal to tiktoken's ``encode_ordinary``."""
     if tokenizer.name == "bytes":
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
-    if tokenizer.name != "gpt2":
-        return [encode(tokenizer, text) for text in texts]
+    if tokenizer.name == "chars":
+        return _encode_chars(tokenizer, texts)
     is_known = [not has_newer_characters(text) for text in texts]
     rows = gigatoken_gpt2().encode_batch(list(itertools.compress(texts, is_known)), parallel=False).layout
     ids, offsets = rows.content.data, rows.offsets.data
     fast = (ids[begin:end] for begin, end in itertools.pairwise(offsets.tolist()))
     return [next(fast) if known else encode(tokenizer, text) for text, known in zip(texts, is_known, strict=True)]
+
+
+def _encode_chars(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
+    """By a table; a character that is not in it is for tiktoken's way to name."""
+    points = np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
+    alphabet = [ord(tokenizer.decode([i])) for i in range(tokenizer.n_vocab)]
+    table = np.full(max(alphabet) + 1, -1, np.int32)
+    table[alphabet] = np.arange(len(alphabet))
+    ids = table[np.minimum(points, len(table) - 1)]
+    if points.max(initial=0) >= len(table) or ids.min(initial=0) < 0:
+        return [encode(tokenizer, text) for text in texts]
+    ends = list(itertools.accumulate(map(len, texts)))
+    return [ids[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 @functools.cache

@@ -17,9 +17,15 @@ MARK = "<!-- from here on written by docs/generate.py -->\n"
 
 def keys(group: str, option: str) -> dict[str, Any]:
     """The keys of an option below its group, dotted, with their values as the files have them."""
-    files = [cli.CONF / group / f"{name}.yaml" for name in ("_common", option)]
-    merged = OmegaConf.merge(*(OmegaConf.load(path) for path in files if path.exists()))
+    merged = OmegaConf.merge(*loaded(cli.CONF / group / f"{option}.yaml"))
     return flat(OmegaConf.to_container(merged, resolve=False))
+
+
+def loaded(path: Path) -> list[Any]:
+    """A file of a group, after those of the group that it builds on."""
+    own = OmegaConf.load(path)
+    below = [path.with_name(f"{name}.yaml") for name in own.get("defaults", []) if isinstance(name, str)]
+    return [*(part for file in below if file.exists() for part in loaded(file)), own]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

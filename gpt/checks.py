@@ -95,6 +95,16 @@ def check_names_and_data(config: "Config") -> None:
     data = config.data
     if not 0 < data.val_fraction < 1:
         raise InputError(f"data.val_fraction={data.val_fraction} leaves a part empty", "allowed: between 0 and 1")
+    if data.files and data.source in ("stdlib", "arithmetic"):
+        raise InputError(
+            f"data={data.name} reads no files, and data.files={data.files} is given",
+            f"say of what kind they are: data=text data.files={data.files}, or jsonl, parquet, bin",
+        )
+    if data.order == "random" and data.documents == "separate":
+        raise InputError(
+            "data.order=random starts anywhere, and data.documents=separate where documents do",
+            "allowed with data.order=random: data.documents=packed or masked",
+        )
     if data.order == "random" and not data.shuffle:
         raise InputError(
             "data.order=random with data.shuffle=false is neither",

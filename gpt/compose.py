@@ -187,16 +187,21 @@ EVALUATION = re.compile(
 
 def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
     """The saved config of a run, with other data, samples or arithmetic to evaluate it with. Raises InputError."""
-    keys = [override.key_or_group for override in parse(overrides)]
-    if fixed := [key for key in keys if not EVALUATION.fullmatch(key)]:
+    parsed = parse(overrides)
+    if fixed := [o.key_or_group for o in parsed if not EVALUATION.fullmatch(o.key_or_group)]:
         raise InputError(
             f"{fixed[0]} belongs to the run in {run_dir}, and an evaluation cannot change it",
             "allowed: data, data.*, sample.*, seed, device, precision, trainer.eval_tokens, batch.micro_batch_size, "
             "cluster.threads",
         )
-    saved, given = OmegaConf.load(run_dir / "config.yaml"), OmegaConf.structured(compose(overrides))
-    for key in keys:
-        OmegaConf.update(saved, key, OmegaConf.select(given, key), merge=False)
+    saved = OmegaConf.load(run_dir / "config.yaml")
+    groups = [override for override in parsed if "." not in override.key_or_group]
+    given = OmegaConf.structured(compose([override.input_line for override in groups]))
+    for override in groups:
+        OmegaConf.update(saved, override.key_or_group, OmegaConf.select(given, override.key_or_group), merge=False)
+    for override in parsed:
+        if override not in groups:  # a key of the option that is given, or else of the saved one
+            OmegaConf.update(saved, override.key_or_group, override.value(), merge=False, force_add=True)
     OmegaConf.update(saved, "resume", None)
     return load(saved)
 

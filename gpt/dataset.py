@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
+from gpt.loss import IGNORE
 from gpt.order import Order, rank_samples
 from gpt.schedule import Stages, step_tokens
-from gpt.tokenfile import TokenFile
+from gpt.windows import ID, NO_TARGET, STARTS, Windows
 
 
 class TokenDataset(Dataset):
-    """Sample i of the run: a window of seq_len tokens and its targets, as seq_len + 1 ids (int64).
+    """Sample i of the run: a window of seq_len tokens and its targets, as seq_len + 1 numbers (int64, see unpack).
 
-    Its length is one epoch; ids beyond it belong to later epochs. Workers are sent the path, not the array.
+    Its length is one epoch; samples beyond it belong to later epochs.
     """
 
-    def __init__(self, file: TokenFile, order: Order, read: str):
-        self.file, self.order, self.read = file, order, read
-        self.ids = None  # opened where it is used
+    def __init__(self, windows: Windows, order: Order):
+        self.windows, self.order = windows, order
 
     def __len__(self) -> int:
         return self.order.n_windows
@@ -31,18 +31,27 @@ class TokenDataset(Dataset):
 
     def __getitems__(self, samples: list[int]) -> Tensor:
         """A batch at once, (B, seq_len + 1); samples ascend, as the sampler gives them."""
-        if self.ids is None:
-            self.ids = self.file.reader(self.read)
-        width, first = self.order.seq_len + 1, samples[0]
+        first = samples[0]
         starts = self.order.starts(first, samples[-1] - first + 1).tolist()
-        batch = np.empty((len(samples), width), np.int64)
+        batch = np.empty((len(samples), self.order.seq_len + 1), np.int64)
         for row, sample in zip(batch, samples, strict=True):
-            start = starts[sample - first]
-            row[:] = self.ids(start, start + width)
+            self.windows.fill(row, starts[sample - first])
         return torch.from_numpy(batch)
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"ids": None}
+
+def unpack(batch: Tensor, masked: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Windows (B, T + 1) -> inputs, targets and, if ``masked``, where the document of each input starts, all (B, T)."""
+    ids, documents = batch & ID, None
+    targets = torch.where(batch[:, 1:] & NO_TARGET == 0, ids[:, 1:], IGNORE)
+    if masked:
+        places = torch.arange(batch.size(1) - 1, device=batch.device)
+        documents = torch.where(batch[:, :-1] & STARTS == 0, 0, places).cummax(1).values
+    return ids[:, :-1], targets, documents
+
+
+def count_targets(batch: Tensor) -> Tensor:
+    """How many targets of windows (B, T + 1) count."""
+    return (batch[:, 1:] & NO_TARGET == 0).sum()
 
 
 class OrderedSampler(DistributedSampler):

@@ -1,5 +1,6 @@
-"""Validation loss over fixed tokens, each once, and what gzip makes of the same text."""
+"""Validation loss over fixed tokens, each once, what gzip makes of the same text, and exact answers."""
 
+import functools
 import math
 import zlib
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ import tiktoken
 import torch
 from torch import Tensor
 
+from gpt.dataset import unpack
 from gpt.distributed import ALONE, World
 from gpt.loss import IGNORE, loss_sum
 from gpt.model import GPT
-from gpt.tokenfile import TokenFile
+from gpt.windows import ID, NO_TARGET, Windows
 
 
-@dataclass(slots=True)
+@dataclass
 class Validation:
     """Fixed targets of a token file, in windows of ``seq_len``: all, or about ``max_tokens`` spread evenly over it.
 
@@ -26,39 +28,45 @@ class Validation:
     sees one shape.
     """
 
-    file: TokenFile
-    read: str
-    seq_len: int
+    windows: Windows
     max_tokens: int | None
     micro_batch_size: int
 
     def starts(self) -> np.ndarray:
         """Token offsets of the evaluated windows."""
-        windows = math.ceil((self.file.n_tokens - 1) / self.seq_len)
-        taken = windows if self.max_tokens is None else min(windows, math.ceil(self.max_tokens / self.seq_len))
-        return np.arange(taken) * windows // taken * self.seq_len
+        is_separate, seq_len = self.windows.documents == "separate", self.windows.seq_len
+        windows = len(self.windows) if is_separate else math.ceil((self.windows.file.n_tokens - 1) / seq_len)
+        taken = windows if self.max_tokens is None else min(windows, math.ceil(self.max_tokens / seq_len))
+        chosen = np.arange(taken) * windows // taken
+        return self.windows.starts(chosen) if is_separate else chosen * seq_len
 
-    def windows(self, part: slice = slice(None)) -> Iterator[np.ndarray]:
-        """The evaluated windows: up to seq_len + 1 ids, the first of which is only input."""
-        ids = self.file.reader(self.read)
-        for start in self.starts()[part].tolist():
-            yield ids(start, min(start + self.seq_len + 1, self.file.n_tokens))
+    def rows(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The evaluated windows, (seq_len + 1,), see :func:`gpt.dataset.unpack`."""
+        for start in self.starts()[first:stop].tolist():
+            row = np.empty(self.windows.seq_len + 1, np.int64)
+            self.windows.fill(row, start)
+            yield row
 
-    @property
+    def targets(self) -> Iterator[np.ndarray]:
+        """The ids that are predicted, window by window."""
+        for row in self.rows():
+            yield row[1:][row[1:] & NO_TARGET == 0] & ID
+
+    @functools.cached_property
     def n_targets(self) -> int:
         """Tokens that are predicted."""
-        return int(np.minimum(self.seq_len, self.file.n_tokens - 1 - self.starts()).sum())
+        if self.windows.all_count:
+            return int(np.minimum(self.windows.seq_len, self.windows.file.n_tokens - 1 - self.starts()).sum())
+        return sum(len(ids) for ids in self.targets())
 
-    def batches(self, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A rank's share of the inputs and targets, both (micro_batch_size, seq_len)."""
+    def batches(self, rank: int, world_size: int) -> Iterator[Tensor]:
+        """A rank's share of the windows, (micro_batch_size, seq_len + 1)."""
         size = self.micro_batch_size
         for first in range(rank * size, len(self.starts()), world_size * size):
-            taken = list(self.windows(slice(first, first + size)))
-            inputs = np.zeros((self.micro_batch_size, self.seq_len), np.int64)
-            targets = np.full_like(inputs, IGNORE)
-            for row, window in enumerate(taken):
-                inputs[row, : len(window) - 1], targets[row, : len(window) - 1] = window[:-1], window[1:]
-            yield torch.from_numpy(inputs), torch.from_numpy(targets)
+            batch = np.full((size, self.windows.seq_len + 1), NO_TARGET, np.int64)
+            for row, filled in zip(batch, self.rows(first, first + size), strict=False):
+                row[:] = filled
+            yield torch.from_numpy(batch)
 
     @torch.no_grad()
     def loss(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
@@ -66,11 +74,56 @@ class Validation:
         was_training = model.training
         model.eval()
         total = torch.zeros((), dtype=torch.float64)
-        for inputs, targets in self.batches(world.rank, world.size):
+        for batch in self.batches(world.rank, world.size):
             with autocast:
-                total += loss_sum(model, inputs.to(device), targets.to(device)).cpu()
+                total += loss_sum(model, *unpack(batch.to(device), self.windows.documents == "masked")).cpu()
         model.train(was_training)
         return world.sum(total).item() / self.n_targets
+
+
+@dataclass
+class ExactMatch:
+    """The share of documents whose targets are all what the model thinks likeliest.
+
+    After a right beginning each time, which is what a model that always takes the likeliest writes by itself, too, if
+    all of it is right. Documents that do not fit the context are left out.
+    """
+
+    windows: Windows
+    micro_batch_size: int
+
+    @functools.cached_property
+    def documents(self) -> np.ndarray:
+        """First token and end of each document, (N, 2)."""
+        return self.windows.documents_within(self.windows.seq_len + 1)
+
+    def batches(self, rank: int, world_size: int) -> Iterator[Tensor]:
+        """A rank's share of the documents, each in a row that is as long as the longest of all."""
+        ids, mask = (self.windows.file.reader(self.windows.read, name) for name in ("tokens", "loss_mask"))
+        width = int((self.documents[:, 1] - self.documents[:, 0]).max())
+        size = max(1, self.micro_batch_size * self.windows.seq_len // width)
+        for first in range(rank * size, len(self.documents), world_size * size):
+            batch = np.full((size, width), NO_TARGET, np.int64)
+            for row, (start, stop) in zip(batch, self.documents[first : first + size].tolist(), strict=False):
+                row[: stop - start] = ids(start, stop)
+                row[: stop - start][mask(start, stop) == 0] |= NO_TARGET
+            yield torch.from_numpy(batch)
+
+    @torch.no_grad()
+    def share(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
+        """From 0 to 1, the ranks sharing the work. Leaves the model in the mode in which it was."""
+        was_training = model.training
+        model.eval()
+        matched = torch.zeros((), dtype=torch.float64)
+        for batch in self.batches(world.rank, world.size):
+            inputs, targets, _ = unpack(batch.to(device), masked=False)
+            with autocast:
+                likeliest = model.logits(model(inputs)).argmax(-1)  # (B, T)
+            is_target = targets != IGNORE
+            right = ((likeliest == targets) | ~is_target).all(1) & is_target.any(1)
+            matched += right.sum().cpu()
+        model.train(was_training)
+        return world.sum(matched).item() / len(self.documents)
 
 
 def per_byte(loss: float, validation: Validation, tokenizer: tiktoken.Encoding) -> dict[str, float]:
@@ -81,13 +134,13 @@ def per_byte(loss: float, validation: Validation, tokenizer: tiktoken.Encoding) 
 
 def bytes_and_gzip(validation: Validation, tokenizer: tiktoken.Encoding) -> tuple[int, float]:
     """How many bytes of text the evaluated tokens are, and what ``gzip -9`` needs for them in nats per byte."""
-    text = b"".join(tokenizer.decode_bytes(window[1:].tolist()) for window in validation.windows())
+    text = b"".join(tokenizer.decode_bytes(ids.tolist()) for ids in validation.targets())
     packed = zlib.compress(text, level=9, wbits=31)  # 31: with gzip's header
     return len(text), len(packed) * 8 * math.log(2) / len(text)
 
 
 def unigram_entropy(validation: Validation) -> float:
     """Entropy (nats) of the frequencies of the evaluated tokens: the loss of a model that knows nothing else."""
-    counts = np.bincount(np.concatenate([window[1:] for window in validation.windows()]))
+    counts = np.bincount(np.concatenate(list(validation.targets())))
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

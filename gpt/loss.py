@@ -14,12 +14,14 @@ CHUNK_BYTES = {2: 2**28, 4: 5 * 2**25}
 SOFTMAX_BYTES = 2**22  # of them in float32 on a CPU: small for the cache, but each part waits for all threads
 
 
-def loss_sum(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+def loss_sum(model: GPT, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
     """Sum of the losses (nats) of all targets that are not IGNORE; inputs and targets (B, T), result ().
+
+    With ``documents`` (B, T), attention stays within them, see :meth:`gpt.model.GPT.forward`.
 
     Computed in float32 whatever the precision of the model.
     """
-    hidden = model(inputs).flatten(0, 1)  # (B * T, C)
+    hidden = model(inputs, documents=documents).flatten(0, 1)  # (B * T, C)
     return HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), model.vocab_size, torch.is_grad_enabled())
 
 

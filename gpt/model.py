@@ -38,26 +38,30 @@ class Caches:
     length: int = 0
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
     """Causal attention written out (Vaswani et al. 2017, eq. 1); q (B, H, T, D), k and v (B, H, S, D).
 
-    The queries are the last T of the S positions.
+    The queries are the last T of the S positions. ``mask``, broadcast to (B, H, T, S), is what each one sees if given.
     """
-    t, s = q.size(-2), k.size(-2)
     scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # (B, H, T, S)
-    future = torch.ones(t, s, dtype=torch.bool, device=q.device).triu(diagonal=s - t + 1)
-    weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+    seen = past(q.size(-2), k.size(-2), q.device) if mask is None else mask
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(dim=-1)
     return F.dropout(weights, dropout) @ v
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
     """The same through torch's fused kernels."""
     t, s = q.size(-2), k.size(-2)
-    if t == s:
+    if mask is None and t == s:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     # is_causal aligns the mask to the first key; cached decoding needs it aligned to the last.
-    past = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(diagonal=s - t)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=past, dropout_p=dropout)
+    seen = past(t, s, q.device) if mask is None else mask
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+
+
+def past(t: int, s: int, device: torch.device) -> Tensor:
+    """What the last t of s positions see: themselves and what is before, (t, s)."""
+    return torch.ones(t, s, dtype=torch.bool, device=device).tril(diagonal=s - t)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         b, t, c = x.size()
         q, k, v = (
             part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2)  # (B, H, T, D)
@@ -92,7 +96,7 @@ class Attention(nn.Module):
         )
         if cache is not None:
             k, v = cache.append(k, v)
-        y = self.attend(q, k, v, self.dropout if self.training else 0.0)
+        y = self.attend(q, k, v, self.dropout if self.training else 0.0, mask)
         y = y.transpose(1, 2).reshape(b, t, c)
         return self.resid_dropout(self.c_proj(y))
 
@@ -122,11 +126,11 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         if self.pre_norm:
-            x = x + self.attn(self.ln_1(x), cache)
+            x = x + self.attn(self.ln_1(x), cache, mask)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, cache))
+        x = self.ln_1(x + self.attn(x, cache, mask))
         return self.ln_2(x + self.mlp(x))
 
 
@@ -166,31 +170,39 @@ class GPT(nn.Module):
             padding[vocab_size:] = float("-inf")
         self.register_buffer("padding", padding, persistent=False)
 
-    def forward(self, idx: Tensor, caches: Caches | None = None) -> Tensor:
+    def forward(self, idx: Tensor, caches: Caches | None = None, documents: Tensor | None = None) -> Tensor:
         """Token ids (B, T) -> final hidden states (B, T, C).
 
-        With ``caches`` (see :meth:`new_caches`) the ids continue what the caches hold.
+        With ``caches`` (see :meth:`new_caches`) the ids continue what the caches hold. With ``documents`` (B, T), which
+        says where in its row the document of each token starts, a document is read as if it stood alone.
         """
-        x = self.drop(self.embed(idx, caches.length if caches else 0))
+        places = torch.arange(idx.size(1), device=idx.device)
+        mask = None
+        if caches:
+            places = places + caches.length
+        elif documents is not None:
+            mask = (documents[:, None, :, None] == documents[:, None, None, :]) & past(*2 * places.shape, idx.device)
+            places = places - documents
+        x = self.drop(self.embed(idx, places))
         for i, block in enumerate(self.h):
             if caches:  # forward itself: the changing shapes of decoding would recompile a compiled block
                 x = block.forward(x, caches.layers[i])
             elif self.config.activation_checkpointing == "blocks" and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)  # keeps x alone, and has the rest anew (Chen et al. 2016)
+                # It keeps x alone, and has the rest anew (Chen et al. 2016).
+                x = checkpoint(block, x, None, mask, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, None, mask)
         if caches:
             caches.length += idx.size(1)
         return self.ln_f(x)
 
-    def embed(self, idx: Tensor, start: int) -> Tensor:
-        """Tokens (B, T) and their positions, the first of which is ``start`` -> (B, T, C)."""
-        end = start + idx.size(1)
+    def embed(self, idx: Tensor, places: Tensor) -> Tensor:
+        """Tokens (B, T) at places (T,) or (B, T) -> (B, T, C)."""
         if self.config.position == "learned":
-            return self.wte(idx) + self.wpe(torch.arange(start, end, device=idx.device))
+            return self.wte(idx) + self.wpe(places)
         if self.config.position == "sinusoidal":
             # Scaled, or the sines would drown the tokens (Vaswani et al. 2017, section 3.4).
-            return self.wte(idx) * math.sqrt(self.config.n_embd) + self.sinusoids[start:end]
+            return self.wte(idx) * math.sqrt(self.config.n_embd) + self.sinusoids[places]
         return self.wte(idx)
 
     def logits(self, hidden: Tensor) -> Tensor:

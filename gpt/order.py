@@ -5,10 +5,14 @@ Sample i is a pure function of (seed, data fingerprint, i), computed on demand i
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpt.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt.windows import Windows
 
 VERSION = 1  # goes into every key: a change of the order is a change of this number
 ROUNDS = 8  # fewer fail a chi-square test at small n
@@ -59,7 +63,8 @@ class Order:
     (seed, e) mod ``seq_len`` so that boundaries move; there are as many windows as fit at any shift.
     ``sequential``: every epoch takes the windows one after the other (build-nanogpt's DataLoaderLite).
     ``random``: every sample starts at a random token, with repeats and gaps (nanoGPT's get_batch).
-    With ``first``, only the first so many samples, again and again.
+    With ``first``, only the first so many samples, again and again. With ``windows``, the windows are those, and do not
+    move from epoch to epoch.
     Raises InputError when there is no window.
     """
 
@@ -69,6 +74,7 @@ class Order:
     seq_len: int
     kind: str = "permutation"
     first: int | None = None
+    windows: "Windows | None" = None
     _first: int = field(default=-1, init=False, repr=False)  # sample id at which the computed block starts
     _block: np.ndarray | None = field(default=None, init=False, repr=False)
 
@@ -82,6 +88,8 @@ class Order:
     @property
     def n_windows(self) -> int:
         """Samples per epoch."""
+        if self.windows is not None:
+            return len(self.windows)
         return (self.n_tokens - self.seq_len) // self.seq_len
 
     def starts(self, first: int, count: int) -> np.ndarray:
@@ -98,7 +106,7 @@ class Order:
         if self.first is not None:
             samples = samples % self.first
         if self.kind == "sequential":
-            return samples % self.n_windows * self.seq_len
+            return self._place(samples % self.n_windows, 0)
         if self.kind == "random":
             key = np.uint64(derive("random", VERSION, self.seed, self.fingerprint))
             drawn = mix(key + (samples.astype(np.uint64) + np.uint64(1)) * GOLDEN)
@@ -109,8 +117,11 @@ class Order:
             here = epochs == epoch
             key = derive("order", VERSION, self.seed, self.fingerprint, epoch)
             shift = derive("shift", VERSION, self.seed, epoch) % self.seq_len
-            starts[here] = permute(samples[here] % self.n_windows, self.n_windows, key) * self.seq_len + shift
+            starts[here] = self._place(permute(samples[here] % self.n_windows, self.n_windows, key), shift)
         return starts
+
+    def _place(self, windows: np.ndarray, shift: int) -> np.ndarray:
+        return windows * self.seq_len + shift if self.windows is None else self.windows.starts(windows)
 
     def empty_hash(self) -> str:
         """The order hash of a run that has taken no step."""

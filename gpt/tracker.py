@@ -92,6 +92,8 @@ def describe(row: dict[str, Any]) -> str:
     parts = [f"{row['tokens']:,} tokens", f"loss {row['train/loss']:.4f}"]
     if "val/loss" in row:
         parts.append(f"val {row['val/loss']:.4f}")
+    if "val/exact_match" in row:
+        parts.append(f"exact {row['val/exact_match']:.2%}")
     parts += [
         f"lr {row['optim/lr']:.2e}",
         f"norm {row['optim/grad_norm']:.2f}" if "optim/grad_norm" in row else "overflow, no update",

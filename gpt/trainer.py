@@ -1,9 +1,10 @@
 """The training loop: from a config and prepared data to checkpoints, metrics, samples and a result."""
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,11 @@ from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
 from gpt.compile import compile_blocks, compiler_problem
 from gpt.config import Config
-from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
+from gpt.dataset import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
 from gpt.debug import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import LostRank, TrainingError
-from gpt.evaluate import Validation, per_byte, unigram_entropy
+from gpt.evaluate import ExactMatch, Validation, per_byte, unigram_entropy
 from gpt.generate import generate_text, printable
 from gpt.interrupt import Interrupt
 from gpt.loss import loss_sum
@@ -40,6 +41,7 @@ from gpt.schedule import step_tokens
 from gpt.tokenfile import TokenFile, data_fingerprint
 from gpt.tokenizer import get_tokenizer
 from gpt.tracker import Silent, Tracker, read_metrics, write_result
+from gpt.windows import Windows
 
 
 class Step(NamedTuple):
@@ -71,9 +73,9 @@ class LossSum(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
         """See :func:`gpt.loss.loss_sum`."""
-        return loss_sum(self.model, inputs, targets)
+        return loss_sum(self.model, inputs, targets, documents)
 
 
 class Trainer:
@@ -90,6 +92,9 @@ class Trainer:
         self.autocast = autocast(config.precision.name, self.device)
         self.peak_flops = peak_flops(config.precision.name, device_name(self.device))
         set_matmul_precision(config.precision.name)
+        windows, val_windows = (
+            Windows(file, config.model.seq_len, config.data.documents, config.data.read) for file in (train, val)
+        )
         self.order = Order(
             config.seed,
             train.sha256,
@@ -97,12 +102,12 @@ class Trainer:
             config.model.seq_len,
             kind=config.data.order if config.data.shuffle else "sequential",
             first=config.batch.global_tokens // config.model.seq_len if config.trainer.one_batch else None,
+            windows=windows if config.data.documents == "separate" else None,
         )
         self.train_file, self.fingerprint = train, data_fingerprint(train, val)
-        self.dataset = TokenDataset(train, self.order, config.data.read)
-        self.validation = Validation(
-            val, config.data.read, config.model.seq_len, config.trainer.eval_tokens, self.micro_batch_size
-        )
+        self.dataset = TokenDataset(windows, self.order)
+        self.validation = Validation(val_windows, config.trainer.eval_tokens, self.micro_batch_size)
+        self.exact_match = ExactMatch(val_windows, self.micro_batch_size) if val.has_mask else None
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
         self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
@@ -211,11 +216,12 @@ class Trainer:
         for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * multiplier
         loss, micro_steps = torch.zeros((), device=self.device), sequences // (self.micro_batch_size * self.world.size)
-        for micro_step in range(micro_steps):
-            batch = next(batches).to(self.device, non_blocking=True)
+        taken, n_targets = self.counted(itertools.islice(batches, micro_steps), tokens)
+        for micro_step, batch in enumerate(taken):
+            batch = batch.to(self.device, non_blocking=True)
             with self.synchronized(micro_step == micro_steps - 1):
                 with self.autocast:
-                    share = self.loss_sum(batch[:, :-1], batch[:, 1:]) / tokens
+                    share = self.loss_sum(*unpack(batch, config.data.documents == "masked")) / n_targets
                 state.scaler.scale(share * self.world.size).backward()  # of which DDP takes the mean
             loss += share.detach()
         for optimizer in state.optimizers:
@@ -230,6 +236,13 @@ class Trainer:
         progress.tokens += tokens
         progress.samples += sequences
         return Step(loss, grad_norm, tokens)
+
+    def counted(self, taken: Iterator[Tensor], tokens: int) -> tuple[Iterable[Tensor], int]:
+        """The micro-batches of a step, and how many targets all ranks have in it: all tokens, where none is masked."""
+        if self.dataset.windows.all_count:
+            return taken, tokens
+        held = list(taken)
+        return held, max(1, int(self.world.sum(sum(map(count_targets, held))).item()))
 
     def synchronized(self, is_last: bool) -> contextlib.AbstractContextManager:
         """Gradients go to the other ranks after the last micro-step alone; forward and backward belong inside."""
@@ -293,6 +306,8 @@ class Trainer:
         """Add the validation loss to a row; says whether it is the lowest so far."""
         progress = self.state.progress
         row["val/loss"] = self.validation.loss(self.state.model, self.device, self.autocast, self.world)
+        if self.exact_match is not None:
+            row["val/exact_match"] = self.exact_match.share(self.state.model, self.device, self.autocast, self.world)
         if progress.best_loss is not None and row["val/loss"] >= progress.best_loss:
             return False
         progress.best_loss, progress.best_step = row["val/loss"], progress.step
@@ -341,6 +356,7 @@ class Trainer:
             "initial_loss": rows[0]["train/loss"] if rows else None,
             "train_loss": rows[-1]["train/loss"] if rows else None,
             "val_loss": val_losses[-1] if val_losses else None,
+            **({"exact_match": rows[-1].get("val/exact_match")} if self.exact_match else {}),
             "best_val_loss": progress.best_loss,
             "best_step": progress.best_step,
             "parameters": parameter_count(model),
@@ -358,6 +374,8 @@ class Trainer:
                 f"validation loss {result['val_loss']:.4f} nats per token, {result['val_loss_per_byte']:.4f} per byte "
                 f"(gzip -9 on the same bytes: {result['gzip_loss_per_byte']:.4f})"
             )
+            if self.exact_match:
+                tracker.say(f"exact match {result['exact_match']:.2%} of {len(self.exact_match.documents):,} documents")
             if self.config.sample.tokens:
                 tracker.say("a sample:\n  " + printable(self.sample()))
         for warning in grad_norm_warnings(rows):

@@ -19,6 +19,7 @@ from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
 from gpt.errors import InputError
 from gpt.order import Order
 from gpt.tokenizer import encode, end_of_text, get_tokenizer
+from gpt.windows import Windows
 
 
 def prepared(cache, *overrides):
@@ -151,11 +152,11 @@ def test_a_character_outside_the_alphabet_is_named():
 @pytest.fixture
 def dataset(cache, text_file):
     train, _ = prepared(cache, "data=text", f"data.files=[{text_file}]")
-    return TokenDataset(train, Order(7, train.sha256, train.n_tokens, 32), "mmap")
+    return TokenDataset(Windows(train, 32, "packed", "mmap"), Order(7, train.sha256, train.n_tokens, 32))
 
 
 def test_a_sample_is_the_window_that_the_order_says(dataset):
-    ids = dataset.file.reader()(0, dataset.file.n_tokens)
+    ids = dataset.windows.file.reader()(0, dataset.windows.file.n_tokens)
     for sample in (0, 5, len(dataset) + 3):
         start = dataset.order.starts(sample, 1)[0]
         assert np.array_equal(dataset[sample].numpy(), ids[start : start + 33])

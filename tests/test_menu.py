@@ -27,6 +27,7 @@ from gpt.precision import check_precision, loss_scaler
 from gpt.rundir import latest_checkpoint
 from gpt.tracker import read_metrics
 from gpt.trainer import Trainer
+from gpt.windows import Windows
 
 TINY = """
     model=tiny trainer.max_tokens=null trainer.max_steps=20 trainer.eval_every=10_240 trainer.eval_tokens=1024
@@ -270,7 +271,9 @@ def test_bigram_converges_to_the_bigram_entropy_of_the_corpus(tiny):
     pairs, counts = np.unique(ids[:-1] * 257 + ids[1:], return_counts=True)
     of_first = np.bincount(pairs // 257, weights=counts, minlength=257)
     entropy = -(counts / counts.sum() * np.log(counts / of_first[pairs // 257])).sum()
-    loss = Validation(run.train_file, "mmap", 64, None, 64).loss(run.state.model, run.device, run.autocast)
+    loss = Validation(Windows(run.train_file, 64, "packed", "mmap"), None, 64).loss(
+        run.state.model, run.device, run.autocast
+    )
     assert entropy <= loss < 1.02 * entropy
 
 
@@ -365,7 +368,7 @@ def test_a_spiking_and_a_climbing_gradient_norm_are_told():
 
 def test_the_unigram_entropy_is_that_of_the_validation_tokens(tiny):
     run = tiny("trainer.eval_tokens=null", "trainer.max_steps=1")
-    tokens = run.validation.file.reader()(1, run.validation.file.n_tokens)
+    tokens = run.validation.windows.file.reader()(1, run.validation.windows.file.n_tokens)
     shares = np.unique(tokens, return_counts=True)[1] / len(tokens)
     expected = -(shares * np.log(shares)).sum()
     assert unigram_entropy(run.validation) == pytest.approx(expected)
