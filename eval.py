@@ -60,12 +60,12 @@ def evaluate(
     """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
     from gpt.checkpoint import load_model
     from gpt.evaluate import ExactMatch, Validation, per_byte
-    from gpt.generate import generate_text, printable
+    from gpt.generate import generate_text
     from gpt.model import GPT
     from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
     from gpt.rundir import read_state
     from gpt.tokenfile import data_fingerprint
-    from gpt.tokenizer import get_tokenizer
+    from gpt.tokenizer import get_tokenizer, printable
     from gpt.windows import Windows
 
     device, state = pick_device(config.device), read_state(checkpoint)

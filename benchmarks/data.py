@@ -1,9 +1,19 @@
-"""Random windows through the Dataset against a raw np.memmap, and the sample order at a billion samples."""
+"""Preparing text and loading tokens, against the ways of the peers.
 
+Preparing: one parquet file of documents, by build-nanogpt's pool of processes and by python -m data.prepare; and the
+memory of the latter for little and much text. Loading: random windows through the Dataset, raw np.memmap and h5py, and
+a DataLoader with one worker over one shard and fifty. The sample order at a billion samples.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness import ROOT, alternate, arguments, report
@@ -12,6 +22,9 @@ N_TOKENS = 100_000_000
 SEQ_LEN = 1024
 BATCH = 32
 BATCHES = 200
+DOCUMENT = 4000  # bytes; FineWeb's mean
+PREPARED_MB = 200
+MEMORY_MB = (20, 2000)
 
 ORDER_PROBE = """
 import time, tracemalloc
@@ -27,17 +40,160 @@ print(order.n_windows, milliseconds, tracemalloc.get_traced_memory()[1] / 2**20)
 """
 
 
-def contestants(path: Path) -> dict:
+def documents(megabytes: int) -> Iterator[str]:
+    """Real text, the standard library and this system's documentation, in documents; again and again, with a salt."""
+    from data.text import library
+
+    paths = [*library(), *(path for path in sorted(Path("/usr/share").rglob("*.txt")) if path.is_file())]
+    texts = [path.read_text(errors="ignore") for path in paths]
+    made, salt = 0, 0
+    while True:
+        for text in texts:
+            for start in range(0, len(text), DOCUMENT):
+                yield f"{salt} {text[start : start + DOCUMENT]}"
+                made += DOCUMENT
+                if made > megabytes * 1e6:
+                    return
+        salt += 1
+
+
+def write_parquet(path: Path, megabytes: int) -> None:
+    """Documents as FineWeb has them: row groups of a thousand."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, pa.schema({"text": pa.string(), "id": pa.string()})) as writer:
+        held: list[str] = []
+        for number, text in enumerate(documents(megabytes)):
+            held.append(text)
+            if len(held) == 1000:
+                writer.write_table(pa.table({"text": held, "id": [str(number)] * 1000}))
+                held = []
+        writer.write_table(pa.table({"text": held, "id": [""] * len(held)}))
+
+
+def tokenize(text: str):
+    """A document the way of build-nanogpt's fineweb.py."""
+    import numpy as np
+    import tiktoken
+
+    tokenizer = tiktoken.get_encoding("gpt2")
+    return np.array([tokenizer._special_tokens["<|endoftext|>"], *tokenizer.encode_ordinary(text)]).astype(np.uint16)
+
+
+def pool(path: Path, to: Path) -> None:
+    """A pool of two processes, a document at a time in chunks of 16, into a shard that is allocated before."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    texts = (
+        text for batch in pq.ParquetFile(path).iter_batches(256, columns=["text"]) for text in batch[0].to_pylist()
+    )
+    shard, count = np.empty(N_TOKENS, np.uint16), 0
+    with multiprocessing.Pool(2) as workers:
+        for ids in workers.imap(tokenize, texts, chunksize=16):
+            shard[count : count + len(ids)] = ids
+            count += len(ids)
+    np.save(to / "train.npy", shard[:count])
+
+
+def preparing(path: Path, scratch: Path) -> dict[str, Callable[[], float]]:
+    """Both ways as whole commands; each returns megabytes of text per second."""
+
+    def timed(command: list[str]) -> float:
+        shutil.rmtree(scratch / "out", ignore_errors=True)
+        (scratch / "out").mkdir()
+        begun = time.perf_counter()
+        subprocess.run(
+            command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        return PREPARED_MB / (time.perf_counter() - begun)
+
+    ours = [
+        "-m",
+        "data.prepare",
+        "data=parquet",
+        f"data.files=[{path}]",
+        f"data.cache_dir={scratch}/out",
+        "data.processes=2",
+    ]
+    return {
+        "pool of 2, imap in chunks of 16": lambda: timed(
+            [sys.executable, __file__, "--pool", str(path), f"{scratch}/out"]
+        ),
+        "data.prepare, data.processes=2": lambda: timed([sys.executable, *ours, "data.shard_tokens=100_000_000"]),
+    }
+
+
+def memory_of(megabytes: int, scratch: Path) -> float:
+    """The most memory (MB, resident, all processes together) that preparing so much text takes."""
+    path = scratch / "text.txt"
+    with open(path, "w") as file:
+        file.writelines(documents(megabytes))
+    command = [sys.executable, "-m", "data.prepare", "data=text", f"data.files=[{path}]", "data.tokenizer=gpt2",
+               "data.processes=2", f"data.cache_dir={scratch}/out"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        most = max(most, sum(resident(pid) for pid in [process.pid, *children(process.pid)]))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    shutil.rmtree(scratch / "out")
+    path.unlink()
+    return most / 2**20
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process holds, of which what it shares counts by its share."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def write_tokens(directory: Path, n_shards: int) -> Path:
+    """Random tokens in so many shards, the last shorter than the others."""
+    import numpy as np
+
+    from gpt.tokenfile import TokenWriter, write_index
+
+    draws, left, paths = np.random.default_rng(1), N_TOKENS, []
+    directory.mkdir()
+    for number in range(n_shards):
+        paths.append(directory / (f"train_{number:05}.h5" if n_shards > 1 else "train.h5"))
+        about = {"tokenizer": "gpt2", "vocab_size": 50257, "chars": None, "source": "random", "split": "train"}
+        with TokenWriter(paths[-1], **about) as writer:
+            size = left if number == n_shards - 1 else N_TOKENS // n_shards + 1
+            writer.add_document(draws.integers(0, 50257, size, np.uint16))
+            left -= size
+    if n_shards > 1:
+        write_index(directory / "train.h5", paths)
+    return directory / "train.h5"
+
+
+def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
     """Each reads the same number of random windows as int64 and returns millions of tokens per second."""
+    import h5py
     import numpy as np
     import torch
 
-    from gpt.dataset import TokenDataset
+    from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
     from gpt.order import Order
     from gpt.tokenfile import open_tokens
+    from gpt.windows import Windows
 
     file = open_tokens(path)
     raw = np.memmap(path, file.dtype, "r", file.shards[0].offset, (file.n_tokens,))
+    sliced = h5py.File(path)["tokens"]
     draws = np.random.default_rng(0)
     position = 0
 
@@ -47,54 +203,82 @@ def contestants(path: Path) -> dict:
             assert batch().shape == (BATCH, SEQ_LEN + 1)
         return BATCHES * BATCH * (SEQ_LEN + 1) / (time.perf_counter() - begun) / 1e6
 
-    def from_memmap():
+    def from_array(ids):
         starts = draws.integers(0, file.n_tokens - SEQ_LEN - 1, BATCH)
         batch = np.empty((BATCH, SEQ_LEN + 1), np.int64)
         for row, start in zip(batch, starts.tolist(), strict=True):
-            row[:] = raw[start : start + SEQ_LEN + 1]
+            row[:] = ids[start : start + SEQ_LEN + 1]
         return torch.from_numpy(batch)
 
     def from_memmap_as_nanogpt():
         starts = draws.integers(0, file.n_tokens - SEQ_LEN - 1, BATCH)
         return torch.stack([torch.from_numpy(raw[i : i + SEQ_LEN + 1].astype(np.int64)) for i in starts])
 
-    def from_dataset(dataset):
+    def dataset(tokens: Path, read: str) -> TokenDataset:
+        described = open_tokens(tokens)
+        return TokenDataset(Windows(described, SEQ_LEN, "packed", read), Order(1, "x", described.n_tokens, SEQ_LEN))
+
+    def from_dataset(dataset: TokenDataset):
         nonlocal position
         position += BATCH
         return dataset.__getitems__(range(position - BATCH, position))
 
-    datasets = {read: TokenDataset(file, Order(1, "x", file.n_tokens, SEQ_LEN), read) for read in ("mmap", "pread")}
+    def from_loader(tokens: Path) -> float:
+        stages = [(0, BATCH * SEQ_LEN)]
+        sampler = OrderedSampler(dataset(tokens, "mmap"), consumed=0, steps=10 + BATCHES * 5, stages=stages,
+                                 micro_batch_size=BATCH, rank=0, world_size=1)  # fmt: skip
+        batches = iter(micro_batches(sampler, num_workers=1, pin_memory=False))
+        for _ in range(10):  # the worker has started
+            next(batches)
+        return sum(timed(lambda: next(batches)) for _ in range(5)) / 5
+
+    by_mmap, by_pread = dataset(path, "mmap"), dataset(path, "pread")
+    across = dataset(sharded, "mmap")
     return {
-        "raw np.memmap": lambda: timed(from_memmap),
+        "raw np.memmap": lambda: timed(lambda: from_array(raw)),
         "raw np.memmap, astype and stack": lambda: timed(from_memmap_as_nanogpt),
-        "Dataset, data.read=mmap": lambda: timed(lambda: from_dataset(datasets["mmap"])),
-        "Dataset, data.read=pread": lambda: timed(lambda: from_dataset(datasets["pread"])),
+        "h5py slicing": lambda: timed(lambda: from_array(sliced)),
+        "Dataset, data.read=mmap": lambda: timed(lambda: from_dataset(by_mmap)),
+        "Dataset, data.read=pread": lambda: timed(lambda: from_dataset(by_pread)),
+        "Dataset, 50 shards": lambda: timed(lambda: from_dataset(across)),
+        "DataLoader, one worker, one shard": lambda: from_loader(path),
+        "DataLoader, one worker, 50 shards": lambda: from_loader(sharded),
     }
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
-    import numpy as np
-
-    from gpt.tokenfile import TokenWriter
-
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "random.h5"
-        about = {"tokenizer": "gpt2", "vocab_size": 50_257, "chars": None, "source": "random", "split": "train"}
-        with TokenWriter(path, **about) as writer:
-            writer.add_document(np.random.default_rng(1).integers(0, 50_257, N_TOKENS, dtype=np.uint16))
-        figures = alternate(contestants(path), rounds=15)
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of preparing; loading takes three times as many")
+    parser.add_argument("--pool", nargs=2, type=Path, help="the pool of processes alone: a parquet file, a directory")
+    options = parser.parse_args()
+    if options.pool:
+        pool(*options.pool)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        write_parquet(scratch / "text.parquet", PREPARED_MB)
+        prepared = alternate(preparing(scratch / "text.parquet", scratch), options.rounds)
+        memory = {f"{size} MB": memory_of(size, scratch) for size in MEMORY_MB}
+        tokens = [write_tokens(scratch / str(n), n) for n in (1, 50)]
+        loaded = alternate(loading(*tokens), 3 * options.rounds)
     probe = subprocess.run([sys.executable, "-c", ORDER_PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
     samples, first_ms, megabytes = map(float, probe.stdout.split())
     print(f"order of {samples:,.0f} samples: first index after {first_ms:.2f} ms, {megabytes:.1f} MB over the imports")
-    median = {name: spread["median"] for name, spread in figures.items()}
+    print(f"memory of data.prepare by size of the text (MB): {json.dumps(memory)}")
+    median = {name: spread["median"] for name, spread in (prepared | loaded).items()}
     ratios = {
+        "prepare_over_pool": median["data.prepare, data.processes=2"] / median["pool of 2, imap in chunks of 16"],
+        "prepare_megabytes": memory,
         "dataset_over_memmap": median["Dataset, data.read=mmap"] / median["raw np.memmap"],
+        "dataset_over_h5py": median["Dataset, data.read=mmap"] / median["h5py slicing"],
         "pread_over_memmap": median["Dataset, data.read=pread"] / median["raw np.memmap"],
+        "shards_50_over_1": median["Dataset, 50 shards"] / median["Dataset, data.read=mmap"],
         "order_first_index_ms": first_ms,
         "order_megabytes": megabytes,
     }
-    report(figures, ratios, "million tokens per second", options.json)
+    report(
+        prepared | loaded, ratios, "preparing: MB of text per second; loading: million tokens per second", options.json
+    )
 
 
 if __name__ == "__main__":

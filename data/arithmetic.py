@@ -22,7 +22,7 @@ MAX_DIGITS = 9  # so that all problems can be counted in 63 bits
 class Arithmetic(Documents):
     """Different problems in a random order: ``val_problems`` for validation, then ``problems`` for training.
 
-    Their operands have up to ``digits`` digits. Which problems and in which order follows from ``operations`` and
+    Their operands have ``digits`` digits, with zeros in front. Which problems and in which order follows from ``operations`` and
     ``digits`` alone, so those for validation stay the same whatever ``problems`` is.
     """
 
@@ -87,7 +87,8 @@ class Arithmetic(Documents):
             a, b = number % self.base, 1 + number // self.base
         else:
             a, b = number % self.base, number // self.base
-        return f"{a}{operation}{b}=", f"{ANSWERS[operation](a, b)}\n"
+        digits = self.data.digits
+        return f"{a:0{digits}}{operation}{b:0{digits}}=", f"{ANSWERS[operation](a, b)}\n"
 
 
 def backwards(number: int) -> str:

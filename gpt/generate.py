@@ -55,8 +55,3 @@ def generate_text(model: GPT, tokenizer: tiktoken.Encoding, sample: SampleConfig
         seed=derive("sample", seed, step),
     )
     return tokenizer.decode(ids[0].tolist()).removeprefix(END_OF_TEXT)
-
-
-def printable(text: str) -> str:
-    """A sample for the terminal, indented, with a dot for what cannot be shown."""
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text).strip("\n").replace("\n", "\n  ")

@@ -61,3 +61,8 @@ def prompt_ids(tokenizer: tiktoken.Encoding, prompt: str | None) -> list[int]:
         return encode(tokenizer, prompt).tolist()
     start = end_of_text(tokenizer)
     return [0 if start is None else start]  # id 0: the first of a sorted alphabet, in most texts the newline
+
+
+def printable(text: str) -> str:
+    """A text for the terminal, indented, with a dot for what cannot be shown."""
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text).strip("\n").replace("\n", "\n  ")

@@ -20,7 +20,7 @@ from gpt.debug import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import LostRank, TrainingError
 from gpt.evaluate import ExactMatch, Validation, per_byte, unigram_entropy
-from gpt.generate import generate_text, printable
+from gpt.generate import generate_text
 from gpt.interrupt import Interrupt
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
@@ -39,7 +39,7 @@ from gpt.precision import (
 from gpt.rundir import latest_checkpoint, locked
 from gpt.schedule import step_tokens
 from gpt.tokenfile import TokenFile, data_fingerprint
-from gpt.tokenizer import get_tokenizer
+from gpt.tokenizer import get_tokenizer, printable
 from gpt.tracker import Silent, Tracker, read_metrics, write_result
 from gpt.windows import Windows
 
