@@ -22,8 +22,8 @@ MAX_DIGITS = 9  # so that all problems can be counted in 63 bits
 class Arithmetic(Documents):
     """Different problems in a random order: ``val_problems`` for validation, then ``problems`` for training.
 
-    Their operands have ``digits`` digits, with zeros in front. Which problems and in which order follows from ``operations`` and
-    ``digits`` alone, so those for validation stay the same whatever ``problems`` is.
+    Their operands have ``digits`` digits, with zeros in front. Which problems there are, and in which order, follows
+    from ``operations`` and ``digits`` alone, so those for validation stay the same whatever ``problems`` is.
     """
 
     has_mask = True

@@ -21,7 +21,6 @@ class Windows:
 
     def __init__(self, file: TokenFile, seq_len: int, documents: str, read: str):
         self.file, self.seq_len, self.documents, self.read = file, seq_len, documents, read
-        self.ends_count = HAS_END_OF_TEXT[file.tokenizer]  # the token after a document says that it has ended
 
     @property
     def all_count(self) -> bool:
@@ -37,6 +36,11 @@ class Windows:
         return self.file.reader(self.read, "loss_mask")
 
     @functools.cached_property
+    def _ends_count(self) -> bool:
+        """Whether a document starts with end-of-text, which is a target of the document before it."""
+        return HAS_END_OF_TEXT[self.file.tokenizer] and self._ids(0, 1)[0] == self.file.vocab_size - 1
+
+    @functools.cached_property
     def _offsets(self) -> np.ndarray:
         return self.file.doc_offsets()
 
@@ -44,8 +48,8 @@ class Windows:
     def _table(self) -> np.ndarray:
         """Of ``separate``: the number of the first window of each document, and of all windows."""
         lengths = np.diff(self._offsets, append=self.file.n_tokens)
-        targets = lengths - 1 + self.ends_count
-        targets[-1] -= self.ends_count
+        targets = lengths - 1 + self._ends_count
+        targets[-1] -= self._ends_count
         return np.concatenate([[0], np.cumsum(-(-targets // self.seq_len))])
 
     def __len__(self) -> int:
@@ -74,9 +78,9 @@ class Windows:
         first, last = np.searchsorted(self._offsets, [start, stop])
         begins = self._offsets[first:last] - start
         if self.documents == "masked":
-            row[begins] |= STARTS if self.ends_count else STARTS | NO_TARGET
+            row[begins] |= STARTS if self._ends_count else STARTS | NO_TARGET
         elif (begins := begins[begins > 0]).size:
-            row[begins[0] + self.ends_count :] |= NO_TARGET
+            row[begins[0] + self._ends_count :] |= NO_TARGET
 
     def __getstate__(self) -> dict:
         """Without what is open or read: workers are sent the path."""
