@@ -227,10 +227,12 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
         stages = [(0, BATCH * SEQ_LEN)]
         sampler = OrderedSampler(dataset(tokens, "mmap"), consumed=0, steps=10 + BATCHES * 5, stages=stages,
                                  micro_batch_size=BATCH, rank=0, world_size=1)  # fmt: skip
-        batches = iter(micro_batches(sampler, num_workers=1, pin_memory=False))
+        batches = micro_batches(sampler, num_workers=1, pin_memory=False)
         for _ in range(10):  # the worker has started
             next(batches)
-        return sum(timed(lambda: next(batches)) for _ in range(5)) / 5
+        speed = sum(timed(lambda: next(batches)) for _ in range(5)) / 5
+        batches.close()
+        return speed
 
     by_mmap, by_pread = dataset(path, "mmap"), dataset(path, "pread")
     across = dataset(sharded, "mmap")

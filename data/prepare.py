@@ -24,6 +24,7 @@ from data.pieces import Cursor
 from data.progress import Meter, check_room
 from data.shards import SplitShards, clear, missing_shards, read_journal, remake, write_journal, write_synced
 from data.source import Source, source_of
+from data.tokenize import release_memory
 from gpt import cli
 from gpt.config import Config
 from gpt.errors import InputError, TrainingError
@@ -180,6 +181,7 @@ def _read(
                     is_checked = True
                 write_journal(directory, cursor, source.revision, splits)
                 committed = n_tokens
+                release_memory()
 
 
 def _about(data: DataConfig, source: Source) -> dict[str, Any]:

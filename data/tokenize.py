@@ -1,6 +1,7 @@
 """Text to ids: piece by piece, in a pool of processes, in order, with bounded memory."""
 
 import base64
+import ctypes
 import functools
 import hashlib
 import itertools
@@ -108,6 +109,7 @@ def tokenize(
     With ``has_mask``, questions are no targets of the loss. Raises InputError for a character that the alphabet of a
     chars tokenizer does not have.
     """
+    release_memory()
     encoding, separator = _vocabulary(tokenizer, chars)
     gathered: dict[str, list[tuple[bool, np.ndarray, int]]] = {}
     texts = encode_all(encoding, [piece.text for piece in batch])
@@ -133,6 +135,13 @@ def _joined(parts: list[tuple[bool, np.ndarray, int]], lead: int, has_mask: bool
             mask[begin + lead : begin + lead + n_question] = 0
     starts = begins[[is_start for is_start, _, _ in parts]]
     return Tokens(np.concatenate([ids for _, ids, _ in parts]), starts.astype(np.int64), mask)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: glibc, with blocks of a megabyte and many sizes, keeps ever more of it."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _worker() -> None:

@@ -204,7 +204,7 @@ class Trainer:
             rank=self.world.rank,
             world_size=self.world.size,
         )
-        return iter(micro_batches(sampler, self.config.data.num_workers, pin_memory=self.device.type == "cuda"))
+        return micro_batches(sampler, self.config.data.num_workers, pin_memory=self.device.type == "cuda")
 
     def train_step(self, batches: Iterator[Tensor]) -> Step:
         """One optimizer step."""
