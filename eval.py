@@ -83,7 +83,7 @@ def evaluate(
             cast = autocast(config.precision.name, device)
             loss = validation.loss(model, device, cast)
             results["val"] = {"val_loss": loss, "perplexity": math.exp(loss), "tokens": validation.n_targets}
-            if files[1].has_mask:
+            if files[1].has_answers:
                 results["val"]["exact_match"] = ExactMatch(windows, config.micro_batch_size).share(model, device, cast)
             results["val"] |= per_byte(loss, validation, tokenizer)
             for name, value in results["val"].items():

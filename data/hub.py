@@ -15,9 +15,9 @@ from huggingface_hub import HfApi
 
 from data import files
 from data.pieces import Cursor, Row, clean, decode
-from data.source import Rows
+from data.source import FileRows, Rows
 from gpt.errors import InputError, TrainingError
-from gpt.schema import ColumnConfig, HubConfig
+from gpt.schema import HubConfig
 
 ROWS = 256  # read at a time
 MAX_FOOTERS = 200  # parquet files that are asked how many rows they have, before the reading
@@ -30,21 +30,10 @@ datasets.disable_progress_bars()
 datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is raised as well
 
 
-class Parquet(Rows):
+class Parquet(FileRows):
     """The parquet files of ``data.files``."""
 
-    def __init__(self, data: ColumnConfig, cache_dir: Path):
-        super().__init__(data, cache_dir)
-        self.n_rows: int | None = None  # of all parts, where that is known
-        self.paths = files.some(data)
-
-    def inputs(self) -> Any:
-        """See :class:`data.source.Source`."""
-        return [files.identity(self.paths), *self.choices]
-
-    def describe(self) -> str:
-        """See :class:`data.source.Source`."""
-        return files.count(self.paths)
+    n_rows: int | None = None  # of all that is read, where that is known
 
     def share(self, cursor: Cursor) -> float:
         """See :class:`data.source.Source`."""
@@ -116,7 +105,6 @@ class Hub(Parquet):
 
     def __init__(self, data: HubConfig, cache_dir: Path):
         Rows.__init__(self, data, cache_dir)
-        self.n_rows = None
         if not data.path:
             raise InputError(f"data={data.name} names no dataset", "give data.path=OWNER/NAME of one on the hub")
 

@@ -2,30 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from data import files
 from data.pieces import REPLACE, SURROGATE, Cursor, Row, clean, decode
-from data.source import Rows
+from data.source import FileRows
 from gpt.errors import InputError
-from gpt.schema import ColumnConfig
 
 
-class JsonLines(Rows):
+class JsonLines(FileRows):
     """The files of ``data.files``."""
-
-    def __init__(self, data: ColumnConfig, cache_dir: Path):
-        super().__init__(data, cache_dir)
-        self.paths = files.some(data)
-
-    def inputs(self) -> Any:
-        """See :class:`data.source.Source`."""
-        return [files.identity(self.paths), *self.choices]
-
-    def describe(self) -> str:
-        """See :class:`data.source.Source`."""
-        return files.count(self.paths)
 
     def share(self, cursor: Cursor) -> float:
         """See :class:`data.source.Source`."""

@@ -64,6 +64,11 @@ def vocab_size(data: DataConfig) -> int | None:
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
     Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
+    if config.data.documents != "packed" and not (train.has_documents and val.has_documents):
+        raise InputError(
+            f"data.documents={config.data.documents}, and {Path(train.path).parent} does not say where documents start",
+            "allowed without a dataset doc_offsets: data.documents=packed",
+        )
     if val.n_tokens < 2:
         raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
     prompt_ids(get_tokenizer(train.tokenizer, train.chars), config.sample.prompt)
@@ -167,7 +172,7 @@ def _read(
 ) -> None:
     """Add the tokens of the source from ``cursor`` on, and note every few millions how far it is."""
     itemsize, committed = splits["train"].itemsize, sum(split.n_tokens for split in splits.values())
-    is_checked = False
+    is_checked = cursor is not None  # what was begun is not thrown away
     with Meter(committed, itemsize) as meter:
         for results, after in source.tokens(cursor, chars):
             for name, tokens in results.items():

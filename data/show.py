@@ -33,7 +33,7 @@ def show(directory: Path, n_documents: int, png: Path) -> None:
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
     for line in provenance(directory, train):
         console.print(line, soft_wrap=True)
-    lengths = {split: np.diff(file.doc_offsets(), append=file.n_tokens) for split, file in files.items()}
+    lengths = {split: file.doc_lengths() for split, file in files.items()}
     console.print(counts(files, lengths))
     for start, length in spread(train, lengths["train"], n_documents):
         text = tokenizer.decode(train.reader()(start, start + min(length, SHOWN)).tolist())

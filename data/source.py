@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from data import files
 from data.pieces import Cursor, Piece, Row, batches, joined, pieces_of
 from data.tokenize import Tokens, cores, in_order, tokenize
 from gpt.schema import DataConfig
@@ -104,6 +105,22 @@ class Rows(Documents):
         rows, pattern = self.rows(cursor), self.data.document_start
         for document in joined(rows, pattern) if pattern else rows:
             yield from pieces_of(document, self.data.val_fraction)
+
+
+class FileRows(Rows):
+    """Texts in the files of ``data.files``."""
+
+    def __init__(self, data: DataConfig, cache_dir: Path):
+        super().__init__(data, cache_dir)
+        self.paths = files.some(data)
+
+    def inputs(self) -> Any:
+        """See :class:`Source`."""
+        return [files.identity(self.paths), *self.choices]
+
+    def describe(self) -> str:
+        """See :class:`Source`."""
+        return files.count(self.paths)
 
 
 def source_of(data: DataConfig, cache_dir: Path) -> Source:

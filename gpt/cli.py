@@ -17,7 +17,7 @@ CONF = ROOT / "conf"
 GROUPS = ["model", "data", "optimizer", "schedule", "batch", "precision", "cluster", "tracker", "experiment", "debug"]
 COMMON_KEYS = """
     name tags seed device compile resume plan
-    data.files data.tokenizer data.val_fraction data.num_workers
+    data.files data.tokenizer data.documents data.val_fraction data.num_workers
     model.seq_len model.vocab_multiple model.attention optimizer.lr schedule.warmup_tokens
     batch.global_tokens batch.micro_batch_size
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.log_every trainer.grad_clip

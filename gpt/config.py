@@ -143,6 +143,21 @@ class Config:
         """Tokens of the whole run, the clock of the learning-rate schedule."""
         return run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[1]
 
+    @property
+    def steps_in_words(self) -> str:
+        """How many steps of which size."""
+        sizes, micro, seq_len = [size for _, size in self.stages], self.micro_batch_size, self.model.seq_len
+        if len(sizes) == 1:
+            ranks = f"{self.world_size} ranks × " if self.world_size > 1 else ""
+            return (
+                f"{self.total_steps:,} steps of {sizes[0]:,} tokens "
+                f"({ranks}{sizes[0] // (self.world_size * micro * seq_len)} × {micro} sequences of {seq_len})"
+            )
+        return (
+            f"{self.total_steps:,} steps of {min(sizes):,} to {max(sizes):,} tokens, {len(sizes)} stages "
+            f"({micro} sequences of {seq_len} at a time)"
+        )
+
 
 # The groups whose options have keys of their own. A file in conf/ names its schema first: defaults: [_muon, _self_].
 VARIANTS = {
@@ -178,7 +193,7 @@ OmegaConf.register_new_resolver("ranks", lambda: int(os.environ.get("WORLD_SIZE"
 # What may differ from the saved config when a run is resumed: none of it changes what the run computes,
 # but for the length of the run. Where the data lies may change too; its fingerprint is compared instead.
 MAY_CHANGE_ON_RESUME = re.compile(
-    r"resume|plan_mfu|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|processes|shard_tokens|files(\[.*)?|dir|cache_dir|url)"
+    r"resume|plan_mfu|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|processes|shard_tokens|streaming|files(\[.*)?|dir|cache_dir|url)"
     r"|data\.references|trainer\.(max_.*|log_every|profile|anomaly)|checkpoint\..*|tracker\..*"
 )
 

@@ -176,12 +176,12 @@ class GPT(nn.Module):
         With ``caches`` (see :meth:`new_caches`) the ids continue what the caches hold. With ``documents`` (B, T), which
         says where in its row the document of each token starts, a document is read as if it stood alone.
         """
-        places = torch.arange(idx.size(1), device=idx.device)
-        mask = None
+        t, mask = idx.size(1), None
+        places = torch.arange(t, device=idx.device)
         if caches:
             places = places + caches.length
         elif documents is not None:
-            mask = (documents[:, None, :, None] == documents[:, None, None, :]) & past(*2 * places.shape, idx.device)
+            mask = (documents[:, None, :, None] == documents[:, None, None, :]) & past(t, t, idx.device)
             places = places - documents
         x = self.drop(self.embed(idx, places))
         for i, block in enumerate(self.h):

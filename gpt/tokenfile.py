@@ -214,6 +214,12 @@ class TokenFile:
     chars: str | None
     sha256: str
     has_mask: bool
+    has_documents: bool
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether documents have targets of their own, see :class:`gpt.evaluate.ExactMatch`."""
+        return self.has_mask and self.has_documents
 
     @property
     def vocabulary(self) -> dict[str, Any]:
@@ -246,13 +252,20 @@ class TokenFile:
         return across
 
     def doc_offsets(self) -> np.ndarray:
-        """Where documents start (int64), across all shards."""
+        """Where documents start (int64), across all shards; empty where no file says it."""
+        if not self.has_documents:
+            return np.empty(0, np.int64)
         begins = itertools.accumulate((s.n_tokens for s in self.shards), initial=0)
         offsets = []
         for shard, begin in zip(self.shards, begins, strict=False):
             with h5py.File(shard.path) as file:
                 offsets.append(file["doc_offsets"][()] + begin)
         return np.concatenate(offsets)
+
+    def doc_lengths(self) -> np.ndarray:
+        """Tokens of each document."""
+        offsets = self.doc_offsets()
+        return np.diff(offsets, append=self.n_tokens) if len(offsets) else offsets
 
 
 def open_tokens(path: Path) -> TokenFile:
@@ -302,7 +315,8 @@ def _describe(path: Path, file: h5py.File) -> TokenFile:
         vocab_size=vocab_size,
         chars=bytes(file["chars"][()]).decode() if "chars" in file else None,
         sha256=str(attributes.get("sha256") or hash_tokens(tokens)),
-        has_mask=all(_has_mask(shard) for shard in shards),
+        has_mask=all(_has(shard, "loss_mask") for shard in shards),
+        has_documents=all(_has(shard, "doc_offsets") for shard in shards),
     )
 
 
@@ -324,9 +338,9 @@ def _shards(path: Path, file: h5py.File) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def _has_mask(shard: Shard) -> bool:
+def _has(shard: Shard, name: str) -> bool:
     with h5py.File(shard.path) as file:
-        return "loss_mask" in file
+        return name in file
 
 
 def data_fingerprint(train: TokenFile, val: TokenFile) -> str:

@@ -107,7 +107,7 @@ class Trainer:
         self.train_file, self.fingerprint = train, data_fingerprint(train, val)
         self.dataset = TokenDataset(windows, self.order)
         self.validation = Validation(val_windows, config.trainer.eval_tokens, self.micro_batch_size)
-        self.exact_match = ExactMatch(val_windows, self.micro_batch_size) if val.has_mask else None
+        self.exact_match = ExactMatch(val_windows, self.micro_batch_size) if val.has_answers else None
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
         self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
@@ -337,7 +337,7 @@ class Trainer:
             f"{config.data.name}: {self.train_file.n_tokens:,} training tokens, "
             f"{self.validation.n_targets:,} validation tokens"
         )
-        tracker.say(f"{describe_steps(config)} -> {self.run_dir}")
+        tracker.say(f"{config.steps_in_words} -> {self.run_dir}")
         if self.compiler_problem:
             tracker.say(
                 f"compile=true, but torch.compile does not work here, so it goes on without: {self.compiler_problem}"
@@ -385,19 +385,3 @@ class Trainer:
             tracker.say(f"plot        {path}")
         tracker.say(f"checkpoint  {latest_checkpoint(self.run_dir)}")
         return result
-
-
-def describe_steps(config: Config) -> str:
-    """How many steps of which size, in words."""
-    sizes = [size for _, size in config.stages]
-    micro, seq_len = config.micro_batch_size, config.model.seq_len
-    if len(sizes) == 1:
-        ranks = f"{config.world_size} ranks × " if config.world_size > 1 else ""
-        return (
-            f"{config.total_steps:,} steps of {sizes[0]:,} tokens "
-            f"({ranks}{sizes[0] // (config.world_size * micro * seq_len)} × {micro} sequences of {seq_len})"
-        )
-    return (
-        f"{config.total_steps:,} steps of {min(sizes):,} to {max(sizes):,} tokens, {len(sizes)} stages "
-        f"({micro} sequences of {seq_len} at a time)"
-    )

@@ -47,8 +47,7 @@ class Windows:
     @functools.cached_property
     def _table(self) -> np.ndarray:
         """Of ``separate``: the number of the first window of each document, and of all windows."""
-        lengths = np.diff(self._offsets, append=self.file.n_tokens)
-        targets = lengths - 1 + self._ends_count
+        targets = self.file.doc_lengths() - 1 + self._ends_count
         targets[-1] -= self._ends_count
         return np.concatenate([[0], np.cumsum(-(-targets // self.seq_len))])
 
@@ -88,6 +87,6 @@ class Windows:
 
     def documents_within(self, length: int) -> np.ndarray:
         """First token and end of all documents of 2 to ``length`` tokens, (N, 2)."""
-        ends = np.append(self._offsets[1:], self.file.n_tokens)
-        lengths = ends - self._offsets
+        lengths = self.file.doc_lengths()
+        ends = self._offsets + lengths
         return np.stack([self._offsets, ends], 1)[(lengths >= 2) & (lengths <= length)]

@@ -5,12 +5,13 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from conftest import call
 
-from data.prepare import prepare
+from data.prepare import check_fits, prepare
 from data.source import source_of
 from gpt.compose import compose
 from gpt.dataset import TokenDataset, count_targets, unpack
@@ -36,7 +37,7 @@ def lines(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def files(lines, cache, request):
+def files(lines, cache):
     def prepared(*overrides):
         overrides = ["data=jsonl", f"data.files=[{lines}]", "data.tokenizer=bytes", *overrides]
         return prepare(compose([f"data.cache_dir={cache}", *overrides]).data)
@@ -236,7 +237,7 @@ def fitted(run: Trainer) -> list[dict]:
 
 
 @pytest.mark.parametrize("documents", ["separate", "masked"])
-def test_training_with_documents_is_the_same_with_workers_compiled_and_checkpointed(files, trainer, lines, documents):
+def test_workers_checkpointing_and_micro_batches_change_nothing_about_documents(files, trainer, lines, documents):
     overrides = ["data=jsonl", f"data.files=[{lines}]", "data.tokenizer=bytes", f"data.documents={documents}",
                  "trainer.max_steps=6", "sample.tokens=0", "trainer.eval_every=768"]  # fmt: skip
     plain = fitted(trainer(*overrides))
@@ -284,6 +285,16 @@ def test_a_small_model_learns_to_add(cache, tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     (entry,) = json.loads((tmp_path / "run" / "checkpoints" / "eval-step_00000200.json").read_text())
     assert entry["val"]["exact_match"] == result["exact_match"]
+
+
+def test_documents_must_be_known_to_be_kept_apart(small, files, tmp_path):
+    for file, split in zip(files(), ("train", "val"), strict=True):
+        with h5py.File(tmp_path / f"{split}.h5", "w") as made:
+            made.create_dataset("tokens", data=file.reader()(0, file.n_tokens))
+            made.attrs.update({"tokenizer": "bytes", "vocab_size": 257})
+    config = compose([*small, f"data.dir={tmp_path}", "data.documents=masked"])
+    with pytest.raises(InputError, match="does not say where documents start"):
+        check_fits(config, *prepare(config.data))
 
 
 def test_a_dataset_of_windows_is_sent_without_what_it_has_opened(files):

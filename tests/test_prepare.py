@@ -190,3 +190,14 @@ def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, 
     while left := processes_of(tmp_path):
         assert time.monotonic() < deadline, f"they outlive who started them: {left}"
         time.sleep(0.1)
+
+
+def test_of_two_preparations_at_once_one_waits_for_the_other(corpus, tmp_path):
+    command = [sys.executable, "-m", "data.prepare", "data=text", f"data.files=['{corpus}/*.txt']", "data.processes=1",
+               f"data.cache_dir={tmp_path}"]  # fmt: skip
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(text.count("preparing") for text in said) == 1
+    assert sum("training tokens, " in text for text in said) == 1
+    assert said[0].splitlines()[-2:] == said[1].splitlines()[-2:]
