@@ -230,9 +230,7 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
         batches = micro_batches(sampler, num_workers=1, pin_memory=False)
         for _ in range(10):  # the worker has started
             next(batches)
-        speed = sum(timed(lambda: next(batches)) for _ in range(5)) / 5
-        batches.close()
-        return speed
+        return sum(timed(lambda: next(batches)) for _ in range(5)) / 5
 
     by_mmap, by_pread = dataset(path, "mmap"), dataset(path, "pread")
     across = dataset(sharded, "mmap")

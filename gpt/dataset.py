@@ -112,6 +112,7 @@ def micro_batches(sampler: OrderedSampler, num_workers: int, pin_memory: bool) -
         num_workers=num_workers,
         collate_fn=_as_array,
         worker_init_fn=_leave_signals_to_the_trainer,
+        generator=torch.Generator(),  # of its own, or it would draw from the one that dropout draws from
     )
-    for batch in map(torch.from_numpy, loader):
-        yield batch.pin_memory() if pin_memory else batch
+    to_tensor = (lambda batch: torch.from_numpy(batch).pin_memory()) if pin_memory else torch.from_numpy
+    return map(to_tensor, loader)
