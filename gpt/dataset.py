@@ -1,5 +1,7 @@
 """Windows of a token file as a torch Dataset, in the order of the run, and the loader over them."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 
@@ -97,6 +99,13 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _end_workers() -> None:
+    # Where an error keeps the loader alive to the end, Python would wait for ever for workers that ignore SIGTERM.
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 def _as_array(batch: Tensor) -> np.ndarray:
     return batch.numpy()
 
@@ -115,4 +124,7 @@ def micro_batches(sampler: OrderedSampler, num_workers: int, pin_memory: bool) -
         generator=torch.Generator(),  # of its own, or it would draw from the one that dropout draws from
     )
     to_tensor = (lambda batch: torch.from_numpy(batch).pin_memory()) if pin_memory else torch.from_numpy
-    return map(to_tensor, loader)
+    batches = map(to_tensor, loader)  # the workers start
+    if num_workers:
+        atexit.register(_end_workers)
+    return batches

@@ -4,6 +4,8 @@ import functools
 import hashlib
 import http.server
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import tiktoken
 import torch
+from conftest import ROOT, environment
 
 from data.prepare import prepare
 from data.text import library
@@ -194,6 +197,28 @@ def test_workers_change_nothing(dataset):
         return torch.cat(list(micro_batches(sampler, num_workers, pin_memory=False)))
 
     assert torch.equal(batches(0), batches(2))
+
+
+FAILING = """
+import sys
+from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
+from gpt.order import Order
+from gpt.tokenfile import open_tokens
+from gpt.windows import Windows
+file = open_tokens(sys.argv[1])
+dataset = TokenDataset(Windows(file, 32, "packed", "mmap"), Order(7, "x", file.n_tokens, 32))
+sampler = OrderedSampler(dataset, consumed=0, steps=99, stages=[(0, 128)], micro_batch_size=4, rank=0, world_size=1)
+batches = micro_batches(sampler, num_workers=2, pin_memory=False)
+next(batches)
+raise ValueError("an error that nobody expects")
+"""
+
+
+def test_an_unexpected_error_does_not_wait_for_workers(dataset):
+    command = [sys.executable, "-c", FAILING, dataset.windows.file.path]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "an error that nobody expects" in done.stderr
 
 
 def test_a_dataset_is_sent_without_its_tokens(dataset):
