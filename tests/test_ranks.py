@@ -332,5 +332,5 @@ def test_the_data_is_prepared_by_one_process_while_others_wait(text_file, tmp_pa
     ]  # fmt: skip
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert sum("preparing 1 files" in text for text in said) == 1
+    assert sum("preparing 1 file " in text for text in said) == 1
     assert all("train.h5" in text for text in said)
