@@ -254,6 +254,7 @@ def test_a_missing_compiler_costs_one_line(small, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_overfit_brings_one_batch_to_near_zero(tiny):
     run = tiny("debug=overfit", "trainer.max_steps=300", "trainer.eval_every=10_000_000")
     result = run.fit()
@@ -302,6 +303,7 @@ def test_random_order_is_uniform_over_all_offsets(tiny):
     assert (order.starts(5000, 10) == starts[5000:5010]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_profile_writes_a_trace_and_a_table(small, tmp_path, ranks):
     cluster = ["cluster=ddp", f"cluster.nproc={ranks}"]
@@ -376,6 +378,7 @@ def test_the_unigram_entropy_is_that_of_the_validation_tokens(tiny):
     assert references == {"ln(vocab_size)": math.log(257), "unigram entropy": pytest.approx(expected)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment", ["gpt2_124m", "gpt3_small", "shakespeare_char", "shakespeare", "shakespeare_char_cpu"]
 )
@@ -423,6 +426,7 @@ def evaluated(*arguments, cwd):
     return call(*arguments, cwd=cwd, script="eval.py")
 
 
+@pytest.mark.slow
 def test_eval_gives_what_training_gave(finished, text_file, cache, tmp_path):
     done = evaluated(f"checkpoint={finished}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -499,6 +503,7 @@ def test_an_untied_head_is_not_loaded_from_a_tied_checkpoint(tiny):
 LIMIT = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); sys.argv = sys.argv[1:]; sys.path.insert(0, {1!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(small, tmp_path):
     """No file may grow beyond a size under which the first checkpoint fits and metrics.jsonl soon does not."""
     arguments = [*small, "trainer.max_steps=100_000", "trainer.eval_every=256", "trainer.eval_tokens=32", "checkpoint.every=1",

@@ -106,6 +106,7 @@ def test_tokens_are_tiktokens_document_by_document(kind, documents, expected, ca
         assert np.array_equal(file.doc_offsets(), np.flatnonzero(np.array(expected[split]) == 50256))
 
 
+@pytest.mark.slow
 def test_the_hub_gives_what_a_local_copy_gives(documents, tmp_path, cache, gpt2_vocabulary, capfd):
     directory, _ = documents
     local, _ = prepared(cache, *of("parquet", directory))
@@ -160,6 +161,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "zst", "parquet"])
 def test_an_interrupted_preparation_goes_on_and_gives_the_same_bytes(kind, documents, tmp_path, monkeypatch):
     overrides = [*of(kind, documents[0]), "data.tokenizer=bytes", "data.shard_tokens=1_000_000", "data.processes=1"]
