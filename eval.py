@@ -59,7 +59,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
     from gpt.checkpoint import load_model
-    from gpt.evaluate import ExactMatch, Validation, per_byte
+    from gpt.evaluate import Validation, exact_match, per_byte
     from gpt.generate import generate_text
     from gpt.model import GPT
     from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
@@ -83,8 +83,8 @@ def evaluate(
             cast = autocast(config.precision.name, device)
             loss = validation.loss(model, device, cast)
             results["val"] = {"val_loss": loss, "perplexity": math.exp(loss), "tokens": validation.n_targets}
-            if files[1].has_answers:
-                results["val"]["exact_match"] = ExactMatch(windows, config.micro_batch_size).share(model, device, cast)
+            if measure := exact_match(windows, config.micro_batch_size):
+                results["val"]["exact_match"] = measure.share(model, device, cast)
             results["val"] |= per_byte(loss, validation, tokenizer)
             for name, value in results["val"].items():
                 shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
@@ -110,7 +110,4 @@ def record(checkpoint: Path, asked: dict[str, Any], results: dict[str, Any]) -> 
 
 
 if __name__ == "__main__":
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(__doc__)
-        sys.exit()
-    sys.exit(cli.guard(main))
+    sys.exit(cli.script(main, __doc__))

@@ -4,6 +4,7 @@ import glob
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import urllib.request
 import zlib
@@ -72,8 +73,8 @@ def opened(path: Path, byte: int = 0) -> Iterator[BinaryIO]:
         return
     try:
         with io.BufferedReader(COMPRESSED[path.suffix](path)) as file:
-            while byte:
-                byte -= len(file.read(min(byte, 1 << 20)))
+            while skipped := file.read(min(byte, 1 << 20)):
+                byte -= len(skipped)
             yield file
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
         raise InputError(
@@ -81,11 +82,17 @@ def opened(path: Path, byte: int = 0) -> Iterator[BinaryIO]:
         ) from error
 
 
-def share(paths: list[Path], number: int, byte: int) -> float:
-    """How much of all files lies before a byte of one of them, as far as can be known (0 to 1)."""
-    sizes = [path.stat().st_size for path in paths]
-    is_here = number < len(paths) and paths[number].suffix not in COMPRESSED
-    return (sum(sizes[:number]) + (byte if is_here else 0)) / max(1, sum(sizes))
+class Extent:
+    """How much of some files lies before a place in them."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+        self.begins = list(itertools.accumulate((path.stat().st_size for path in paths), initial=0))
+
+    def share(self, number: int, byte: int) -> float:
+        """The share of all bytes before a byte of a file, from 0 to 1; in a compressed one, before its first."""
+        is_plain = number < len(self.paths) and self.paths[number].suffix not in COMPRESSED
+        return (self.begins[number] + (byte if is_plain else 0)) / max(1, self.begins[-1])
 
 
 def fetch(url: str, sha256: str | None, path: Path) -> Path:

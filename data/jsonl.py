@@ -1,5 +1,6 @@
 """JSON lines: an object a line, one of whose keys holds the text of a document."""
 
+import functools
 import json
 from collections.abc import Iterator
 
@@ -14,7 +15,12 @@ class JsonLines(FileRows):
 
     def share(self, cursor: Cursor) -> float:
         """See :class:`data.source.Source`."""
-        return files.share(self.paths, cursor["file"], cursor["byte"])
+        return self.extent.share(cursor["file"], cursor["byte"])
+
+    @functools.cached_property
+    def extent(self) -> files.Extent:
+        """The sizes of the files."""
+        return files.Extent(self.paths)
 
     def rows(self, cursor: Cursor | None) -> Iterator[Row]:
         """See :class:`data.source.Rows`."""

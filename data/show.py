@@ -143,7 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if {"--help", "-h"} & set(sys.argv):
-        print(__doc__)
-        sys.exit()
-    sys.exit(cli.guard(main))
+    sys.exit(cli.script(main, __doc__))

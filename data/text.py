@@ -1,5 +1,6 @@
 """Text files: each is a document."""
 
+import functools
 import hashlib
 import sysconfig
 from collections.abc import Iterator
@@ -56,7 +57,12 @@ class TextFiles(Documents):
 
     def share(self, cursor: Cursor) -> float:
         """See :class:`data.source.Source`."""
-        return files.share(self.paths, cursor["file"], cursor["byte"])
+        return self.extent.share(cursor["file"], cursor["byte"])
+
+    @functools.cached_property
+    def extent(self) -> files.Extent:
+        """The sizes of the files."""
+        return files.Extent(self.paths)
 
     @property
     def alphabet(self) -> str | None:

@@ -93,6 +93,14 @@ def run(task: Callable[[Any], Any]) -> int:
     return guard(hydra_run)
 
 
+def script(command: Callable[[], None], about: str) -> int:
+    """Run a command that has no Hydra job, or say what it is for; returns the exit code."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(about)
+        return 0
+    return guard(command)
+
+
 def guard(command: Callable[[], None]) -> int:
     """Call ``command`` and turn the ways in which it may end into an exit code and a few lines on stderr."""
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback

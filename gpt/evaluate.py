@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt.dataset import unpack
 from gpt.distributed import ALONE, World
 from gpt.loss import IGNORE, loss_sum
-from gpt.model import GPT
+from gpt.model import GPT, evaluating
 from gpt.windows import ID, NO_TARGET, Windows
 
 
@@ -70,14 +70,12 @@ class Validation:
 
     @torch.no_grad()
     def loss(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
-        """Mean loss per token in nats, shared out over the ranks. Leaves the model in the mode in which it was."""
-        was_training = model.training
-        model.eval()
+        """Mean loss per token in nats, shared out over the ranks."""
         total = torch.zeros((), dtype=torch.float64)
-        for batch in self.batches(world.rank, world.size):
-            with autocast:
-                total += loss_sum(model, *unpack(batch.to(device), self.windows.documents == "masked")).cpu()
-        model.train(was_training)
+        with evaluating(model):
+            for batch in self.batches(world.rank, world.size):
+                with autocast:
+                    total += loss_sum(model, *unpack(batch.to(device), self.windows.documents == "masked")).cpu()
         return world.sum(total).item() / self.n_targets
 
 
@@ -111,19 +109,25 @@ class ExactMatch:
 
     @torch.no_grad()
     def share(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
-        """From 0 to 1, the ranks sharing the work. Leaves the model in the mode in which it was."""
-        was_training = model.training
-        model.eval()
+        """From 0 to 1, the ranks sharing the work."""
         matched = torch.zeros((), dtype=torch.float64)
-        for batch in self.batches(world.rank, world.size):
-            inputs, targets, _ = unpack(batch.to(device), masked=False)
-            with autocast:
-                likeliest = model.logits(model(inputs)).argmax(-1)  # (B, T)
-            is_target = targets != IGNORE
-            right = ((likeliest == targets) | ~is_target).all(1) & is_target.any(1)
-            matched += right.sum().cpu()
-        model.train(was_training)
+        with evaluating(model):
+            for batch in self.batches(world.rank, world.size):
+                inputs, targets, _ = unpack(batch.to(device), masked=False)
+                with autocast:
+                    likeliest = model.logits(model(inputs)).argmax(-1)  # (B, T)
+                is_target = targets != IGNORE
+                right = ((likeliest == targets) | ~is_target).all(1) & is_target.any(1)
+                matched += right.sum().cpu()
         return world.sum(matched).item() / len(self.documents)
+
+
+def exact_match(windows: Windows, micro_batch_size: int) -> ExactMatch | None:
+    """The measure of a file whose documents have targets of their own; None where it has none, or none that fits."""
+    if not (windows.file.has_mask and windows.file.has_documents):
+        return None
+    measure = ExactMatch(windows, micro_batch_size)
+    return measure if len(measure.documents) else None
 
 
 def per_byte(loss: float, validation: Validation, tokenizer: tiktoken.Encoding) -> dict[str, float]:

@@ -4,7 +4,7 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from gpt.model import GPT
+from gpt.model import GPT, evaluating
 from gpt.order import derive
 from gpt.schema import SampleConfig
 from gpt.tokenizer import END_OF_TEXT, prompt_ids
@@ -24,22 +24,18 @@ def generate(model: GPT, prompt: Tensor, tokens: int, *, temperature: float, top
     """Continue ``prompt`` (B, T) by ``tokens`` ids -> (B, T + tokens). Ids are drawn on the CPU from ``seed``.
 
     When the context is full, its newer half is read anew and decoding goes on from there.
-    Leaves the model in the mode in which it was.
     """
-    was_training, seq_len = model.training, model.config.seq_len
-    model.eval()
-    generator = torch.Generator().manual_seed(seed)
-    ids = prompt
+    ids, seq_len, generator = prompt, model.config.seq_len, torch.Generator().manual_seed(seed)
     unread, caches = ids[:, -seq_len:], None
-    for _ in range(tokens):
-        if caches is None or caches.length + unread.size(1) > seq_len:
-            if caches is not None:
-                unread = ids[:, -max(1, seq_len // 2) :]
-            caches = model.new_caches(ids.size(0), model.wte.weight.dtype)
-        hidden = model(unread, caches)[:, -1]  # (B, C)
-        unread = next_token(model.logits(hidden).cpu(), temperature, top_k, generator).to(ids.device)
-        ids = torch.cat([ids, unread], dim=1)
-    model.train(was_training)
+    with evaluating(model):
+        for _ in range(tokens):
+            if caches is None or caches.length + unread.size(1) > seq_len:
+                if caches is not None:
+                    unread = ids[:, -max(1, seq_len // 2) :]
+                caches = model.new_caches(ids.size(0), model.wte.weight.dtype)
+            hidden = model(unread, caches)[:, -1]  # (B, C)
+            unread = next_token(model.logits(hidden).cpu(), temperature, top_k, generator).to(ids.device)
+            ids = torch.cat([ids, unread], dim=1)
     return ids
 
 

@@ -1,7 +1,9 @@
 """GPT-2 (Radford et al. 2019), its initialisation, and its FLOPs per token."""
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -214,6 +216,17 @@ class GPT(nn.Module):
         like = torch.empty(0, dtype=dtype, device=self.wte.weight.device)
         c = self.config
         return Caches([KVCache(batch, c.n_head, c.seq_len, c.n_embd // c.n_head, like) for _ in self.h])
+
+
+@contextlib.contextmanager
+def evaluating(model: GPT) -> Iterator[None]:
+    """The model without dropout, and afterwards in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def parameter_generator(seed: int, name: str) -> torch.Generator:

@@ -217,11 +217,6 @@ class TokenFile:
     has_documents: bool
 
     @property
-    def has_answers(self) -> bool:
-        """Whether documents have targets of their own, see :class:`gpt.evaluate.ExactMatch`."""
-        return self.has_mask and self.has_documents
-
-    @property
     def vocabulary(self) -> dict[str, Any]:
         """What must agree for a model to read this file: tokenizer, its size, its alphabet if it has one."""
         return {"name": self.tokenizer, "vocab_size": self.vocab_size, "chars": self.chars}

@@ -5,7 +5,6 @@ import tiktoken
 from gpt.errors import InputError
 
 VOCAB_SIZES = {"bytes": 257, "gpt2": 50_257}  # end-of-text included; chars: as many as the text has
-HAS_END_OF_TEXT = {"bytes": True, "gpt2": True, "chars": False}
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -34,7 +33,7 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
 
 def end_of_text(tokenizer: tiktoken.Encoding) -> int | None:
     """The id that stands between documents, or None where the vocabulary has none (chars)."""
-    return tokenizer.eot_token if HAS_END_OF_TEXT[tokenizer.name] else None
+    return tokenizer.eot_token if END_OF_TEXT in tokenizer.special_tokens_set else None
 
 
 def encode(tokenizer: tiktoken.Encoding, text: str):

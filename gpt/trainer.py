@@ -19,7 +19,7 @@ from gpt.dataset import OrderedSampler, TokenDataset, count_targets, micro_batch
 from gpt.debug import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import LostRank, TrainingError
-from gpt.evaluate import ExactMatch, Validation, per_byte, unigram_entropy
+from gpt.evaluate import Validation, exact_match, per_byte, unigram_entropy
 from gpt.generate import generate_text
 from gpt.interrupt import Interrupt
 from gpt.loss import loss_sum
@@ -107,7 +107,7 @@ class Trainer:
         self.train_file, self.fingerprint = train, data_fingerprint(train, val)
         self.dataset = TokenDataset(windows, self.order)
         self.validation = Validation(val_windows, config.trainer.eval_tokens, self.micro_batch_size)
-        self.exact_match = ExactMatch(val_windows, self.micro_batch_size) if val.has_answers else None
+        self.exact_match = exact_match(val_windows, self.micro_batch_size)
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
         self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
@@ -356,7 +356,6 @@ class Trainer:
             "initial_loss": rows[0]["train/loss"] if rows else None,
             "train_loss": rows[-1]["train/loss"] if rows else None,
             "val_loss": val_losses[-1] if val_losses else None,
-            **({"exact_match": rows[-1].get("val/exact_match")} if self.exact_match else {}),
             "best_val_loss": progress.best_loss,
             "best_step": progress.best_step,
             "parameters": parameter_count(model),
@@ -368,6 +367,8 @@ class Trainer:
                 **self.config.data.references,
             },
         }
+        if exact := [row["val/exact_match"] for row in rows if "val/exact_match" in row]:
+            result["exact_match"] = exact[-1]
         if status == "done":
             result |= per_byte(result["val_loss"], self.validation, self.tokenizer)
             tracker.say(

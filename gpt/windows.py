@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from gpt.tokenfile import Read, TokenFile
-from gpt.tokenizer import HAS_END_OF_TEXT
+from gpt.tokenizer import end_of_text, get_tokenizer
 
 # A number of a window (int64) is an id and these bits: the loss leaves it out; a document starts here.
 NO_TARGET, STARTS = 1 << 40, 1 << 41
@@ -38,7 +38,7 @@ class Windows:
     @functools.cached_property
     def _ends_count(self) -> bool:
         """Whether a document starts with end-of-text, which is a target of the document before it."""
-        return HAS_END_OF_TEXT[self.file.tokenizer] and self._ids(0, 1)[0] == self.file.vocab_size - 1
+        return int(self._ids(0, 1)[0]) == end_of_text(get_tokenizer(self.file.tokenizer, self.file.chars))
 
     @functools.cached_property
     def _offsets(self) -> np.ndarray:

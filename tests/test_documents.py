@@ -178,6 +178,12 @@ def test_documents_that_do_not_fit_are_left_out_of_exact_match(trainer):
     assert 0 <= run.exact_match.share(run.state.model, run.device, run.autocast) <= 1
 
 
+def test_where_no_document_fits_the_context_there_is_no_exact_match(trainer):
+    run = trainer("data.files=[]", *ADDITION, "model.seq_len=3", "batch.global_tokens=24", "sample.tokens=0",
+                  "trainer.max_steps=1")  # fmt: skip
+    assert "exact_match" not in run.fit()
+
+
 def undone(text: str) -> int:
     """A number written backwards."""
     return int(text[::-1])
