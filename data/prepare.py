@@ -63,7 +63,7 @@ def vocab_size(data: DataConfig) -> int | None:
 
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
-    Order(config.seed, train.sha256, train.n_tokens, config.model.seq_len)
+    Order(config.data.seed, train.sha256, train.n_tokens, config.model.seq_len)
     if config.data.documents != "packed" and not (train.has_documents and val.has_documents):
         raise InputError(
             f"data.documents={config.data.documents}, and {Path(train.path).parent} does not say where documents start",

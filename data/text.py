@@ -114,6 +114,7 @@ class StandardLibrary(TextFiles):
         self.invalid, self._paths = "refuse", library()
 
 
+@functools.cache
 def library() -> list[Path]:
     """All Python files of the standard library in a fixed order."""
     root = Path(sysconfig.get_paths()["stdlib"])

@@ -83,7 +83,7 @@ def reference() -> str:
             differing = [k for k in sizes["tiny"] if k != "name" and len({str(s[k]) for s in sizes.values()}) > 1]
             rows = [[f"`{option}`", *(shown(s[k]).strip("`") for k in differing)] for option, s in sizes.items()]
             parts.append(table(["option", *differing], rows))
-        if group not in ("experiment", "debug"):
+        if group not in ("experiment", "sweeps", "debug"):
             rows = key_table(group, comments)
             parts.append(rows) if rows.count("\n") > 2 else None
     root = flat(OmegaConf.to_container(OmegaConf.load(cli.CONF / "config.yaml"), resolve=False))

@@ -23,6 +23,8 @@ CHOICES = {
     "data.invalid_utf8": ["refuse", "replace"],
     "data.order": ["permutation", "random"],
     "data.read": ["mmap", "pread"],
+    "sweep.on_failure": ["continue", "stop"],
+    "sweep.on_change": ["refuse", "rerun"],
     "schedule.name": sorted(SHAPES),
     "precision.name": ["bf16", "fp16", "fp32", "tf32"],
 }
@@ -36,8 +38,8 @@ AT_LEAST_ONE = """
     checkpoint.every checkpoint.keep sample.top_k
 """
 NOT_NEGATIVE = """
-    seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip sample.tokens
-    cluster.node_rank cluster.gpus
+    seed data.seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip
+    sample.tokens cluster.node_rank cluster.gpus
 """
 POSITIVE = """
     model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
@@ -210,8 +212,8 @@ def check_ramp(config: "Config") -> None:
         largest, full, over, _ = check_linear_ramp(config)
     elif config.batch.name == "ramp_steps":
         check_ramp_steps(config)
-        largest, full = max(size for _, size in config.stages), config.batch.global_tokens
-        over = config.stages[-1][0]
+        largest, full = max(size for _, size in config.given_stages), config.batch.global_tokens
+        over = config.given_stages[-1][0]
     else:
         return
     if largest > full:
@@ -251,12 +253,12 @@ def check_ramp_steps(config: "Config") -> None:
             f"batch.ramp.stages={stages} are not pairs",
             "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
         )
-    begins = [begin for begin, _ in config.stages]
+    begins = [begin for begin, _ in config.given_stages]
     if begins != sorted(set(begins)):
         raise InputError(
             f"batch.ramp.stages={stages} do not ascend", "each pair: until so many tokens, steps of so many"
         )
-    for _, size in config.stages:
+    for _, size in config.given_stages:
         if size < 1 or size % config.unit_tokens:
             raise InputError(
                 f"batch.ramp.stages: {size} is not divisible by {unit_in_words(config)}",

@@ -14,7 +14,7 @@ from gpt.errors import InputError, Interrupted, TrainingError
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-GROUPS = ["model", "data", "optimizer", "schedule", "batch", "precision", "cluster", "tracker", "experiment", "debug"]
+GROUPS = "model data optimizer schedule batch precision cluster tracker experiment sweeps debug".split()
 COMMON_KEYS = """
     name tags seed device compile resume plan
     data.files data.tokenizer data.documents data.val_fraction data.num_workers
@@ -47,7 +47,7 @@ def options(group: str) -> dict[str, str]:
 def key_comments() -> dict[str, str]:
     """The comment behind every key in conf/, by dotted key."""
     comments = {}
-    for path in [CONF / "config.yaml", *(p for group in GROUPS[:-2] for p in sorted((CONF / group).glob("*.yaml")))]:
+    for path in [CONF / "config.yaml", *(p for group in GROUPS[:-3] for p in sorted((CONF / group).glob("*.yaml")))]:
         parents = [] if path.parent == CONF else [path.parent.name]
         for indent, key, value, comment in re.findall(
             r"^( *)(\w+):(.*?)(?: +# (.*))?$", path.read_text(), re.MULTILINE

@@ -18,17 +18,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt.checks import did_you_mean
 from gpt.cli import CONF, GROUPS
 from gpt.config import Config, explain, load
-from gpt.errors import InputError
+from gpt.errors import InputError, TrainingError
 from gpt.rundir import check_resumable, check_same_data, check_unused
 
 if TYPE_CHECKING:
     from gpt.tokenfile import TokenFile
+
+
+MULTIRUN = {"-m", "--multirun"}
 
 
 def fresh(directory: str) -> str:
@@ -43,12 +47,18 @@ def fresh(directory: str) -> str:
             path = Path(f"{directory}-{number}")
 
 
+def sweep_dir(choice: str | None, directory: str) -> str:
+    """Hydra resolver: where a sweep of sweeps/ lies, always the same; one of the command line gets a new directory."""
+    return f"outputs/sweeps/{choice}" if choice else fresh(directory)
+
+
 OmegaConf.register_new_resolver("fresh", fresh, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("sweep_dir", sweep_dir, use_cache=True, replace=True)
 
 
 def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose from the command line and call ``task`` in every job. Raises InputError for a wrong command."""
-    running, submitted = False, []  # SLURM jobs, which are waited for together
+    running = False
 
     @functools.wraps(task)
     def job(composed: DictConfig) -> Any:
@@ -56,24 +66,18 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         running = True
         result = task(composed)
         running = False
-        if composed.cluster.name == "slurm" and result is not None:
-            submitted.append(result)
-            return None
         return result
 
-    sys.argv[1:] = as_rank(with_resume(sys.argv[1:]))
+    argv = as_rank(with_resume(sys.argv[1:]))
+    sys.argv[1:] = sorted(argv, key=lambda argument: argument not in MULTIRUN)  # anywhere, which Hydra refuses
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except Refused as refused:
         raise refused.args[0] from None
     except Exception as error:
-        if running or isinstance(error, InputError):
+        if running or isinstance(error, (InputError, TrainingError)):
             raise
         raise explain_composition(error) from error
-    if submitted:
-        from gpt.slurm import wait
-
-        wait(submitted)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -123,7 +127,7 @@ def with_resume(argv: list[str]) -> list[str]:
         return argv
     if not path:
         raise InputError("resume= names no directory", "give the output directory of a run, or leave resume out")
-    if {"-m", "--multirun"} & set(argv):
+    if MULTIRUN & set(argv):
         raise InputError("resume continues one run, and --multirun starts many", "leave one of them out")
     run_dir = Path(path).expanduser().resolve()
     overrides = run_dir / ".hydra" / "overrides.yaml"
@@ -135,7 +139,7 @@ def with_resume(argv: list[str]) -> list[str]:
             else "give the output directory of a run, such as outputs/DATE/TIME-NAME"
         )
         raise InputError(f"resume={path}: no run there (no config.yaml and .hydra/overrides.yaml)", hint)
-    dropped = ("resume=",)
+    dropped = ("resume=", "++resume=")  # the latter of a job of a sweep
     if any(argument.startswith("cluster=") for argument in argv):
         dropped += ("cluster=", "cluster.")  # another cluster has other keys
     saved = [override for override in yaml.safe_load(overrides.read_text()) if not override.startswith(dropped)]
@@ -156,7 +160,7 @@ def as_rank(argv: list[str]) -> list[str]:
         last = dict(argument.partition("=")[::2] for argument in argv)
         follows = last.get("cluster.node_rank", "0") != "0" or last.get("cluster.dry_run", "").lower() == "true"
         return [*argv, *FOLLOWER] if follows else argv
-    if {"-m", "--multirun"} & set(argv) or any(re.match(r"hydra\.mode=['\"]?MULTIRUN", a) for a in argv):
+    if MULTIRUN & set(argv) or any(re.match(r"hydra\.mode=['\"]?MULTIRUN", a) for a in argv):
         raise InputError(
             "torchrun starts the ranks of one run, and --multirun starts many runs",
             "let each job start its ranks: python train.py --multirun cluster=ddp …",
@@ -176,8 +180,18 @@ def output_dir() -> Path | None:
     hydra_config = HydraConfig.get()
     if hydra_config.output_subdir is None:
         return None
-    run_dir = Path(hydra_config.runtime.output_dir)
-    return run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir  # as one would type it
+    return output_path(hydra_config.runtime.output_dir)
+
+
+def output_path(path: str) -> Path:
+    """A directory as one would type it: relative to where one is, if it is below."""
+    absolute = Path(path).absolute()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+
+
+def is_multirun() -> bool:
+    """Whether this job is one of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 EVALUATION = re.compile(
@@ -251,7 +265,7 @@ def check_first(config: Config, run_dir: Path | None) -> None:
 
 
 class Refused(BaseException):
-    """Carries an exception out of a callback, where Hydra would turn it into a warning."""
+    """Carries an exception past Hydra, which turns those of callbacks into warnings, and past who explains its own."""
 
 
 class CheckFirst(Callback):

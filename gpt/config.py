@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from gpt.checks import check, check_names, did_you_mean
 from gpt.errors import InputError
-from gpt.schedule import Stages, linear_stages, run_length
+from gpt.schedule import Stages, linear_stages, run_length, whole_batches
 from gpt.schema import (
     AdamWConfig,
     ArithmeticConfig,
@@ -36,6 +36,7 @@ from gpt.schema import (
     SampleConfig,
     ScheduleConfig,
     SlurmConfig,
+    SweepConfig,
     TextConfig,
     TrackerConfig,
     TrainerConfig,
@@ -71,6 +72,7 @@ class Config:
     trainer: TrainerConfig
     checkpoint: CheckpointConfig
     sample: SampleConfig
+    sweep: SweepConfig
 
     @property
     def world_size(self) -> int:
@@ -98,6 +100,11 @@ class Config:
     @property
     def stages(self) -> Stages:
         """The batch over the run, as stages (tokens at which it begins, tokens per step)."""
+        return whole_batches(self.given_stages)
+
+    @property
+    def given_stages(self) -> Stages:
+        """The batch as the config asks for it."""
         full, batch = self.batch.global_tokens, self.batch
         if isinstance(batch, RampBatchConfig):
             return linear_stages(*self.ramp)
@@ -186,16 +193,27 @@ for group, variants in VARIANTS.items():
     for name, variant in variants.items():
         ConfigStore.instance().store(group=group, name=f"_{name}", node=variant)
 
-# In conf/: one sequence at least is ${max:1024,${model.seq_len}}, and torchrun's ranks are ${ranks:}.
+
+def scaled(value: float | None, factor: float) -> float | None:
+    """Hydra resolver: a multiple of a value; whole numbers stay whole, and null stays null."""
+    if value is None:
+        return None
+    return int(value * factor) if isinstance(value, int) else float(f"{value * factor:.12g}")
+
+
+# In conf/ and sweeps/: one sequence at least is ${max:1024,${model.seq_len}}, torchrun's ranks are ${ranks:}, and half
+# the learning rate is ${scaled:${optimizer.lr},0.5}.
+OmegaConf.register_new_resolver("scaled", scaled, replace=True)
 OmegaConf.register_new_resolver("max", lambda *numbers: max(numbers), replace=True)
 OmegaConf.register_new_resolver("ranks", lambda: int(os.environ.get("WORLD_SIZE", "1")), replace=True)
 
-# What may differ from the saved config when a run is resumed: none of it changes what the run computes,
-# but for the length of the run. Where the data lies may change too; its fingerprint is compared instead.
-MAY_CHANGE_ON_RESUME = re.compile(
-    r"resume|plan_mfu|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|processes|shard_tokens|streaming|files(\[.*)?|dir|cache_dir|url)"
-    r"|data\.references|trainer\.(max_.*|log_every|profile|anomaly)|checkpoint\..*|tracker\..*"
+# What may differ from the saved config when a run goes on: none of it changes what the run computes, but for its
+# length, which only a single run may change. Where the data lies may change too; its fingerprint is compared instead.
+SAME_RUN = re.compile(
+    r"resume|plan_mfu|sweep\..*|cluster\..*|batch\.micro_batch_size|data\.(num_workers|read|processes|shard_tokens|streaming|files(\[.*)?|dir|cache_dir|url)"
+    r"|data\.references|trainer\.(log_every|profile|anomaly)|checkpoint\..*|tracker\..*"
 )
+LENGTH = ("trainer.max_steps", "trainer.max_tokens")
 
 
 def load(composed: DictConfig) -> Config:
@@ -240,14 +258,12 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def changed_keys(saved: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ and must not when a run is resumed, with their saved and new values (None: not there)."""
+def changed_keys(saved: Config, new: Config, any_length: bool = True) -> dict[str, tuple[Any, Any]]:
+    """Keys that make it another run, with their saved and new values (None: not there)."""
     old, now = flatten(saved), flatten(new)
-    return {
-        key: (old.get(key), now.get(key))
-        for key in {**old, **now}
-        if old.get(key) != now.get(key) and not MAY_CHANGE_ON_RESUME.fullmatch(key)
-    }
+    changed = {key: (old.get(key), now.get(key)) for key in {**old, **now} if old.get(key) != now.get(key)}
+    free = LENGTH if any_length else ()
+    return {key: values for key, values in changed.items() if key not in free and not SAME_RUN.fullmatch(key)}
 
 
 def explain(error: OmegaConfBaseException, given: str | None = None) -> InputError:

@@ -14,6 +14,10 @@ class InputError(Exception):
         return f"{self.problem}\n  {self.cure}"
 
 
+class Unavailable(InputError):
+    """This machine cannot run it; another can."""
+
+
 class TrainingError(Exception):
     """The run cannot go on, through no fault of the command. Exit code 1."""
 

@@ -1,6 +1,8 @@
 """What a config needs of the machine it runs on: device, GPUs, a free port. Imports torch when it is asked."""
 
+import os
 import socket
+from typing import NamedTuple
 
 from gpt.checks import check
 from gpt.config import Config, flatten
@@ -39,6 +41,30 @@ def settle(config: Config) -> None:
             f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
             f"allowed: up to {gpus}; with device=cpu as many as you like",
         )
+
+
+class Found(NamedTuple):
+    """What a machine says of the runs of a sweep: its GPUs by the names that CUDA_VISIBLE_DEVICES takes, and of each
+    run the ranks that it would have, or what is wrong with it."""
+
+    gpus: list[str]
+    ranks: list[int | InputError]
+
+
+def check_machines(configs: list[Config]) -> Found:
+    """See :class:`Found`. Asked in a process of its own, so that who waits for the runs holds no GPU."""
+    from torch.cuda import device_count
+
+    ranks = []
+    for config in configs:
+        try:
+            settle(config)
+            check_machine(config)
+            ranks.append(config.cluster.nproc)
+        except InputError as error:
+            ranks.append(error)
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return Found(named.split(",") if named else [str(i) for i in range(device_count())], ranks)
 
 
 def check_meeting_place(cluster: ClusterConfig) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gpt.errors import InputError
+from gpt.errors import InputError, Unavailable
 from gpt.schema import AdamWConfig, CustomConfig, MuonConfig, OptimizerConfig
 
 
@@ -43,7 +43,7 @@ def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
         for optimizer in build_optimizers(config, model):
             optimizer.step()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
+        raise Unavailable(
             f"optimizer={config.name} does not work on {device.type}: {str(error).splitlines()[0]}",
             "change its options: python train.py --cfg job --package optimizer",
         ) from error

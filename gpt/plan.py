@@ -1,5 +1,6 @@
 """What a run would be, before it is one: size, memory, curves, hours."""
 
+import functools
 import json
 import time
 from dataclasses import replace
@@ -9,15 +10,18 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gpt.compare.tables import Grid, as_table
 from gpt.config import Config
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.precision import AUTOCAST, PEAK_FLOPS, autocast, device_name, peak_flops, pick_device
 from gpt.schedule import step_tokens, warmup
 from gpt.schema import ModelConfig
+from gpt.tracker import plain_console
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer whose text is not there: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves
+USUAL = ("H100", "A100")  # of the known GPUs, those that the plan of a sweep names
 CPU = torch.device("cpu")
 
 
@@ -25,25 +29,47 @@ def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
     """Say and draw what the run would be; ``vocab_size`` is None where it is not known yet. Trains nothing."""
     with torch.device("meta"):
         model = GPT(config.model, vocab_size or ASSUMED_VOCABULARY)
+    about = {**figures(config, model), "stages": config.stages, "memory_bytes": memory(config, model)}
+    print(describe(config, about, vocab_size), flush=True)
+    draw(config, run_dir / "plan.png")
+    (run_dir / "plan.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"plot        {run_dir / 'plan.png'}\nfigures     {run_dir / 'plan.json'}")
+
+
+def plan_jobs(jobs: list[tuple[str, Config, int | None]]) -> None:
+    """List the jobs of a sweep by name: what each would be, and all of them together. Trains nothing."""
+    listed = []
+    for name, config, vocab_size in jobs:
+        with torch.device("meta"):
+            listed.append((name, figures(config, GPT(config.model, vocab_size or ASSUMED_VOCABULARY))))
+    devices = [name for name in listed[0][1]["hours"] if name.startswith("this ") or name in USUAL]
+    rows = []
+    for name, about in listed:
+        hours = (in_words(about["hours"][device]) for device in devices)
+        counts = (f"{about[key]:,}" for key in ("parameters", "steps", "tokens"))
+        rows.append([name, *counts, f"{about['flops']:.3g}", *hours])
+    steps, tokens, flops = (sum(about[key] for _, about in listed) for key in ("steps", "tokens", "flops"))
+    hours = (in_words(sum(about["hours"][device] for _, about in listed)) for device in devices)
+    rows.append([f"{len(listed)} jobs", "", f"{steps:,}", f"{tokens:,}", f"{flops:.3g}", *hours])
+    title = f"plan of {len(listed)} jobs; nothing is trained. Time at {jobs[0][1].plan_mfu:.0%} of each device's peak"
+    header = ["job", "parameters", "steps", "tokens", "FLOP", *devices]
+    plain_console().print(as_table(Grid(title, header, rows, words={"job"})))
+
+
+def figures(config: Config, model: GPT) -> dict[str, Any]:
+    """Size, length, compute and hours by device."""
     flops = flops_per_token(model) * config.total_tokens
-    hours = {name: flops / (peak * config.plan_mfu) / 3600 for name, peak in peaks(config).items()}
-    about = {
+    return {
         "parameters": parameter_count(model),
         "padded_vocab_size": model.padded_vocab_size,
         "flops_per_token": flops_per_token(model),
         "steps": config.total_steps,
         "tokens": config.total_tokens,
         "flops": flops,
-        "stages": config.stages,
         "micro_batch_size": config.micro_batch_size,
-        "memory_bytes": memory(config, model),
         "mfu": config.plan_mfu,
-        "hours": hours,
+        "hours": {name: flops / (peak * config.plan_mfu) / 3600 for name, peak in peaks(config).items()},
     }
-    print(describe(config, about, vocab_size), flush=True)
-    draw(config, run_dir / "plan.png")
-    (run_dir / "plan.json").write_text(json.dumps(about, indent=1) + "\n")
-    print(f"plot        {run_dir / 'plan.png'}\nfigures     {run_dir / 'plan.json'}")
 
 
 def peaks(config: Config) -> dict[str, float]:
@@ -55,6 +81,7 @@ def peaks(config: Config) -> dict[str, float]:
     return {f"this {name}": here if device.type == "cpu" else ranks * here} | known  # all ranks share a CPU
 
 
+@functools.cache
 def measured_flops(precision: str, device: torch.device) -> float:
     """FLOP/s of a square matrix product, the best of a few, where no data sheet is known."""
     size = 1024

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from gpt.errors import InputError
+from gpt.errors import Unavailable
 
 # Dense peak in FLOP/s as (bf16 and fp16, tf32, fp32), from NVIDIA's data sheets; without sparsity, SXM parts where
 # there are several.
@@ -23,7 +23,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """``auto`` takes cuda, else mps, else the CPU; of several GPUs, that of the rank.
 
-    Raises InputError when the named device is not there.
+    Raises Unavailable when the named device is not there.
     """
     present = ["cpu"]
     if torch.backends.mps.is_available():
@@ -31,7 +31,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if torch.cuda.is_available():
         present.insert(0, "cuda")
     if name not in ("auto", *present):
-        raise InputError(f"device={name} is not on this machine", f"allowed here: auto, {', '.join(present)}")
+        raise Unavailable(f"device={name} is not on this machine", f"allowed here: auto, {', '.join(present)}")
     kind = present[0] if name == "auto" else name
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
@@ -51,10 +51,10 @@ def precisions(device: torch.device) -> list[str]:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raises InputError where the device does not have it."""
+    """Raises Unavailable where the device does not have it."""
     allowed = precisions(device)
     if precision not in allowed:
-        raise InputError(
+        raise Unavailable(
             f"precision={precision} is not to be had on {device.type} here", f"allowed here: {', '.join(allowed)}"
         )
 

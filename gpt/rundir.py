@@ -14,6 +14,8 @@ from typing import Any
 from gpt.config import Config, changed_keys, read
 from gpt.errors import InputError, Interrupted
 
+LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not read
+
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
@@ -26,6 +28,41 @@ def locked(run_dir: Path) -> Iterator[None]:
         raise InputError(f"{run_dir} is in use: its run is still going on", "wait for it, or stop it first") from error
     finally:
         os.close(descriptor)
+
+
+def write_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """Write result.json, whole or not at all."""
+    write_json(run_dir / "result.json", {"layout": LAYOUT, **result})
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """What result.json says, or None where there is none. Raises InputError for what this version cannot read."""
+    path = run_dir / "result.json"
+    return read_json(path) if path.exists() else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file, whole or not at all."""
+    part = path.with_name(f".{path.name}")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_json` wrote in this layout. Raises InputError for another, and for what is no JSON."""
+    try:
+        content = json.loads(path.read_text())
+        layout = content["layout"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is none of ours", "take a directory that runs or sweeps of gptlab have made"
+        ) from error
+    if layout != LAYOUT:
+        raise InputError(
+            f"{path} has layout {layout}, and this version of gptlab reads layout {LAYOUT}",
+            "take the version that wrote it, or another directory",
+        )
+    return content
 
 
 def outcome(result: dict[str, Any], run_dir: Path) -> float | None:
@@ -70,8 +107,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def check_unused(run_dir: Path) -> None:
     """A new run needs a directory in which there is none. Raises InputError."""
     if (run_dir / "metrics.jsonl").exists():
-        result = run_dir / "result.json"
-        status = json.loads(result.read_text())["status"] if result.exists() else "not finished"
+        result = read_result(run_dir)
+        status = result["status"] if result else "not finished"
         raise InputError(
             f"{run_dir} already holds a run ({status})", f"continue it with resume={run_dir}, or take another directory"
         )
@@ -90,8 +127,8 @@ def check_resumable(config: Config, run_dir: Path) -> None:
         )
     if (checkpoint := latest_checkpoint(run_dir)) is None:
         return  # ended before its first checkpoint: it starts again
-    step, result = read_state(checkpoint)["progress"]["step"], run_dir / "result.json"
-    is_done = result.exists() and json.loads(result.read_text())["status"] == "done"
+    step, result = read_state(checkpoint)["progress"]["step"], read_result(run_dir)
+    is_done = result is not None and result["status"] == "done"
     if step > config.total_steps or (is_done and step == config.total_steps):
         raise InputError(
             f"resume={run_dir}: this run is finished, at step {step} of {config.total_steps}",

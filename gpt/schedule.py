@@ -1,5 +1,6 @@
 """Learning rate and batch size as pure functions of tokens. Imports nothing of the package."""
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable
@@ -80,6 +81,23 @@ def linear_stages(start: int, full: int, over_tokens: int, multiple_of: int) -> 
     """
     rise = max(1, full - start)
     return [(-(-over_tokens * up // rise), start + up) for up in range(0, full - start + 1, multiple_of)]  # rounded up
+
+
+def whole_batches(stages: Stages) -> Stages:
+    """The same ramp, with a few steps more where it takes no multiple of its full batch.
+
+    So a run with a ramp ends after as many tokens as one without, unless less than the smallest step is missing.
+    """
+    steps, tokens = [], 0
+    for (_, size), (end, _) in itertools.pairwise(stages):
+        steps.append(max(0, math.ceil((end - tokens) / size)))
+        tokens += steps[-1] * size
+    missing = -tokens % stages[-1][1]
+    for i, (_, size) in reversed(list(enumerate(stages[:-1]))):
+        more, missing = divmod(missing, size)
+        steps[i] += more
+    begins = itertools.accumulate((n * size for n, (_, size) in zip(steps, stages, strict=False)), initial=0)
+    return [(begin, size) for begin, (_, size), n in zip(begins, stages, [*steps, math.inf], strict=True) if n]
 
 
 def step_tokens(stages: Stages, tokens: int) -> int:

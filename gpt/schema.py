@@ -42,6 +42,7 @@ class DataConfig:
     dir: str | None
     cache_dir: str
     shuffle: bool
+    seed: int
     order: str
     read: str
     num_workers: int
@@ -211,6 +212,15 @@ class TrainerConfig:
 class CheckpointConfig:
     every: int
     keep: int
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    arm: str | None
+    baseline: str | None
+    on_failure: str
+    on_change: str
+    leave_out: bool
 
 
 @dataclass(kw_only=True, slots=True)

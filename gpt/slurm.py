@@ -1,5 +1,6 @@
 """A run as a SLURM job: what sbatch is given, what the job does on each machine, and waiting for its end."""
 
+import math
 import os
 import re
 import shutil
@@ -124,47 +125,69 @@ def meeting(cluster: SlurmConfig) -> ClusterConfig:
     )
 
 
+def submit(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) -> "Submitted":
+    """Have SLURM run it. Raises InputError where sbatch refuses."""
+    try:
+        job: SlurmJob = executor(config, run_dir).submit(on_machine, config, train, val, run_dir)
+    except FailedJobError as error:
+        raise InputError(f"sbatch did not take the job: {error}", "cluster.dry_run=true shows its file") from error
+    return Submitted(job, run_dir)
+
+
+def attach(config: Config, run_dir: Path) -> "Submitted | None":
+    """The job of a run that was submitted before, if it is not over."""
+    numbers = [int(path.name.partition("_")[0]) for path in (run_dir / "slurm").glob("*_submitted.pkl")]
+    if not numbers:
+        return None
+    job = SlurmJob((run_dir / "slurm").absolute(), str(max(numbers)), tasks=list(range(config.cluster.nnodes)))
+    return Submitted(job, run_dir) if job_state(job.job_id).partition(" ")[0] in ALIVE else None
+
+
 class Submitted:
     """A run that SLURM has taken."""
 
-    def __init__(self, config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path):
-        try:
-            job: SlurmJob = executor(config, run_dir).submit(on_machine, config, train, val, run_dir)
-        except FailedJobError as error:
-            raise InputError(f"sbatch did not take the job: {error}", "cluster.dry_run=true shows its file") from error
+    def __init__(self, job: SlurmJob, run_dir: Path):
         self.job_id, self.run_dir = job.job_id, run_dir
         self.machines = [job.task(i) for i in range(job.num_tasks)]
         self.log = run_dir / "slurm" / job.paths.stdout.name
-        print(f"SLURM job   {self.job_id}\nlog         {self.log}", flush=True)
+        self.state, self._asked, self._gone = "", -math.inf, None
+
+    def is_over(self) -> bool:
+        """Whether all its machines have left a result; asks SLURM now and then.
+
+        Raises TrainingError where the job has ended without.
+        """
+        if all(machine.paths.result_pickle.exists() for machine in self.machines):
+            return True
+        now = time.monotonic()
+        if now - self._asked < POLL:
+            return False
+        self.state, self._asked = job_state(self.job_id), now
+        if self.state.partition(" ")[0] in ALIVE:
+            self._gone = None
+        elif self._gone is None:
+            self._gone = now
+        elif now - self._gone > RESULT_AFTER_END:
+            raise TrainingError(
+                f"SLURM job {self.job_id} has ended without a result: {self.state.lower()}\n"
+                f"  see {self.log}; a checkpoint, if there is one, is intact: python train.py resume={self.run_dir}"
+            )
+        return False
 
     def news(self) -> Iterator[str]:
-        """The states of the job until it runs, then the lines of its log; ends with the job.
-
-        Raises TrainingError where that left no result.
-        """
-        last, read, ended = "", 0, None
-        while True:
-            is_done = all(machine.paths.result_pickle.exists() for machine in self.machines)
+        """The states of the job until it runs, then the lines of its log; ends with the job. Raises TrainingError."""
+        last, read, is_over = "", 0, False
+        while not is_over:
+            is_over = self.is_over()
             log = self.log.read_text(errors="replace") if self.log.exists() else ""
-            lines = log if is_done else log[: log.rfind("\n") + 1]
+            lines = log if is_over else log[: log.rfind("\n") + 1]
             yield from (line for line in lines[read:].splitlines() if not line.startswith("submitit "))
             read = len(lines)
-            if is_done:
-                return
-            state = job_state(self.job_id)
-            if state != last and not log:
-                yield state.lower()
-            last = state
-            if state.partition(" ")[0] in ALIVE:
-                ended = None
-            elif ended is None:
-                ended = time.monotonic()
-            elif time.monotonic() - ended > RESULT_AFTER_END:
-                raise TrainingError(
-                    f"SLURM job {self.job_id} has ended without a result: {state.lower()}\n"
-                    f"  see {self.log}; a checkpoint, if there is one, is intact: python train.py resume={self.run_dir}"
-                )
-            time.sleep(POLL)
+            if not is_over:
+                if self.state != last and not log:
+                    yield self.state.lower()
+                last = self.state
+                time.sleep(POLL)
 
     def result(self) -> float | None:
         """The validation loss of a run that has ended. Raises what ended it: InputError, TrainingError, Interrupted."""
@@ -176,6 +199,23 @@ class Submitted:
         if failed:
             raise min(failed, key=lambda error: isinstance(error, LostRank))  # the machine at fault, where it is known
         return outcome(results[0], self.run_dir)
+
+    def ended(self) -> tuple[str, str] | None:
+        """How it ended (done, interrupted, failed) and why; None while it goes on."""
+        try:
+            if not self.is_over():
+                return None
+            self.result()
+        except (InputError, TrainingError) as error:
+            return "failed", str(error)
+        except Interrupted:
+            return "interrupted", ""
+        return "done", ""
+
+    def stop(self) -> None:
+        """Ask for an end after the step, or before the first one."""
+        signal_it = [] if job_state(self.job_id).startswith("PENDING") else ["--signal=USR2"]
+        subprocess.run(["scancel", *signal_it, self.job_id], capture_output=True)
 
 
 def job_state(job_id: str) -> str:
@@ -190,37 +230,20 @@ def job_state(job_id: str) -> str:
     return facts["JobState"] + (f" ({reason})" if reason != "None" else "")
 
 
-def wait(submitted: list[Submitted]) -> None:
-    """Wait for all runs of a command: one as if it ran here, of several how each ends.
+def wait(submitted: Submitted) -> float | None:
+    """Wait for a run as if it ran here; returns its validation loss.
 
-    Raises InputError, TrainingError or Interrupted for the one, TrainingError where not all of several finished.
+    Raises what ended it: InputError, TrainingError, Interrupted.
     """
+    print(f"SLURM job   {submitted.job_id}\nlog         {submitted.log}", flush=True)
     try:
-        if len(submitted) == 1:
-            for line in submitted[0].news():
-                print(line, flush=True)
-            submitted[0].result()
-            return
-        finished = [is_finished(job) for job in submitted]
+        for line in submitted.news():
+            print(line, flush=True)
+        return submitted.result()
     except Interrupted:
         raise
     except KeyboardInterrupt:
-        jobs = " ".join(job.job_id for job in submitted)
         raise Interrupted(
             "no longer waiting, and what was submitted goes on; to end it after its step:\n"
-            f"  scancel --signal=USR2 {jobs}"
+            f"  scancel --signal=USR2 {submitted.job_id}"
         ) from None
-    if not all(finished):
-        raise TrainingError(f"{finished.count(False)} of {len(finished)} runs did not finish")
-
-
-def is_finished(job: Submitted) -> bool:
-    """Wait for one of several runs, and say how it ended."""
-    try:
-        for _ in job.news():
-            pass
-        print(f"{job.run_dir}  done, val {job.result():.4f}", flush=True)
-        return True
-    except (InputError, TrainingError, Interrupted) as error:
-        print(f"{job.run_dir}  {error}", flush=True)
-        return False

@@ -8,7 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+PIPE_WIDTH = 200
 METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+
+
+def plain_console() -> Console:
+    """Where the commands speak: text as it is, and in a pipe lines that are not cut."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
 
 
 class Tracker:
@@ -25,7 +34,7 @@ class Tracker:
             file.truncate(logs.get(name, 0))
             file.seek(0, os.SEEK_END)  # truncating leaves the position, which sync() reports, where the end was
             self.files[name] = file
-        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.console = plain_console()
         columns = [
             TextColumn("{task.description} {task.completed}/{task.total}"),
             BarColumn(),
@@ -105,12 +114,6 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All rows of metrics.jsonl."""
-    return [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
-
-
-def write_result(run_dir: Path, result: dict[str, Any]) -> None:
-    """Write result.json, whole or not at all."""
-    part = run_dir / ".result.json"
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, run_dir / "result.json")
+    """All whole rows of metrics.jsonl; a run that was killed may have left half of one."""
+    lines = (run_dir / METRICS).read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

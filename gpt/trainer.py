@@ -23,6 +23,7 @@ from gpt.evaluate import Validation, exact_match, per_byte, unigram_entropy
 from gpt.generate import generate_text
 from gpt.interrupt import Interrupt
 from gpt.loss import loss_sum
+from gpt.memory import peak_bytes, reset_peak
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.optim import build_optimizers
 from gpt.order import Order, derive
@@ -36,11 +37,11 @@ from gpt.precision import (
     pick_device,
     set_matmul_precision,
 )
-from gpt.rundir import latest_checkpoint, locked
+from gpt.rundir import latest_checkpoint, locked, write_result
 from gpt.schedule import step_tokens
 from gpt.tokenfile import TokenFile, data_fingerprint
 from gpt.tokenizer import get_tokenizer, printable
-from gpt.tracker import Silent, Tracker, read_metrics, write_result
+from gpt.tracker import Silent, Tracker, read_metrics
 from gpt.windows import Windows
 
 
@@ -96,7 +97,7 @@ class Trainer:
             Windows(file, config.model.seq_len, config.data.documents, config.data.read) for file in (train, val)
         )
         self.order = Order(
-            config.seed,
+            config.data.seed,
             train.sha256,
             train.n_tokens,
             config.model.seq_len,
@@ -138,6 +139,7 @@ class Trainer:
         """
         progress, world = self.state.progress, self.world
         begun = time.perf_counter()
+        reset_peak(self.device)
         result = {"status": "failed"}
         lock = locked(self.run_dir) if world.is_main else contextlib.nullcontext()
         interrupt = Interrupt(world.stop, listens=world.stop is None)
@@ -359,6 +361,10 @@ class Trainer:
             "best_val_loss": progress.best_loss,
             "best_step": progress.best_step,
             "parameters": parameter_count(model),
+            "flops_per_token": flops_per_token(model),
+            "peak_memory_bytes": peak_bytes(self.device),
+            "tokenizer": self.train_file.vocabulary,
+            "val_targets": self.validation.n_targets,
             "data_fingerprint": self.fingerprint,
             "data_order_hash": progress.order_hash,
             "references": {

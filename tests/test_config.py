@@ -76,7 +76,7 @@ def test_every_pair_of_options_composes_or_is_refused_for_a_reason():
 
 
 def test_groups_are_all_there_is_in_conf():
-    assert {path.name for path in cli.CONF.iterdir() if path.is_dir()} == set(cli.GROUPS)
+    assert {path.name for path in cli.CONF.iterdir() if path.is_dir()} == {*cli.GROUPS, "hydra"}
 
 
 def test_common_keys_exist():
@@ -130,7 +130,10 @@ def test_what_may_change_on_resume():
             "data.num_workers=2", "trainer.log_every=1", "tracker.plot=false", "resume=somewhere"]  # fmt: skip
     assert changed_keys(saved, compose(free)) == {}
     bound = ["seed=2", "model.n_layer=5", "optimizer.lr=1", "trainer.eval_every=9999999", "data.tokenizer=chars"]
-    assert set(changed_keys(compose([]), compose(bound))) == {override.partition("=")[0] for override in bound}
+    keys = {override.partition("=")[0] for override in bound}
+    assert set(changed_keys(compose([]), compose(bound))) == {*keys, "data.seed"}  # which follows the seed
+    longer = changed_keys(saved, compose(free), any_length=False)
+    assert longer == {"trainer.max_steps": (None, 5)}  # another job of a sweep
 
 
 READY = ["data=text", "data.files=[short.txt]", "model.seq_len=16", "device=cpu"]  # right but for what follows
@@ -304,12 +307,14 @@ def test_imports_flow_one_way():
     """A room imports only rooms below it."""
     layers = [
         ["train", "eval"],
+        ["sweep"],
         ["compose"],
         ["data"],
         ["trainer", "plan", "slurm"],
+        ["compare"],
         ["evaluate", "generate", "launch"],
         ["dataset", "optim", "checkpoint", "tracker", "plot", "debug", "compile"],
-        ["loss", "windows"],
+        ["loss", "windows", "memory"],
         ["rundir", "machine"],
         ["model", "order", "precision", "tokenfile", "tokenizer", "distributed", "interrupt"],
         ["config", "cli"],
@@ -319,9 +324,9 @@ def test_imports_flow_one_way():
         ["errors"],
     ]
     height = {room: i for i, rooms in enumerate(layers) for room in rooms}
-    files = [*(cli.ROOT / "gpt").glob("*.py"), *(cli.ROOT / "data").glob("*.py"), *cli.ROOT.glob("*.py")]
+    files = [*(cli.ROOT / "gpt").rglob("*.py"), *(cli.ROOT / "data").glob("*.py"), *cli.ROOT.glob("*.py")]
     for path in files:
-        room = "data" if path.parent.name == "data" else path.stem
+        room = path.stem if path.parent in (cli.ROOT, cli.ROOT / "gpt") else path.parent.name
         if room == "__init__":
             continue
         for line in path.read_text().splitlines():

@@ -1,0 +1,168 @@
+"""The jobs of a sweep: which there are, what they are called, and how each stands by what its directory holds."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from gpt.checks import check_names
+from gpt.compose import parse
+from gpt.config import Config, changed_keys, read
+from gpt.errors import InputError
+from gpt.rundir import locked, read_json, read_result
+from gpt.sweep.slots import Process, Slot
+
+if TYPE_CHECKING:
+    from gpt.slurm import Submitted
+
+INDEX = "sweep.json"  # of a sweep's directory: its baseline, and its jobs in order
+REPLACED = "replaced"  # the directory in it of runs that sweep.on_change=rerun has replaced
+LONGEST_NAME = 100
+NOT_IN_NAMES = r"[^A-Za-z0-9.+_-]+"
+
+
+@dataclass
+class Job:
+    """A job: what it is, and how it stands.
+
+    ``state`` is waiting, running, done, kept (it was done before), interrupted, failed or left out; ``note`` says why.
+    """
+
+    name: str
+    overrides: list[str]
+    composed: DictConfig
+    config: Config
+    run_dir: Path
+    state: str = "waiting"
+    note: str = ""
+    handle: "Process | Submitted | None" = None
+    slot: Slot | None = None
+    began: float = 0.0
+    seconds: float = 0.0
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its run is whole."""
+        return self.state in ("done", "kept")
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether SLURM runs it."""
+        return self.config.cluster.name == "slurm"
+
+
+def over_arms(jobs: list[list[str]], arms: dict[str, list[str]], ladder: bool) -> list[list[str]]:
+    """Each job for each arm, or for the one that it names (``sweep.arm``); what the job itself says comes last.
+
+    Raises InputError for an arm that there is not.
+    """
+    if not arms:
+        return jobs
+    expanded, before = {}, []
+    for name, overrides in arms.items():
+        before = [*before, *overrides] if ladder else list(overrides)
+        expanded[name] = list({override.partition("=")[0]: override for override in before}.values())
+    found = []
+    for name, overrides in expanded.items():
+        for job in jobs:
+            named = [override.partition("=")[2] for override in job if override.startswith("sweep.arm=")]
+            for given in named:
+                check_names("sweep.arm", given, list(arms))
+            if named in ([], [name]):
+                found.append([*overrides, f"sweep.arm={name}", *(o for o in job if not o.startswith("sweep.arm="))])
+    return found
+
+
+def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
+    """The keys that name the jobs: those with several values on the command line, and those of the sweep's file."""
+    given = [o.get_key_element() for o in parse(list(config.hydra.overrides.task)) if o.is_sweep_override()]
+    keys = ["sweep.arm", *(config.hydra.sweeper.get("params") or {}), *given]
+    return [key for key in dict.fromkeys(keys) if any(o.startswith(f"{key}=") for job in jobs for o in job)]
+
+
+def job_names(jobs: list[list[str]], keys: list[str], default: str) -> list[str]:
+    """Names of directories such as ``vocab_multiple-64_seed-1``, equal for equal overrides; without = , and spaces."""
+    last = Counter(re.split(r"[./]", key)[-1] for key in keys)
+    names = []
+    for job in jobs:
+        parts = []
+        for override in job:
+            key, _, value = override.partition("=")
+            if key not in keys:
+                continue
+            short = re.split(r"[./]", key)[-1]
+            label = "" if key == "sweep.arm" else (short if last[short] == 1 else key.replace("/", ".")) + "-"
+            plain = value.lower() if value in ("True", "False") else value
+            if re.search(NOT_IN_NAMES, plain):
+                plain = re.sub(NOT_IN_NAMES, "-", plain).strip("-")
+            parts.append((keys.index(key), label + plain))
+        name = "_".join(part for _, part in sorted(parts)) or default
+        names.append(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{short_hash(name)}")
+    twice = Counter(names)
+    return [
+        name if twice[name] == 1 else f"{name}-{short_hash(' '.join(job))}"
+        for name, job in zip(names, jobs, strict=True)
+    ]
+
+
+def short_hash(text: str) -> str:
+    """Tells names apart that would be alike."""
+    return sha256(text.encode()).hexdigest()[:6]
+
+
+def check_sweep_dir(path: Path) -> None:
+    """A sweep goes into a directory that is empty, or a sweep's, and not in use. Raises InputError."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / INDEX).is_file():
+        raise InputError(
+            f"{path} is there already and holds no sweep (it has no {INDEX})",
+            "take another directory: hydra.sweep.dir=DIR",
+        )
+    read_json(path / INDEX)
+    with locked(path):
+        pass
+
+
+def stand(job: Job) -> None:
+    """See what is in a job's directory: nothing, a run that is done, or one that goes on. Raises InputError."""
+    saved_config = job.run_dir / "config.yaml"
+    if not saved_config.is_file():
+        if (job.run_dir / "metrics.jsonl").exists():
+            raise InputError(
+                f"{job.run_dir} holds a run without config.yaml", "move it away, or take another directory"
+            )
+        return
+    if job.on_slurm:
+        from gpt.slurm import attach
+
+        job.handle = attach(job.config, job.run_dir)
+    if changed := changed_keys(read(saved_config), job.config, any_length=False):
+        if job.config.sweep.on_change == "refuse":
+            listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
+            raise InputError(
+                f"{job.run_dir} holds a run with another config: {listed}",
+                "take another directory (hydra.sweep.dir=DIR), or run it anew with sweep.on_change=rerun",
+            )
+        job.note, job.handle = REPLACED, None
+        return
+    result = read_result(job.run_dir)
+    if result and result["status"] == "done":
+        job.state, job.result = "kept", result
+    elif job.handle is None:
+        with locked(job.run_dir):
+            job.config.resume = str(job.run_dir)
+
+
+def set_aside(run_dir: Path, replaced: Path) -> None:
+    """Move a run away, under a name that is free."""
+    replaced.mkdir(exist_ok=True)
+    number = 1
+    while (target := replaced / f"{run_dir.name}-{number}").exists():
+        number += 1
+    run_dir.rename(target)

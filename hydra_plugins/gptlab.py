@@ -1,0 +1,49 @@
+"""Where Hydra looks for ``hydra/launcher=local`` and ``hydra/sweeper=arms``; what they do is in gpt/sweep."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """Runs jobs in processes of their own, some at a time; submits those of ``cluster=slurm``."""
+
+    def __init__(self, slots: int | None, gpus: int | None, threads: int | None):
+        self.slots, self.gpus, self.threads = slots, gpus, threads
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """What Hydra gives before it launches."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """See :func:`gpt.sweep.launch`."""
+        from gpt.sweep import launch
+
+        return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
+
+
+class ArmsSweeper(BasicSweeper):
+    """Every combination of the values, as Hydra's own sweeper, for each of the named sets of overrides (arms).
+
+    Nothing is made before all jobs have been checked, which the launcher does.
+    """
+
+    def __init__(self, params: dict[str, str], arms: dict[str, list[str]], ladder: bool):
+        super().__init__(max_batch_size=None, params=params)
+        self.arms, self.ladder = arms, ladder
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch all jobs. Raises TrainingError where one failed."""
+        from gpt.sweep import over_arms, raise_failures
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        (jobs,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        results = self.launcher.launch(over_arms(jobs, self.arms, self.ladder), initial_job_idx=0)
+        raise_failures(results)
+        return results
