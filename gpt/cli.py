@@ -21,11 +21,12 @@ COMMON_KEYS = """
     model.seq_len model.vocab_multiple model.attention optimizer.lr schedule.warmup_tokens
     batch.global_tokens batch.micro_batch_size
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.log_every trainer.grad_clip
-    checkpoint.every checkpoint.keep
+    checkpoint.every checkpoint.keep sweep.on_failure sweep.on_change
 """.split()
 EXAMPLES = """
   python train.py
   python train.py model=gpt2_124m precision=bf16 data=text data.files=[book.txt] data.tokenizer=gpt2
+  python train.py sweeps=vocab_padding experiment=ablation_toy
   python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
 """.strip("\n")
 

@@ -160,10 +160,10 @@ def as_rank(argv: list[str]) -> list[str]:
         last = dict(argument.partition("=")[::2] for argument in argv)
         follows = last.get("cluster.node_rank", "0") != "0" or last.get("cluster.dry_run", "").lower() == "true"
         return [*argv, *FOLLOWER] if follows else argv
-    if MULTIRUN & set(argv) or any(re.match(r"hydra\.mode=['\"]?MULTIRUN", a) for a in argv):
+    if MULTIRUN & set(argv) or any(re.match(r"hydra\.mode=['\"]?MULTIRUN|sweeps=(?!null$)", a) for a in argv):
         raise InputError(
-            "torchrun starts the ranks of one run, and --multirun starts many runs",
-            "let each job start its ranks: python train.py --multirun cluster=ddp …",
+            "torchrun starts the ranks of one run, and a sweep is many runs",
+            "let each job start its ranks: python train.py cluster=ddp …",
         )
     given = [argument for argument in argv if argument.partition("=")[0] == "cluster"]
     if given and given[-1] not in ("cluster=single", "cluster=torchrun"):

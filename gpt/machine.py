@@ -63,8 +63,9 @@ def check_machines(configs: list[Config]) -> Found:
             ranks.append(config.cluster.nproc)
         except InputError as error:
             ranks.append(error)
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return Found(named.split(",") if named else [str(i) for i in range(device_count())], ranks)
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    count = device_count()  # of which there are fewer where a name is wrong
+    return Found(named[:count] if named != [""] else [str(i) for i in range(count)], ranks)
 
 
 def check_meeting_place(cluster: ClusterConfig) -> None:

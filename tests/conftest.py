@@ -1,14 +1,20 @@
 """What the tests share: real text, a small run, and commands as a user types them."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
+import warm
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two workers share two cores
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as gpt.cli does
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(warm.PRELOAD)
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SMALL = """
@@ -67,9 +73,16 @@ def command(*arguments: str, script: str = "train.py") -> list[str]:
 
 def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: int = 120) -> subprocess.CompletedProcess:
     """Run a command of the project to its end."""
-    return subprocess.run(
-        command(*arguments, script=script), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        said = Path(directory)
+        process = WARM.Process(target=warm.run, args=(ROOT / script, arguments, cwd, environment(), said))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(command(*arguments, script=script), timeout)
+        out, err = ((said / name).read_text() for name in ("out", "err"))
+    return subprocess.CompletedProcess(command(*arguments, script=script), process.exitcode, out, err)
 
 
 def processes_of(marker: Path) -> list[bytes]:

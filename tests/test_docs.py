@@ -4,9 +4,11 @@ import json
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, call, environment
 
 from gpt import cli
 from gpt.checks import CHOICES
@@ -31,7 +33,7 @@ def test_every_command_composes(line):
     overrides = [a for a in shlex.split(line)[2:] if "=" in a and not a.startswith(own)]
     if "model.n_embd=130" in overrides:  # shown as a wrong one
         return
-    overrides = [re.sub(r"=(\w+),.*", r"=\1", a) if "--multirun" in line else a for a in overrides]
+    overrides = [re.sub(r"=([\w.+-]+),.*", r"=\1", a) if "--multirun" in line else a for a in overrides]
     assert set(flatten(compose(overrides)))
 
 
@@ -104,6 +106,48 @@ def test_the_reference_of_all_keys_is_that_of_conf():
         key for group in VARIANTS for option in cli.options(group) for key in flatten(compose([f"{group}={option}"]))
     }
     assert {key for key in keys if not key.endswith(".name")} <= documented
+
+
+ABLATIONS = ROOT / "docs" / "ablations.md"
+
+
+def test_the_table_of_sweeps_is_that_of_their_files():
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+\?) \|$", ABLATIONS.read_text(), re.MULTILINE)
+    assert dict(rows) == cli.options("sweeps")
+
+
+def test_a_sweep_as_the_docs_write_one_is_planned(tmp_path):
+    whole, arms = re.findall(r"```yaml\n(.*?)```", ABLATIONS.read_text(), re.DOTALL)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "whole.yaml").write_text(whole)
+    (tmp_path / "sweeps" / "arms.yaml").write_text(
+        "# @package _global_\n" + arms.replace("hydra:\n", "hydra:\n  mode: MULTIRUN\n")
+    )
+    for name, first, last in (("whole", "dropout-0.0_seed-1", "9 jobs"), ("arms", "adamw_seed-1", "6 jobs")):
+        done = call(f"sweeps={name}", f"hydra.searchpath=[file://{tmp_path}]", "plan=true", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"\n{first} " in done.stdout and f"\n{last} " in done.stdout
+
+
+def test_a_refusal_of_a_sweep_is_as_shown(tmp_path):
+    command, *said = re.search(r"^\$ python train.py (.*(?:\n(?!```).*)*)", ABLATIONS.read_text(), re.MULTILINE)[
+        1
+    ].splitlines()
+    refused = call(*shlex.split(command), cwd=tmp_path)
+    assert refused.stderr.splitlines() == said
+
+
+@pytest.mark.slow
+def test_the_search_for_hyperparameters_finds_one(small, tmp_path):
+    pytest.importorskip("optuna", reason="needs optuna")
+    code = re.search(r"```python\n(.*?)```", ABLATIONS.read_text(), re.DOTALL)[1]
+    code = code.replace("range(20)", "range(2)").replace('"train.py"', f'"{ROOT / "train.py"}"')
+    code = code.replace('"experiment=ablation_toy"', f"*{small!r}")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\{'lr': [\d.e-]+, 'weight_decay': [\d.]+\} [\d.]+$", done.stdout, re.MULTILINE)
 
 
 RECIPES = dict(

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import call, command, environment, processes_of
+from test_run import assert_same, deterministic
 from test_slurm import SLURM, slurm
 
 from gpt import cli
-from gpt.tracker import read_metrics
 
 pytestmark = pytest.mark.slow
 QUICK = ["trainer.max_steps=4", "trainer.eval_every=512", "sample.tokens=0"]
@@ -40,16 +40,6 @@ def results(directory: Path) -> dict[str, dict]:
 def events(stdout: str, state: str) -> list[str]:
     """The jobs of which it was said that they are in a state."""
     return re.findall(rf"^\[\d+/\d+\]  {state} +([^ \n]+)", stdout, re.MULTILINE)
-
-
-def exact(run_dir: Path) -> tuple:
-    """All that a run leaves but for times and memory: equal for runs that are one."""
-    rows = [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(run_dir)]
-    result = json.loads((run_dir / "result.json").read_text())
-    timeless = {k: v for k, v in result.items() if k not in ("seconds", "peak_memory_bytes")}
-    last = run_dir / "checkpoints" / "last"
-    progress = json.loads((last / "state.json").read_text())["progress"]
-    return rows, timeless, progress, *(path.read_bytes() for path in sorted(last.glob("*.safetensors")))
 
 
 def until(condition, seconds: float = 90) -> None:
@@ -126,6 +116,14 @@ def test_a_changed_config_is_refused_or_run_anew(again):
     assert results(cwd / "sweep" / "replaced")["vocab_multiple-1-1"] == before["vocab_multiple-1"]
 
 
+def test_other_sweepers_can_drive_it(small, tmp_path):
+    """Hydra's own, job by job: each is launched when the one before it has given its loss."""
+    done = sweep(*small, *QUICK, "seed=1,2", "hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert events(done.stdout, "done") == ["seed-1", "seed-2"]
+    assert list(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]) == ["seed-1", "seed-2"]
+
+
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
 def test_a_failure_is_seen_and_the_same_command_runs_it_again(small, tmp_path, on_failure):
     arguments = [*small, *QUICK, "optimizer.lr=1e30,1e-3", f"sweep.on_failure={on_failure}"]
@@ -172,7 +170,7 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(small, tmp_path
     logs = [(killed / "sweep" / job / "log.txt").read_text() for job in ("seed-1", "seed-2")]
     assert any("resuming after step" in log for log in logs)
     for job in ("seed-1", "seed-2"):
-        assert exact(killed / "sweep" / job) == exact(undisturbed / "sweep" / job), job
+        assert_same(deterministic(killed / "sweep" / job), deterministic(undisturbed / "sweep" / job))
 
 
 def children(process: subprocess.Popen) -> list[int]:

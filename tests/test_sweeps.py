@@ -6,7 +6,7 @@ import pytest
 from conftest import call
 
 from gpt import cli
-from gpt.compose import compose
+from gpt.compose import as_rank, compose
 from gpt.config import save, scaled
 from gpt.errors import InputError
 from gpt.rundir import write_json, write_result
@@ -176,6 +176,13 @@ def test_a_table_shows_the_jobs(job, tmp_path):
         assert words in text, text
 
 
+@pytest.mark.parametrize("argument", ["-m", "--multirun", "hydra.mode=MULTIRUN", "sweeps=lr"])
+def test_torchrun_starts_no_sweep(argument, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(InputError, match="a sweep is many runs"):
+        as_rank(["seed=1", argument])
+
+
 @pytest.mark.parametrize("name", cli.options("sweeps"))
 def test_every_sweep_says_what_it_asks(name):
     lines = (cli.ROOT / "sweeps" / f"{name}.yaml").read_text().splitlines()
@@ -206,6 +213,7 @@ WRONG = [
     (["sweeps=lr", "sweep.on_failure=halt"], "job 1 of 15", "continue, stop"),
     (["--multirun", "seed=1,2", "hydra.launcher.slots=99"], "hydra.launcher.slots=99", "allowed: hydra.launcher.slots up to"),
     (["--multirun", "seed=1,2", "cluster=multinode", "cluster.nproc=1"], "cluster=multinode is started by hand", "cluster=slurm"),
+    (["--multirun", "seed=1,2,1"], "the same job is there twice", "give every value once"),
     (["--multirun", "seed=1,2", "hydra.sweep.dir=."], "holds no sweep", "hydra.sweep.dir=DIR"),
 ]  # fmt: skip
 

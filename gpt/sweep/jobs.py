@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpt.slurm import Submitted
 
 INDEX = "sweep.json"  # of a sweep's directory: its baseline, and its jobs in order
+HYDRAS = "multirun.yaml"  # what Hydra's own sweeper puts there before it launches
 REPLACED = "replaced"  # the directory in it of runs that sweep.on_change=rerun has replaced
 LONGEST_NAME = 100
 NOT_IN_NAMES = r"[^A-Za-z0-9.+_-]+"
@@ -117,7 +118,7 @@ def short_hash(text: str) -> str:
 
 def check_sweep_dir(path: Path) -> None:
     """A sweep goes into a directory that is empty, or a sweep's, and not in use. Raises InputError."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and {inside.name for inside in path.iterdir()} <= {HYDRAS}):
         return
     if not (path / INDEX).is_file():
         raise InputError(

@@ -49,14 +49,17 @@ def share_out(slots: int | None, gpus: int | None, threads: int | None, present:
         )
     cores = cpu_cores()
     width = threads or len(cores) // count
-    if count * max(1, width) > len(cores):
+    if count * max(1, width) > len(cores) and not (present and threads is None):
         raise InputError(
             f"hydra.launcher.slots={count} with {max(1, width)} CPU cores per job needs {count * max(1, width)} cores, "
             f"and {len(cores)} are there",
             f"allowed: hydra.launcher.slots up to {len(cores) // max(1, threads or 1)}",
         )
     return [
-        Slot(tuple(present[i * each : (i + 1) * each]) if present else None, tuple(cores[i * width : (i + 1) * width]))
+        Slot(
+            gpus=tuple(present[i * each : (i + 1) * each]) if present else None,
+            cores=tuple(cores[i * width : (i + 1) * width]) or None,  # on GPUs, few cores are shared
+        )
         for i in range(count)
     ]
 

@@ -82,6 +82,8 @@ class Sweep:
         self.dir = None if "${sweep_dir:" in where and choice is None else output_path(self.config.hydra.sweep.dir)
         keys = swept_keys(self.config, job_overrides)
         names = job_names(job_overrides, keys, self.config.name)
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise InputError(f"the same job is there twice: {twice[0]}", "give every value once")
         self.jobs = [
             self.compose(number, names, overrides, keys, first) for number, overrides in enumerate(job_overrides)
         ]
@@ -187,7 +189,7 @@ class Sweep:
     def write_index(self) -> None:
         """Add the jobs to those that earlier commands have put here."""
         path = self.dir / INDEX
-        jobs = read_json(path)["jobs"] if path.exists() else {}
+        jobs = read_json(path).get("jobs", {}) if path.exists() else {}
         jobs |= {str(job.run_dir.relative_to(self.dir)): job.overrides for job in self.jobs if job.state != "left out"}
         index = {"layout": LAYOUT, "name": self.title, "baseline": self.config.sweep.baseline, "jobs": jobs}
         write_json(path, index)
@@ -219,6 +221,7 @@ class Sweep:
             for job in () if stopping else [job for job in self.jobs if job.state == "waiting"]:
                 if job.on_slurm or free:
                     self.start(job, None if job.on_slurm else free.pop(0))
+                    free += [job.slot] if job.slot and job.state == "failed" else []
                     board.event(job)
             for job in self.running():
                 ended = job.handle.ended()
