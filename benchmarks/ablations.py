@@ -80,12 +80,18 @@ def main() -> None:
     for name in given.sweeps:
         content["sweeps"][name] = ablation(name, given.out, given.slots)
         print((given.out / "outputs" / "sweeps" / name / "compare.txt").read_text(), flush=True)
+        save(content, given.json)
     if given.costs:
         content["costs"] = costs(given.costs)
         print(json.dumps(content["costs"], indent=1))
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(content, indent=1) + "\n")
+        save(content, given.json)
+
+
+def save(content: dict[str, Any], path: Path | None) -> None:
+    """Write what is known so far, if a file is wanted."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Write the reference part of docs/config.md from the files in conf/: python docs/generate.py"""
+"""Write the reference in docs/config.md from conf/, the results in docs/ablations.md from benchmarks/: make docs"""
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ sys.path.insert(0, str(ROOT))
 from gpt import cli  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
+ABLATIONS = ROOT / "docs" / "ablations.md"
+RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
+WITH_SPEED = ("speed_ladder",)  # sweeps whose answer is one of speed
 MARK = "<!-- from here on written by docs/generate.py -->\n"
 
 
@@ -92,5 +97,29 @@ def reference() -> str:
     return "\n".join(parts)
 
 
+def results(name: str) -> str:
+    """What a sweep said in benchmarks/ablations.py."""
+    found = json.loads(RESULTS.read_text())["sweeps"][name]
+    rows = []
+    for label, arm in found["arms"].items():
+        mean, difference = arm["val_loss"], arm["difference"]
+        row = [f"`{label}`", f"{mean['mean']:.4f} ± {mean['stderr']:.4f}", "", "", "baseline"]
+        if difference:
+            bounds = "" if difference["low"] is None else f" [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+            p = "" if difference["p_holm"] is None else f"{difference['p_holm']:.3f}"
+            row[2:] = [f"{difference['mean']:+.4f}{bounds}", p, difference["verdict"]]
+        rows.append([*row, f"{arm['tokens_per_sec']:,.0f}"] if name in WITH_SPEED else row)
+    head = ["arm", "validation loss", "difference [95 % interval]", "p", "verdict"]
+    return table([*head, "tokens/s"] if name in WITH_SPEED else head, rows)
+
+
+def with_results(page: str) -> str:
+    """A page with the tables of results between its marks."""
+    return re.sub(
+        r"(<!-- results of (\w+) -->\n).*?(<!-- end -->)", lambda m: m[1] + results(m[2]) + m[3], page, flags=re.DOTALL
+    )
+
+
 if __name__ == "__main__":
+    ABLATIONS.write_text(with_results(ABLATIONS.read_text()))
     PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + "\n" + reference())

@@ -116,6 +116,18 @@ def test_the_table_of_sweeps_is_that_of_their_files():
     assert dict(rows) == cli.options("sweeps")
 
 
+def test_the_results_of_sweeps_are_those_of_the_benchmark():
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    page = ABLATIONS.read_text()
+    assert page.count("<!-- results of ") == 4
+    assert generate["with_results"](page) == page, "write it anew: make docs"
+    readme = (ROOT / "README.md").read_text()
+    for label, row in re.findall(
+        r"^\| `(\w+)` \| (\d\.\d+ ± \d\.\d+) \|", generate["results"]("optimizers"), re.MULTILINE
+    ):
+        assert re.search(rf"^{label} +3 +{row} ", readme, re.MULTILINE), label
+
+
 def test_a_sweep_as_the_docs_write_one_is_planned(tmp_path):
     whole, arms = re.findall(r"```yaml\n(.*?)```", ABLATIONS.read_text(), re.DOTALL)
     (tmp_path / "sweeps").mkdir()

@@ -22,8 +22,8 @@ def test_jobs_are_run_for_every_arm():
     found = over_arms([["seed=1"], ["seed=2"]], {"a": ["batch=ramp"], "b": []}, ladder=False)
     assert found == [
         ["batch=ramp", "sweep.arm=a", "seed=1"],
-        ["batch=ramp", "sweep.arm=a", "seed=2"],
         ["sweep.arm=b", "seed=1"],
+        ["batch=ramp", "sweep.arm=a", "seed=2"],
         ["sweep.arm=b", "seed=2"],
     ]
     assert over_arms([["seed=1"]], {}, ladder=False) == [["seed=1"]]
@@ -40,7 +40,7 @@ def test_rungs_add_to_those_before():
 
 def test_arms_can_be_chosen():
     jobs = [["sweep.arm=fast", "seed=1"], ["sweep.arm=half", "seed=1"]]
-    assert [job[-2] for job in over_arms(jobs, ARMS, ladder=True)] == ["sweep.arm=half", "sweep.arm=fast"]
+    assert [job[-2] for job in over_arms(jobs, ARMS, ladder=True)] == ["sweep.arm=fast", "sweep.arm=half"]
     with pytest.raises(
         InputError, match=r"sweep.arm=fest is not known\n  allowed: plain, half, fast; did you mean fast"
     ):
@@ -120,6 +120,7 @@ def test_what_is_in_a_directory_says_how_a_job_stands(job, tmp_path):
     stand(fresh := job())
     assert (fresh.state, fresh.config.resume) == ("waiting", None)
     save(fresh.config, tmp_path / "a" / "config.yaml")
+    (tmp_path / "a" / ".result.json").write_text('{"status": "do')  # killed while writing it
     stand(begun := job("cluster.threads=3"))
     assert (begun.state, begun.config.resume) == ("waiting", str(tmp_path / "a"))
     write_result(tmp_path / "a", {"status": "failed"})
@@ -213,6 +214,8 @@ WRONG = [
     (["sweeps=lr", "sweep.on_failure=halt"], "job 1 of 15", "continue, stop"),
     (["--multirun", "seed=1,2", "hydra.launcher.slots=99"], "hydra.launcher.slots=99", "allowed: hydra.launcher.slots up to"),
     (["--multirun", "seed=1,2", "cluster=multinode", "cluster.nproc=1"], "cluster=multinode is started by hand", "cluster=slurm"),
+    (["--multirun", "seed=1,2", "hydra.launcher.slots=0"], "hydra.launcher.slots=0 makes no sense", "at least 1, or null"),
+    (["--multirun", "seed=1,2", "hydra.launcher.slot=2"], "unknown key hydra.launcher.slot", "did you mean slots?"),
     (["--multirun", "seed=1,2,1"], "the same job is there twice", "give every value once"),
     (["--multirun", "seed=1,2", "hydra.sweep.dir=."], "holds no sweep", "hydra.sweep.dir=DIR"),
 ]  # fmt: skip

@@ -24,7 +24,7 @@ class Mean:
 
 @dataclass(slots=True)
 class Difference:
-    """An arm's losses less the baseline's: their mean, its interval, the test, and what follows.
+    """An arm's losses minus the baseline's: their mean, its interval, the test, and what follows.
 
     ``n`` counts pairs where the test is paired, else the runs of the smaller arm. ``p_holm`` is ``p`` after Holm's
     correction. ``verdict``: better, worse, undecided, equal, or None where no difference can be formed.

@@ -69,7 +69,7 @@ def differences_grid(differences: dict[str, Difference], baseline: str) -> Grid:
         }
         for label, d in differences.items()
     ]
-    return as_grid(f"validation loss less that of {baseline}", rows)
+    return as_grid(f"validation loss minus that of {baseline}", rows)
 
 
 def keys_grid(arms: list[Arm]) -> Grid:

@@ -58,7 +58,7 @@ class Job:
 
 
 def over_arms(jobs: list[list[str]], arms: dict[str, list[str]], ladder: bool) -> list[list[str]]:
-    """Each job for each arm, or for the one that it names (``sweep.arm``); what the job itself says comes last.
+    """Each job for each arm in turn, or for the one that it names (``sweep.arm``); what the job itself says comes last.
 
     Raises InputError for an arm that there is not.
     """
@@ -69,21 +69,24 @@ def over_arms(jobs: list[list[str]], arms: dict[str, list[str]], ladder: bool) -
         before = [*before, *overrides] if ladder else list(overrides)
         expanded[name] = list({override.partition("=")[0]: override for override in before}.values())
     found = []
-    for name, overrides in expanded.items():
-        for job in jobs:
-            named = [override.partition("=")[2] for override in job if override.startswith("sweep.arm=")]
-            for given in named:
-                check_names("sweep.arm", given, list(arms))
-            if named in ([], [name]):
-                found.append([*overrides, f"sweep.arm={name}", *(o for o in job if not o.startswith("sweep.arm="))])
+    for job in jobs:
+        named = [override.partition("=")[2] for override in job if override.startswith("sweep.arm=")]
+        for given in named:
+            check_names("sweep.arm", given, list(arms))
+        rest = [override for override in job if not override.startswith("sweep.arm=")]
+        found += [[*expanded[name], f"sweep.arm={name}", *rest] for name in named or arms]
     return found
 
 
 def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
-    """The keys that name the jobs: those with several values on the command line, and those of the sweep's file."""
+    """The keys that name the jobs: those with several values on the command line, and those of the sweep's file.
+
+    The seed comes last.
+    """
     given = [o.get_key_element() for o in parse(list(config.hydra.overrides.task)) if o.is_sweep_override()]
     keys = ["sweep.arm", *(config.hydra.sweeper.get("params") or {}), *given]
-    return [key for key in dict.fromkeys(keys) if any(o.startswith(f"{key}=") for job in jobs for o in job)]
+    keys = sorted(dict.fromkeys(keys), key=lambda key: key == "seed")
+    return [key for key in keys if any(o.startswith(f"{key}=") for job in jobs for o in job)]
 
 
 def job_names(jobs: list[list[str]], keys: list[str], default: str) -> list[str]:
