@@ -6,6 +6,7 @@ A job is a run in a directory of its own below the sweep's, named after the valu
 
 import contextlib
 import multiprocessing
+import platform
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -123,7 +124,8 @@ class Sweep:
                 job.run_dir = self.dir / job.run_dir
                 with self.at_fault(number, [job.name], len(self.jobs)):
                     stand(job)
-        waiting = [job for job in self.jobs if job.state != "kept"]
+            self.leave_out_again()
+        waiting = [job for job in self.jobs if job.state == "waiting"]
         self.slots = [Slot()]
         if waiting:
             self.check(waiting)
@@ -132,6 +134,15 @@ class Sweep:
             for job in self.jobs:
                 job.run_dir = self.dir / job.run_dir
         self.dir.mkdir(parents=True, exist_ok=True)
+
+    def leave_out_again(self) -> None:
+        """What this machine could not run before it is not asked for again, where nothing else is left: asking takes torch."""
+        index = read_json(self.dir / INDEX) if (self.dir / INDEX).exists() else {}
+        waiting = [job for job in self.jobs if job.state == "waiting"]
+        known = index.get("left_out", {}) if index.get("machine") == this_machine() else {}
+        if self.config.sweep.leave_out and all(job.name in known for job in waiting):
+            for job in waiting:
+                job.state, job.note = "left out", known[job.name]
 
     def check(self, waiting: list[Job]) -> None:
         """All that can be wrong with the jobs that are to run, as far as it can be known here. Raises InputError."""
@@ -191,8 +202,9 @@ class Sweep:
         path = self.dir / INDEX
         jobs = read_json(path).get("jobs", {}) if path.exists() else {}
         jobs |= {str(job.run_dir.relative_to(self.dir)): job.overrides for job in self.jobs if job.state != "left out"}
-        index = {"layout": LAYOUT, "name": self.title, "baseline": self.config.sweep.baseline, "jobs": jobs}
-        write_json(path, index)
+        index = {"name": self.title, "baseline": self.config.sweep.baseline, "jobs": jobs, "machine": this_machine()}
+        index["left_out"] = {job.name: job.note for job in self.jobs if job.state == "left out"}
+        write_json(path, {"layout": LAYOUT, **index})
 
     def running(self) -> list[Job]:
         """Those under way."""
@@ -289,6 +301,11 @@ class Sweep:
             returned.status = JobStatus.FAILED
             returned.return_value = TrainingError(f"{job.name}: {job.note}")
         return returned
+
+
+def this_machine() -> str:
+    """Tells machines apart, and one with GPUs from itself without."""
+    return f"{platform.node()}, {len(list(Path('/dev').glob('nvidia[0-9]*')))} GPUs"
 
 
 def compared(sweep_dir: Path, is_new: bool) -> "Comparison | None":
