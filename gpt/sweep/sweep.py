@@ -136,7 +136,7 @@ class Sweep:
         self.dir.mkdir(parents=True, exist_ok=True)
 
     def leave_out_again(self) -> None:
-        """What this machine could not run before it is not asked for again, where nothing else is left: asking takes torch."""
+        """Where nothing else is left, do not ask this machine again for what it could not run: asking takes torch."""
         index = read_json(self.dir / INDEX) if (self.dir / INDEX).exists() else {}
         waiting = [job for job in self.jobs if job.state == "waiting"]
         known = index.get("left_out", {}) if index.get("machine") == this_machine() else {}
