@@ -16,6 +16,7 @@ from test_run import assert_same, deterministic
 from test_slurm import SLURM, slurm
 
 from gpt import cli
+from gpt.compare import compare
 
 pytestmark = pytest.mark.slow
 QUICK = ["trainer.max_steps=4", "trainer.eval_every=512", "sample.tokens=0"]
@@ -249,8 +250,30 @@ def test_every_sweep_trains_at_toy_size(name, cache, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path / "outputs" / "sweeps" / name)
     assert len(found) >= 2 and all(result["status"] == "done" for result in found.values())
-    budgets = {result["tokens"] for result in found.values()}
-    assert budgets == {10_240}
+    assert {result["tokens"] for result in found.values()} == {10_240}
+    comparison = compare([tmp_path / "outputs" / "sweeps" / name], None, None)
+    if name in ("vocab_padding", "batch_ramp"):
+        assert comparison.agreement.startswith("comparable: same data in the same order, 10,240 tokens each")
+    if name == "vocab_padding":
+        keys = ("train/loss", "val/loss")
+        curves = [
+            [row[key] for row in run.rows for key in keys if key in row] for arm in comparison.arms for run in arm.runs
+        ]
+        for curve in curves:
+            assert curve == pytest.approx(curves[0], abs=1e-5)
+    if name == "context_length":
+        assert "with another model.seq_len the windows necessarily differ" in comparison.warnings[0]
+
+
+def test_another_order_of_the_data_is_flagged(again):
+    cwd, arguments = again
+    other = [*arguments[:-1], "model.vocab_multiple=128", "data.seed=2"]
+    assert sweep(*other, cwd=cwd).returncode == 0
+    (warning,) = compare([cwd / "sweep"], None, None).warnings
+    assert (
+        warning.startswith("not the same data in the same order as vocab_multiple=1")
+        and "vocab_multiple=128" in warning
+    )
 
 
 def test_the_speed_ladder_leaves_out_what_is_not_here(cache, tmp_path):

@@ -31,12 +31,13 @@ class Job:
     """A job: what it is, and how it stands.
 
     ``state`` is waiting, running, done, kept (it was done before), interrupted, failed or left out; ``note`` says why.
+    One that is kept may not have been composed.
     """
 
     name: str
     overrides: list[str]
-    composed: DictConfig
-    config: Config
+    composed: DictConfig | None
+    config: Config | None
     run_dir: Path
     state: str = "waiting"
     note: str = ""

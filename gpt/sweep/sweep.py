@@ -5,14 +5,17 @@ A job is a run in a directory of its own below the sweep's, named after the valu
 """
 
 import contextlib
+import functools
 import multiprocessing
+import os
 import platform
 import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from omegaconf import OmegaConf, open_dict
@@ -44,7 +47,7 @@ def launch(launcher: "LocalLauncher", job_overrides: list[list[str]], first: int
     """
     try:
         sweep = Sweep(launcher, job_overrides, first)
-        if sweep.jobs[0].config.is_dry_run:
+        if any(job.config and job.config.is_dry_run for job in sweep.jobs):
             from gpt.slurm import sbatch_file
 
             print("\n".join(sbatch_file(job.config) for job in sweep.jobs))
@@ -85,9 +88,43 @@ class Sweep:
         names = job_names(job_overrides, keys, self.config.name)
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise InputError(f"the same job is there twice: {twice[0]}", "give every value once")
+        self.index = self.read_index()
         self.jobs = [
-            self.compose(number, names, overrides, keys, first) for number, overrides in enumerate(job_overrides)
+            self.known(name, overrides) or self.compose(number, names, overrides, keys, first)
+            for number, (name, overrides) in enumerate(zip(names, job_overrides, strict=True))
         ]
+
+    def read_index(self) -> dict[str, Any]:
+        """What earlier commands have left here, or {}. Raises InputError for a directory that is no sweep's."""
+        if self.dir is None:
+            return {}
+        check_sweep_dir(self.dir)
+        return read_json(self.dir / INDEX) if (self.dir / INDEX).exists() else {}
+
+    def known(self, name: str, overrides: list[str]) -> Job | None:
+        """A job that is done and was composed from the same overrides and files, so that it need not be composed again.
+
+        Composing takes a tenth of a second or more, and a sweep that is started again has mostly such jobs.
+        """
+        if self.config.plan or self.index.get("jobs", {}).get(name) != self.entry(overrides):
+            return None
+        result = read_result(self.dir / name)
+        is_done = result is not None and result["status"] == "done"
+        return Job(name, overrides, None, None, Path(name), "kept", result=result) if is_done else None
+
+    def entry(self, overrides: list[str]) -> dict[str, Any]:
+        """What the index says of a job: what it is composed from."""
+        return {"overrides": overrides, "configs": self.fingerprint}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of all files that configs are composed from."""
+        digest = sha256()
+        roots = [source.path for source in self.config.hydra.runtime.config_sources if source.schema == "file"]
+        for directory, _, names in (walked for root in roots for walked in os.walk(root, followlinks=True)):
+            for path in (Path(directory, name) for name in sorted(names) if name.endswith((".yaml", ".yml"))):
+                digest.update(f"{path}\n".encode() + path.read_bytes())
+        return digest.hexdigest()
 
     def compose(self, number: int, names: list[str], overrides: list[str], keys: list[str], first: int) -> Job:
         """A job of its overrides."""
@@ -119,11 +156,11 @@ class Sweep:
     def look(self) -> None:
         """See how every job stands, check those that are to run, and make the sweep's directory. Raises InputError."""
         if self.dir is not None:
-            check_sweep_dir(self.dir)
             for number, job in enumerate(self.jobs):
                 job.run_dir = self.dir / job.run_dir
                 with self.at_fault(number, [job.name], len(self.jobs)):
-                    stand(job)
+                    if job.state != "kept":
+                        stand(job)
             self.leave_out_again()
         waiting = [job for job in self.jobs if job.state == "waiting"]
         self.slots = [Slot()]
@@ -137,9 +174,8 @@ class Sweep:
 
     def leave_out_again(self) -> None:
         """Where nothing else is left, do not ask this machine again for what it could not run: asking takes torch."""
-        index = read_json(self.dir / INDEX) if (self.dir / INDEX).exists() else {}
         waiting = [job for job in self.jobs if job.state == "waiting"]
-        known = index.get("left_out", {}) if index.get("machine") == this_machine() else {}
+        known = self.index.get("left_out", {}) if self.index.get("machine") == this_machine() else {}
         if self.config.sweep.leave_out and all(job.name in known for job in waiting):
             for job in waiting:
                 job.state, job.note = "left out", known[job.name]
@@ -199,12 +235,14 @@ class Sweep:
 
     def write_index(self) -> None:
         """Add the jobs to those that earlier commands have put here."""
-        path = self.dir / INDEX
-        jobs = read_json(path).get("jobs", {}) if path.exists() else {}
-        jobs |= {str(job.run_dir.relative_to(self.dir)): job.overrides for job in self.jobs if job.state != "left out"}
-        index = {"name": self.title, "baseline": self.config.sweep.baseline, "jobs": jobs, "machine": this_machine()}
-        index["left_out"] = {job.name: job.note for job in self.jobs if job.state == "left out"}
-        write_json(path, {"layout": LAYOUT, **index})
+        taken = {str(job.run_dir.relative_to(self.dir)): job for job in self.jobs if job.state != "left out"}
+        self.index |= {"layout": LAYOUT, "name": self.title, "baseline": self.config.sweep.baseline}
+        self.index["jobs"] = self.index.get("jobs", {}) | {
+            name: self.entry(job.overrides) for name, job in taken.items()
+        }
+        self.index["left_out"] = {job.name: job.note for job in self.jobs if job.state == "left out"}
+        self.index["machine"] = this_machine()
+        write_json(self.dir / INDEX, self.index)
 
     def running(self) -> list[Job]:
         """Those under way."""
