@@ -7,8 +7,8 @@ from gpt import cli
 
 
 def train(composed: Any) -> Any:
-    """One run, from the composed config to its validation loss (nats per token); in a sweep, to its SLURM job."""
-    from gpt.compose import is_multirun, output_dir, ready
+    """One run, from the composed config to its validation loss (nats per token), or to the SLURM job that runs it."""
+    from gpt.compose import output_dir, ready
     from gpt.config import load, save
     from gpt.machine import settle
     from gpt.rundir import outcome
@@ -29,10 +29,9 @@ def train(composed: Any) -> Any:
     if run_dir:
         save(config, run_dir / "config.yaml")
     if config.cluster.name == "slurm":
-        from gpt.slurm import submit, wait
+        from gpt.slurm import submit
 
-        submitted = submit(config, train_file, val_file, run_dir)
-        return submitted if is_multirun() else wait(submitted)
+        return submit(config, train_file, val_file, run_dir)
 
     from gpt.launch import launch  # torch, once the rest is right
     from gpt.trainer import run

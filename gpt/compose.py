@@ -58,14 +58,17 @@ OmegaConf.register_new_resolver("sweep_dir", sweep_dir, use_cache=True, replace=
 
 def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose from the command line and call ``task`` in every job. Raises InputError for a wrong command."""
-    running = False
+    running, submitted = False, None
 
     @functools.wraps(task)
     def job(composed: DictConfig) -> Any:
-        nonlocal running
+        nonlocal running, submitted
         running = True
         result = task(composed)
         running = False
+        if composed.cluster.name == "slurm" and HydraConfig.get().mode != RunMode.MULTIRUN:
+            submitted = result  # waited for below, where Hydra says nothing of how it ends
+            return None
         return result
 
     argv = as_rank(with_resume(sys.argv[1:]))
@@ -78,6 +81,10 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         if running or isinstance(error, (InputError, TrainingError)):
             raise
         raise explain_composition(error) from error
+    if submitted is not None:
+        from gpt.slurm import wait
+
+        wait(submitted)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -187,11 +194,6 @@ def output_path(path: str) -> Path:
     """A directory as one would type it: relative to where one is, if it is below."""
     absolute = Path(path).absolute()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
-
-
-def is_multirun() -> bool:
-    """Whether this job is one of a sweep."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 EVALUATION = re.compile(

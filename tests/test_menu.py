@@ -396,7 +396,7 @@ def test_experiments_are_planned_where_their_data_is_still_to_be_prepared(experi
         assert "124,475,904 parameters" in done.stdout
     if experiment == "gpt3_small":
         assert [size for _, size in about["stages"]] == [32_768 * n for n in range(1, 17)]
-        assert about["stages"][-1][0] == 4_000_000_000
+        assert 0 <= about["stages"][-1][0] - 4_000_000_000 < 524_288  # on whole batches
 
 
 def test_a_plan_counts_ranks_and_what_checkpointing_keeps(tmp_path):
