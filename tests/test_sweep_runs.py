@@ -117,6 +117,17 @@ def test_a_changed_config_is_refused_or_run_anew(again):
     assert results(cwd / "sweep" / "replaced")["vocab_multiple-1-1"] == before["vocab_multiple-1"]
 
 
+def test_a_run_that_was_to_be_replaced_and_was_not_does_not_pass_for_the_new_one(again):
+    """The sweep stops before it comes to the second job, whose directory still holds the run of other settings."""
+    cwd, arguments = again
+    anew = [*arguments, "optimizer.lr=1e30", "sweep.on_change=rerun", "sweep.on_failure=stop"]
+    for _ in range(2):
+        stopped = sweep(*anew, cwd=cwd)
+        assert stopped.returncode == 1, stopped.stdout
+        assert events(stopped.stdout, "failed") == ["vocab_multiple-1"]
+        assert events(stopped.stdout, "kept") == []
+
+
 def test_other_sweepers_can_drive_it(again):
     """Hydra's own, job by job: each is launched when the one before it has given its loss."""
     cwd, arguments = again

@@ -219,6 +219,7 @@ class Sweep:
                     if not job.on_slurm:
                         job.handle.end()
                 raise
+            self.write_index()
         is_new = any(job.state == "done" for job in self.jobs)
         board.conclude(compared(self.dir, is_new))
         if interrupt.received or (any(job.state == "interrupted" for job in self.jobs) and not self.failed()):
@@ -234,11 +235,14 @@ class Sweep:
         return "" if self.config.hydra.runtime.choices.get("sweeps") else f", with hydra.sweep.dir={self.dir}"
 
     def write_index(self) -> None:
-        """Add the jobs to those that earlier commands have put here."""
+        """Add the jobs to those that earlier commands have put here, with what they are composed from once done.
+
+        A run that is to be replaced would else pass for the new one, were this command killed before that.
+        """
         taken = {str(job.run_dir.relative_to(self.dir)): job for job in self.jobs if job.state != "left out"}
         self.index |= {"layout": LAYOUT, "name": self.title, "baseline": self.config.sweep.baseline}
         self.index["jobs"] = self.index.get("jobs", {}) | {
-            name: self.entry(job.overrides) for name, job in taken.items()
+            name: self.entry(job.overrides) if job.is_finished else {} for name, job in taken.items()
         }
         self.index["left_out"] = {job.name: job.note for job in self.jobs if job.state == "left out"}
         self.index["machine"] = this_machine()
