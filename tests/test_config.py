@@ -36,10 +36,13 @@ REFUSED = {
 }
 
 
+# One model of each family is enough here, and the jobs of a sweep are composed where it runs.
+LARGER = {"gpt2_355m", "gpt2_774m", "gpt2_1558m", "gpt3_medium", "gpt3_large", "gpt3_xl"}
+PAIRED = {group: [o for o in cli.options(group) if o not in LARGER] for group in cli.GROUPS if group != "sweeps"}
 PAIRS = [
     (f"{first}={a}", f"{second}={b}")
-    for first, second in itertools.combinations(cli.GROUPS, 2)
-    for a, b in itertools.product(cli.options(first), cli.options(second))
+    for first, second in itertools.combinations(PAIRED, 2)
+    for a, b in itertools.product(PAIRED[first], PAIRED[second])
 ]
 
 
@@ -48,10 +51,10 @@ def rows_of_pairs(pairs):
     left = dict.fromkeys(pairs)
     while left:
         row = list(next(iter(left)))
-        for group in cli.GROUPS:
+        for group in PAIRED:
             if group in {option.partition("=")[0] for option in row}:
                 continue
-            candidates = [f"{group}={option}" for option in cli.options(group)]
+            candidates = [f"{group}={option}" for option in PAIRED[group]]
             allowed = [c for c in candidates if not any({(c, o), (o, c)} & set(REFUSED) for o in row)]
             row += [max(allowed, key=lambda c: sum((c, o) in left or (o, c) in left for o in row))] if allowed else []
         held = {pair for pair in itertools.permutations(row, 2) if pair in left}
