@@ -47,21 +47,15 @@ def machine() -> dict[str, Any]:
     """Where and with what the figures were taken."""
     import torch
 
-    cpu = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
+    from gpt.about import cpu_name
+
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "numpy", "h5py", "hydra-core")},
     }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def report(figures: dict[str, Any], ratios: dict[str, Any], unit: str, path: Path | None) -> None:

@@ -25,6 +25,7 @@ CHOICES = {
     "data.read": ["mmap", "pread"],
     "sweep.on_failure": ["continue", "stop"],
     "sweep.on_change": ["refuse", "rerun"],
+    "tracker.artifacts": ["none", "last", "best", "all"],
     "schedule.name": sorted(SHAPES),
     "precision.name": ["bf16", "fp16", "fp32", "tf32"],
 }
@@ -35,7 +36,7 @@ AT_LEAST_ONE = """
     batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
     data.shard_tokens data.processes data.digits data.problems data.val_problems
     trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
-    checkpoint.every checkpoint.keep sample.top_k
+    tracker.histograms_every checkpoint.every checkpoint.keep sample.top_k
 """
 NOT_NEGATIVE = """
     seed data.seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,33 @@ def script(command: Callable[[], None], about: str) -> int:
         print(about)
         return 0
     return guard(command)
+
+
+def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> tuple[list[Path], dict[str, str]]:
+    """Directories, and values of what ``own`` names. An existing path is a directory, whatever its name holds.
+
+    Raises InputError.
+    """
+    from gpt.checks import did_you_mean
+
+    directories, given = [], {}
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        path = Path(argument).expanduser()
+        if path.exists() or not (equals or argument.startswith("-")):
+            directories.append(path)
+        elif key not in own or not equals:
+            raise InputError(
+                f"{argument}: no such argument, and no such directory",
+                f"usage: {usage}{did_you_mean(key.lstrip('-'), list(own))}",
+            )
+        elif not value:
+            raise InputError(f"{argument} names nothing", f"usage: {usage}")
+        else:
+            given[key] = value
+    if not directories:
+        raise InputError("no directory is given", f"usage: {usage}")
+    return directories, given
 
 
 def guard(command: Callable[[], None]) -> int:

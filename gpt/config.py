@@ -40,6 +40,7 @@ from gpt.schema import (
     TextConfig,
     TrackerConfig,
     TrainerConfig,
+    WandbConfig,
 )
 
 # Without batch.micro_batch_size, a forward pass takes as many whole sequences as fit into this many tokens.
@@ -185,6 +186,12 @@ VARIANTS = {
         "multinode": MultinodeConfig,
         "slurm": SlurmConfig,
         "torchrun": ClusterConfig,
+    },
+    "tracker": {
+        "local": TrackerConfig,
+        "wandb": WandbConfig,
+        "wandb_offline": WandbConfig,
+        "tensorboard": TrackerConfig,
     },
 }
 SAYS_WHICH = {"data": "source"}  # the key that tells them apart, where it is not the name

@@ -193,6 +193,17 @@ class SlurmConfig(NodesConfig):
 class TrackerConfig:
     name: str
     plot: bool
+    histograms_every: int | None
+
+
+@dataclass(kw_only=True, slots=True)
+class WandbConfig(TrackerConfig):
+    project: str
+    entity: str | None
+    group: str | None
+    job_type: str
+    notes: str | None
+    artifacts: str
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,15 +1,19 @@
-"""What a run leaves behind and says meanwhile: metrics.jsonl, samples.txt, the terminal, the plot."""
+"""What a run leaves behind and says meanwhile: metrics.jsonl, histograms.jsonl, samples.txt, the terminal."""
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+if TYPE_CHECKING:
+    from gpt.mirror import Mirror
+
 PIPE_WIDTH = 200
-METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+METRICS, SAMPLES, HISTOGRAMS = "metrics.jsonl", "samples.txt", "histograms.jsonl"
 
 
 def plain_console() -> Console:
@@ -23,13 +27,21 @@ def plain_console() -> Console:
 class Tracker:
     """Writes the logs of a run, cut to the bytes that ``logs`` says belong to where it starts, and speaks.
 
-    On a terminal a progress bar, in a pipe plain lines. Use in a ``with``.
+    On a terminal a progress bar, in a pipe plain lines. ``mirror`` starts once the logs are cut. Use in a ``with``.
     """
 
-    def __init__(self, run_dir: Path, logs: dict[str, int], step: int, total_steps: int):
-        self.total_steps = total_steps
+    def __init__(
+        self,
+        run_dir: Path,
+        logs: dict[str, int],
+        step: int,
+        total_steps: int,
+        mirror: "Mirror",
+        with_histograms: bool = False,
+    ):
+        self.total_steps, self.mirror = total_steps, mirror
         self.files = {}
-        for name in (METRICS, SAMPLES):
+        for name in (METRICS, SAMPLES, *([HISTOGRAMS] if with_histograms or HISTOGRAMS in logs else [])):
             file = open(run_dir / name, "ab")
             file.truncate(logs.get(name, 0))
             file.seek(0, os.SEEK_END)  # truncating leaves the position, which sync() reports, where the end was
@@ -46,6 +58,7 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         self.bar.start()
+        self.mirror.start()
         return self
 
     def __exit__(self, *error) -> None:
@@ -60,13 +73,19 @@ class Tracker:
     def row(self, row: dict[str, Any]) -> None:
         """Append a step's metrics to metrics.jsonl and show them."""
         self._append(METRICS, json.dumps(row, allow_nan=False) + "\n")
+        for news in self.mirror.news():
+            self.say(news)
         line = describe(row)
         self.bar.update(self.task, completed=row["step"], line=line)
         if "val/loss" in row or not self.console.is_terminal:
             self.say(f"step {row['step']:>{len(str(self.total_steps))}}/{self.total_steps}  {line}")
 
+    def histograms(self, step: int, histograms: dict[str, Any]) -> None:
+        """Append a step's histograms to histograms.jsonl."""
+        self._append(HISTOGRAMS, json.dumps({"step": step, **histograms}, allow_nan=False) + "\n")
+
     def sample(self, step: int, text: str) -> None:
-        """Append a sample to samples.txt."""
+        """Append a sample to samples.txt; :func:`parse_samples` reads it back."""
         self._append(SAMPLES, f"--- step {step}\n{text}\n")
 
     def sync(self) -> dict[str, int]:
@@ -111,6 +130,12 @@ def describe(row: dict[str, Any]) -> str:
     if "perf/mfu" in row:
         parts.append(f"mfu {row['perf/mfu']:.1%}")
     return "  ".join(parts)
+
+
+def parse_samples(text: str) -> list[tuple[int, str]]:
+    """The samples in (whole lines of) samples.txt, each with its step."""
+    _, *parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
+    return [(int(step), sample[:-1]) for step, sample in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt import checkpoint
+from gpt.about import write_about
 from gpt.checkpoint import Progress, TrainState
 from gpt.compile import compile_blocks, compiler_problem
 from gpt.config import Config
@@ -19,15 +20,16 @@ from gpt.dataset import OrderedSampler, TokenDataset, count_targets, micro_batch
 from gpt.debug import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import LostRank, TrainingError
-from gpt.evaluate import Validation, exact_match, per_byte, unigram_entropy
+from gpt.evaluate import Validation, exact_match
 from gpt.generate import generate_text
+from gpt.histogram import histograms
 from gpt.interrupt import Interrupt
 from gpt.loss import loss_sum
-from gpt.memory import peak_bytes, reset_peak
-from gpt.model import GPT, flops_per_token, init_weights, parameter_count
+from gpt.memory import reset_peak
+from gpt.mirror import Mirror
+from gpt.model import GPT, flops_per_token, init_weights
 from gpt.optim import build_optimizers
 from gpt.order import Order, derive
-from gpt.plot import grad_norm_warnings, plot
 from gpt.precision import (
     autocast,
     cpu_threads,
@@ -39,19 +41,22 @@ from gpt.precision import (
 )
 from gpt.rundir import latest_checkpoint, locked, write_result
 from gpt.schedule import step_tokens
+from gpt.schema import WandbConfig
+from gpt.summary import conclude, facts, introduce
 from gpt.tokenfile import TokenFile, data_fingerprint
-from gpt.tokenizer import get_tokenizer, printable
-from gpt.tracker import Silent, Tracker, read_metrics
+from gpt.tokenizer import get_tokenizer
+from gpt.tracker import Silent, Tracker
 from gpt.windows import Windows
 
 
 class Step(NamedTuple):
     """What an optimizer step gives: this rank's part of the loss (nats per token of the whole batch, before the
-    update) and the gradient norm, both (), and the tokens of all ranks."""
+    update) and the gradient norm, both (), the tokens of all ranks, and histograms of the gradients, if due."""
 
     loss: Tensor
     grad_norm: Tensor
     tokens: int
+    histograms: dict[str, Any]
 
 
 def run(world: World, config: Config, train: TokenFile, val: TokenFile, run_dir: Path | None) -> dict[str, Any]:
@@ -143,14 +148,14 @@ class Trainer:
         result = {"status": "failed"}
         lock = locked(self.run_dir) if world.is_main else contextlib.nullcontext()
         interrupt = Interrupt(world.stop, listens=world.stop is None)
-        with lock, cpu_threads(self.config.cluster.threads), interrupt:
+        with lock, cpu_threads(self.config.cluster.threads), interrupt, self.mirror() as mirror:
             try:
-                with self.tracker() as tracker:
-                    self.introduce(tracker)
+                with self.tracker(mirror) as tracker:
+                    introduce(self, tracker)
                     self.train(tracker, interrupt)
                     result["status"] = "interrupted" if progress.step < self.total_steps else "done"
                     if world.is_main:
-                        result |= self.conclude(tracker, result["status"])
+                        result |= conclude(self, tracker, result["status"])
             except KeyboardInterrupt:
                 result["status"] = "interrupted"
                 raise
@@ -177,11 +182,19 @@ class Trainer:
                         write_result(self.run_dir, result | {"seconds": seconds})
         return result
 
-    def tracker(self) -> Tracker | Silent:
+    def mirror(self) -> Mirror | contextlib.nullcontext:
+        """What copies the logs elsewhere, which outlives them and result.json."""
+        tracker = self.config.tracker
+        stays = isinstance(tracker, WandbConfig) and tracker.artifacts != "none"
+        return Mirror(tracker.name, self.run_dir, stays) if self.world.is_main else contextlib.nullcontext()
+
+    def tracker(self, mirror: Mirror | None) -> Tracker | Silent:
         """Rank 0 speaks and writes the logs."""
-        if not self.world.is_main:
+        if mirror is None:
             return Silent()
-        return Tracker(self.run_dir, self.logs, self.state.progress.step, self.total_steps)
+        write_about(self.run_dir, facts(self), self.state.progress.step, self.world.size)
+        draws = self.config.tracker.histograms_every is not None
+        return Tracker(self.run_dir, self.logs, self.state.progress.step, self.total_steps, mirror, draws)
 
     def train(self, tracker: Tracker, interrupt: Interrupt) -> None:
         """Step after step, until the run ends or a signal came."""
@@ -228,6 +241,8 @@ class Trainer:
             loss += share.detach()
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
+        drawn = self.world.is_main and self.has_histograms(progress.step + 1)
+        gradients = histograms("gradients", state.model) if drawn else {}
         grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.trainer.grad_clip or math.inf)
         for optimizer in state.optimizers:
             state.scaler.step(optimizer)
@@ -237,7 +252,7 @@ class Trainer:
         progress.step += 1
         progress.tokens += tokens
         progress.samples += sequences
-        return Step(loss, grad_norm, tokens)
+        return Step(loss, grad_norm, tokens, gradients)
 
     def counted(self, taken: Iterator[Tensor], tokens: int) -> tuple[Iterable[Tensor], int]:
         """The micro-batches of a step, and how many targets all ranks have in it: all tokens, where none is masked."""
@@ -259,11 +274,14 @@ class Trainer:
         every = config.trainer.eval_every
         evaluating = last or progress.tokens // every > (progress.tokens - step.tokens) // every
         logging = evaluating or progress.step == 1 or progress.step % config.trainer.log_every == 0
+        logging |= self.has_histograms(progress.step)
         saving = last or stopping or progress.step % config.checkpoint.every == 0
         if not (logging or saving):
             return
         row = self.measure(step)
         best_so_far = evaluating and self.evaluate(row)
+        if step.histograms:
+            tracker.histograms(progress.step, step.histograms | histograms("parameters", self.state.model))
         if logging:
             tracker.row(row)
         if progress.step == 1:
@@ -274,6 +292,11 @@ class Trainer:
         if (saving or best_so_far) and self.world.is_main:
             self.save(tracker, best_so_far)
         self.mark = (time.perf_counter(), progress.tokens)
+
+    def has_histograms(self, step: int) -> bool:
+        """Whether a step has histograms of weights and gradients."""
+        every = self.config.tracker.histograms_every
+        return every is not None and step % every == 0
 
     def measure(self, step: Step) -> dict[str, Any]:
         """The metrics of the last step. Raises TrainingError when they are not finite."""
@@ -292,11 +315,7 @@ class Trainer:
         if is_skipped:  # float16 overflowed: no update, and the scale is halved
             del row["optim/grad_norm"]
         if not all(math.isfinite(row[key]) for key in ("train/loss", "optim/grad_norm") if key in row):
-            raise TrainingError(
-                f"step {progress.step}: loss {row['train/loss']}, gradient norm {row['optim/grad_norm']}\n"
-                "  the last checkpoint is older and intact; a lower optimizer.lr or a longer warm-up may help, and\n"
-                f"  python train.py resume={self.run_dir} debug=anomaly names the first module that is not finite"
-            )
+            raise self.not_finite(f"loss {row['train/loss']}, gradient norm {row['optim/grad_norm']}")
         then, tokens_then = self.mark
         row["perf/tokens_per_sec"] = (progress.tokens - tokens_then) / (time.perf_counter() - then)
         if self.peak_flops:
@@ -304,10 +323,20 @@ class Trainer:
             row["perf/mfu"] = flops / (self.peak_flops * self.world.size)
         return row
 
+    def not_finite(self, what: str) -> TrainingError:
+        """A run that has left the numbers."""
+        return TrainingError(
+            f"step {self.state.progress.step}: {what}\n"
+            "  the last checkpoint is older and intact; a lower optimizer.lr or a longer warm-up may help, and\n"
+            f"  python train.py resume={self.run_dir} debug=anomaly names the first module that is not finite"
+        )
+
     def evaluate(self, row: dict[str, Any]) -> bool:
-        """Add the validation loss to a row; says whether it is the lowest so far."""
+        """Add the validation loss to a row; says whether it is the lowest so far. Raises TrainingError."""
         progress = self.state.progress
         row["val/loss"] = self.validation.loss(self.state.model, self.device, self.autocast, self.world)
+        if not math.isfinite(row["val/loss"]):
+            raise self.not_finite(f"validation loss {row['val/loss']}")
         if self.exact_match is not None:
             row["val/exact_match"] = self.exact_match.share(self.state.model, self.device, self.autocast, self.world)
         if progress.best_loss is not None and row["val/loss"] >= progress.best_loss:
@@ -326,69 +355,3 @@ class Trainer:
         about = {"fingerprint": self.fingerprint, "tokenizer": self.train_file.vocabulary, "logs": tracker.sync()}
         keep = self.config.checkpoint.keep
         checkpoint.save(self.run_dir, self.state, about=about, is_best=best_so_far, keep=keep)
-
-    def introduce(self, tracker: Tracker) -> None:
-        """Say what is about to run."""
-        config, model, progress = self.config, self.state.model, self.state.progress
-        tracker.say(
-            f"{config.model.name}: {parameter_count(model):,} parameters, vocabulary {model.vocab_size:,} padded to "
-            f"{model.padded_vocab_size:,}, {flops_per_token(model) / 1e6:,.1f} MFLOP per token; "
-            f"{config.precision.name} on {self.device.type}" + (f" × {self.world.size} ranks" * (self.world.size > 1))
-        )
-        tracker.say(
-            f"{config.data.name}: {self.train_file.n_tokens:,} training tokens, "
-            f"{self.validation.n_targets:,} validation tokens"
-        )
-        tracker.say(f"{config.steps_in_words} -> {self.run_dir}")
-        if self.compiler_problem:
-            tracker.say(
-                f"compile=true, but torch.compile does not work here, so it goes on without: {self.compiler_problem}"
-            )
-        if progress.step:
-            tracker.say(f"resuming after step {progress.step:,}")
-
-    def conclude(self, tracker: Tracker, status: str) -> dict[str, Any]:
-        """Draw the plot, say how the run ended, and gather its result."""
-        progress, rows, model = self.state.progress, read_metrics(self.run_dir), self.state.model
-        val_losses = [row["val/loss"] for row in rows if "val/loss" in row]
-        result = {
-            "status": status,
-            "step": progress.step,
-            "tokens": progress.tokens,
-            "initial_loss": rows[0]["train/loss"] if rows else None,
-            "train_loss": rows[-1]["train/loss"] if rows else None,
-            "val_loss": val_losses[-1] if val_losses else None,
-            "best_val_loss": progress.best_loss,
-            "best_step": progress.best_step,
-            "parameters": parameter_count(model),
-            "flops_per_token": flops_per_token(model),
-            "peak_memory_bytes": peak_bytes(self.device),
-            "tokenizer": self.train_file.vocabulary,
-            "val_targets": self.validation.n_targets,
-            "data_fingerprint": self.fingerprint,
-            "data_order_hash": progress.order_hash,
-            "references": {
-                "ln(vocab_size)": math.log(model.vocab_size),
-                "unigram entropy": unigram_entropy(self.validation),
-                **self.config.data.references,
-            },
-        }
-        if exact := [row["val/exact_match"] for row in rows if "val/exact_match" in row]:
-            result["exact_match"] = exact[-1]
-        if status == "done":
-            result |= per_byte(result["val_loss"], self.validation, self.tokenizer)
-            tracker.say(
-                f"validation loss {result['val_loss']:.4f} nats per token, {result['val_loss_per_byte']:.4f} per byte "
-                f"(gzip -9 on the same bytes: {result['gzip_loss_per_byte']:.4f})"
-            )
-            if self.exact_match:
-                tracker.say(f"exact match {result['exact_match']:.2%} of {len(self.exact_match.documents):,} documents")
-            if self.config.sample.tokens:
-                tracker.say("a sample:\n  " + printable(self.sample()))
-        for warning in grad_norm_warnings(rows):
-            tracker.say(f"warning     {warning.text}")
-        if self.config.tracker.plot and rows:
-            path = plot(rows, self.run_dir / "loss.png", self.config.name, result["references"])
-            tracker.say(f"plot        {path}")
-        tracker.say(f"checkpoint  {latest_checkpoint(self.run_dir)}")
-        return result

@@ -72,10 +72,10 @@ def command(*arguments: str, script: str = "train.py") -> list[str]:
 
 
 def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: int = 120) -> subprocess.CompletedProcess:
-    """Run a command of the project to its end."""
+    """Run a command of the project to its end; ``script`` may be a module."""
     with tempfile.TemporaryDirectory() as directory:
         said = Path(directory)
-        process = WARM.Process(target=warm.run, args=(ROOT / script, arguments, cwd, environment(), said))
+        process = WARM.Process(target=warm.run, args=(ROOT, script, arguments, cwd, environment(), said))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

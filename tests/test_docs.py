@@ -58,7 +58,9 @@ def test_named_tests_keys_files_and_images_exist():
         text = page.read_text()
         for name in re.findall(r"`(test_\w+)`", text):
             assert f"def {name}(" in tests, f"{page.name}: {name}"
-        for key in re.findall(r"`((?:data|trainer|model|batch|optimizer|schedule|checkpoint|sample)\.[\w.]+)", text):
+        for key in re.findall(
+            r"`((?:data|trainer|model|batch|optimizer|schedule|checkpoint|sample|tracker)\.[\w.]+)", text
+        ):
             assert key in keys or (ROOT / key.replace(".", "/")).with_suffix(".py").exists(), f"{page.name}: {key}"
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

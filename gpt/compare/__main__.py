@@ -11,42 +11,15 @@ import sys
 from pathlib import Path
 
 from gpt import cli
-from gpt.checks import did_you_mean
 from gpt.compare import render, report
-from gpt.errors import InputError
 from gpt.tracker import plain_console
 
 OWN = ("baseline", "out")  # arguments with a value
 USAGE = "python -m gpt.compare DIR… [baseline=NAME] [out=DIR]"
 
 
-def arguments(argv: list[str]) -> tuple[list[Path], dict[str, str]]:
-    """Directories, and values of what is named. An existing path is a directory, whatever its name holds.
-
-    Raises InputError.
-    """
-    directories, given = [], {}
-    for argument in argv:
-        key, equals, value = argument.partition("=")
-        path = Path(argument).expanduser()
-        if path.exists() or not (equals or argument.startswith("-")):
-            directories.append(path)
-        elif key not in OWN or not equals:
-            raise InputError(
-                f"{argument}: no such argument, and no such directory",
-                f"usage: {USAGE}{did_you_mean(key.lstrip('-'), list(OWN))}",
-            )
-        elif not value:
-            raise InputError(f"{argument} names nothing", f"usage: {USAGE}")
-        else:
-            given[key] = value
-    if not directories:
-        raise InputError("no directory is given", f"usage: {USAGE}")
-    return directories, given
-
-
 def main() -> None:
-    directories, given = arguments(sys.argv[1:])
+    directories, given = cli.directories_and_values(sys.argv[1:], OWN, USAGE)
     out = Path(given["out"]).expanduser() if "out" in given else None
     comparison = report(directories, given.get("baseline"), out)
     console = plain_console()
