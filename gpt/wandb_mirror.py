@@ -137,6 +137,8 @@ class Upload:
             self.send_checkpoints()
         run = load(self.run_dir, self.run_dir.name)
         self.run.summary.update(holdable(summary(run)))
+        order = {"data_order_hash": run.result.get("data_order_hash")}
+        self.run.config.update({"facts": holdable(facts(self.run_dir) | order)}, allow_val_change=True)
         if run.state == "interrupted":
             self.run.mark_preempting()
         self.run.finish(exit_code={"done": 0, "interrupted": Interrupted.exit_code}.get(run.state, 1))
@@ -230,15 +232,16 @@ def beside(run_dir: Path) -> None:
 @contextlib.contextmanager
 def alone(identity: Path, over: threading.Event) -> Iterator[bool]:
     """Wait until no other process uploads a run; False if one still did when the run was over."""
-    while True:
-        try:
-            with locked(identity):
-                yield True
-                return
-        except InputError:
-            if over.wait(POLL):
-                yield False
-                return
+    with contextlib.ExitStack() as held:
+        is_alone = False
+        while not is_alone:
+            try:
+                held.enter_context(locked(identity))
+                is_alone = True
+            except InputError:
+                if over.wait(POLL):
+                    break
+        yield is_alone
 
 
 def connect(upload: Upload, over: threading.Event) -> bool:

@@ -7,16 +7,18 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import call, command, environment
+from conftest import ROOT, call, command, environment
 from test_run import deterministic
 from wandb_server import KEY, serving
 
+from gpt.about import git
 from gpt.histogram import BINS, histogram
 from gpt.mirror import Tail
 from gpt.rundir import locked
@@ -93,6 +95,28 @@ def test_histograms_count_every_value():
     assert histogram(torch.tensor([1.0, torch.nan])) is histogram(torch.tensor([1.0, -torch.inf])) is None
 
 
+def test_training_imports_nothing_of_wandb():
+    code = "import gpt.trainer, gpt.mirror, sys; assert not {'wandb', 'tensorboardX'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_is_not_committed_is_kept(tmp_path):
+    def run_git(*arguments: str) -> None:
+        who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        subprocess.run(["git", *who, "-C", tmp_path, *arguments], check=True, capture_output=True)
+
+    (repository := tmp_path).joinpath("code.py").write_text("a = 1\n")
+    assert git(repository / "nowhere") == (None, b"")
+    run_git("init", "-q")
+    run_git("add", ".")
+    run_git("commit", "-q", "-m", "first")
+    about, diff = git(repository)
+    assert len(about["commit"]) == 40 and (about["changed"], diff) == (False, b"")
+    (repository / "code.py").write_text("a = 2\n")
+    about, diff = git(repository)
+    assert about["changed"] and b"-a = 1\n+a = 2\n" in diff
+
+
 @pytest.mark.slow
 def test_wandb_has_everything_about_a_run(server, small, tmp_path):
     done = call(*small, *RUN, "tracker.plot=true", "tracker.histograms_every=10", "tracker.artifacts=best", "tags=[a,b]", "tracker.notes=why", cwd=tmp_path)  # fmt: skip
@@ -109,6 +133,7 @@ def test_wandb_has_everything_about_a_run(server, small, tmp_path):
     assert config["model"]["n_layer"] == 2 and config["optimizer"]["betas"] == [0.9, 0.95]
     facts = config["facts"]
     assert facts["parameters"] == result["parameters"] and facts["data_fingerprint"] == result["data_fingerprint"]
+    assert facts["data_order_hash"] == result["data_order_hash"]
     assert {"flops_per_token", "git", "versions", "machine", "world_size", "total_tokens"} <= set(facts)
     assert facts["versions"]["torch"] == torch.__version__
     summary = server.summary(run_id)
@@ -269,7 +294,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
     arguments = [
         *small, "tracker=wandb_offline", "tracker.plot=true", "tracker.histograms_every=50", "cluster=ddp",
         "cluster.nproc=2", "batch.micro_batch_size=4", "trainer.max_steps=150", "trainer.eval_every=12_800",
-        "checkpoint.every=50", "tags=[x]", "tracker.notes=why", "seed=1,2,3", "hydra.sweep.dir=sweep",
+        "checkpoint.every=50", "tags=[x]", "tracker.notes=why", "tracker.artifacts=last", "seed=1,2,3", "hydra.sweep.dir=sweep",
     ]  # fmt: skip
     process = start("--multirun", *arguments, cwd=tmp_path)
     saved = tmp_path / "sweep" / "seed-2" / "checkpoints" / "step_00000100"
@@ -302,7 +327,12 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         assert metrics["*"].step_metric == "tokens" and metrics["val/loss"].summary.min
         summary = {update.key: update.value_json for record in found["summary"] for update in record.update}
         assert json.loads(summary["status"]) == "done" and {"val_loss", "best_val_loss", "hours"} <= set(summary)
-        assert found["stats"] and len(found["exit"]) >= 1
+        assert found["stats"] and found["exit"][-1].exit_code == 0
+        assert {"model", "run_table"} == {artifact.type for artifact in found["artifact"]}
+        checkpoint = [artifact for artifact in found["artifact"] if artifact.type == "model"][-1]
+        assert list(checkpoint.aliases)[:2] == [f"seed-{seed}", "step_00000150"] and "last" in checkpoint.aliases
+        sent = {file.path for files in found["files"] for file in files.files}
+        assert ("code.diff" in sent) == (run_dir / "code.diff").exists()
     assert len(ids) == 3
     sent = mirror("sweep", cwd=tmp_path)
     assert sent.returncode == 0 and set(server.runs) == ids, sent.stderr
