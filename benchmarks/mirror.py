@@ -60,7 +60,8 @@ class Contestant:
     def signal(self, number: int) -> None:
         """To the mirror and all that it has started."""
         if self.mirror.process:
-            os.killpg(self.mirror.process.pid, number)
+            for pid in family(self.mirror.process.pid):
+                os.kill(pid, number)
 
     def end(self) -> int:
         """End it; returns how many rows it has written."""
@@ -68,6 +69,12 @@ class Contestant:
         self.tracker.__exit__()
         self.mirror.__exit__()
         return self.trainer.state.progress.step
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it and they have started."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(found for path in children for child in path.read_text().split() for found in family(int(child)))]
 
 
 def compare(more_metrics: int, rounds: int, steps: int) -> dict[str, list[float]]:

@@ -96,9 +96,8 @@ class Mirror:
             self.end()
 
     def end(self) -> None:
-        """End it, or the processes of its own that it has left."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End it, if it has not ended. What its library has started ends with it."""
+        self.process.kill()
         self.process.wait()
         with contextlib.suppress(OSError):
             self.process.stdin.close()
