@@ -45,6 +45,7 @@ def server(home, monkeypatch):
     with serving() as served:
         monkeypatch.setenv("WANDB_BASE_URL", served.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.2")  # for which no test need wait
         yield served
 
 
@@ -220,6 +221,18 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
+def stop_at(rows: int, process: subprocess.Popen, cwd: Path) -> None:
+    """Stop a training when it has logged so many rows, so that its mirror may come as far, however fast it is."""
+    until((cwd / "run" / METRICS).exists)
+    until(lambda: len(read_metrics(cwd / "run")) >= rows)
+    process.send_signal(signal.SIGSTOP)
+
+
+def rows_in(server) -> int:
+    """How many rows W&B has."""
+    return sum(len(run.get("wandb-history.jsonl", [])) for run in server.runs.values())
+
+
 def until(condition, seconds: float = 90):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -235,9 +248,11 @@ def test_a_mirror_that_is_killed_loses_nothing_that_cannot_be_sent_later(server,
     long = ["trainer.max_steps=150", "trainer.eval_every=25_600", "tracker.histograms_every=50"]
     process = start(*small, *RUN, *long, cwd=tmp_path)
     victim = only(until(lambda: children(process.pid, "wandb_mirror")))
-    held = lambda: sum(len(run.get("wandb-history.jsonl", [])) for run in server.runs.values())  # noqa: E731
-    until(lambda: held() >= rows_at_kill)
+    if rows_at_kill:
+        stop_at(100, process, tmp_path)
+        until(lambda: rows_in(server) >= rows_at_kill)
     os.kill(victim, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "mirror      ended by SIGKILL, see run/logs/mirror.log; for the rest: python -m gpt.wandb_mirror run" in said
@@ -255,7 +270,8 @@ def test_a_resumed_run_goes_on_in_wandb_without_gap_or_repetition(server, small,
     """Killed after its rows went beyond its last checkpoint, which was then lost; and the next time ended by Ctrl-C."""
     long = ["trainer.max_steps=300", "trainer.eval_every=25_600", "checkpoint.every=20", "checkpoint.keep=2"]
     process = start(*small, *RUN, *long, cwd=tmp_path)
-    until(lambda: len(next(iter(server.runs.values()), {}).get("wandb-history.jsonl", [])) > 45)
+    stop_at(60, process, tmp_path)
+    until(lambda: rows_in(server) > 45)
     process.kill()
     process.communicate()
     newest = max((tmp_path / "run" / "checkpoints").glob("step_*"))
@@ -297,7 +313,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         "checkpoint.every=50", "tags=[x]", "tracker.notes=why", "tracker.artifacts=last", "seed=1,2,3", "hydra.sweep.dir=sweep",
     ]  # fmt: skip
     process = start("--multirun", *arguments, cwd=tmp_path)
-    saved = tmp_path / "sweep" / "seed-2" / "checkpoints" / "step_00000100"
+    saved = tmp_path / "sweep" / "seed-2" / "checkpoints" / "step_00000050"
     until(saved.exists, 200)
     os.kill(only(children(process.pid, "train.py")), signal.SIGKILL)
     process.communicate(timeout=200)
@@ -330,7 +346,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         assert found["stats"] and found["exit"][-1].exit_code == 0
         assert {"model", "run_table"} == {artifact.type for artifact in found["artifact"]}
         checkpoint = [artifact for artifact in found["artifact"] if artifact.type == "model"][-1]
-        assert list(checkpoint.aliases)[:2] == [f"seed-{seed}", "step_00000150"] and "last" in checkpoint.aliases
+        assert {f"seed-{seed}", "step_00000150", "last"} <= set(checkpoint.aliases)
         sent = {file.path for files in found["files"] for file in files.files}
         assert ("code.diff" in sent) == (run_dir / "code.diff").exists()
     assert len(ids) == 3
@@ -390,7 +406,7 @@ def test_a_wrong_upload_is_refused(server, small, tmp_path):
     for arguments, said in [
         ([], "no directory is given"),
         (["nowhere"], "nowhere: no such directory"),
-        (["."], "holds no run"),
+        (["."], "is empty"),
         (["run", "projet=p"], "did you mean project?"),
         (["run", "artifacts=some"], "artifacts=some is not known\n  allowed: none, last, best, all"),
     ]:

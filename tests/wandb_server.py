@@ -61,6 +61,8 @@ class Server:
             }
         }
 
+    answer_GetDefaultEntity = answer_Viewer
+
     def answer_ServerFeaturesQuery(self, given: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
