@@ -20,7 +20,7 @@ from gpt.tracker import METRICS, plain_console
 MODULES = {"wandb": "gpt.wandb_mirror", "wandb_offline": "gpt.wandb_mirror", "tensorboard": "gpt.tensorboard_mirror"}
 PATIENCE = 10.0  # seconds that a run waits for its mirror at its end
 POLL = 1.0  # seconds between two looks of a mirror at the logs
-NICENESS = 10  # a mirror takes the processor only when training leaves it
+NICENESS, LAST = 10, 19  # of a mirror while it starts, and then: it takes the processor only when training leaves it
 LOG = "logs/mirror.log"  # what a mirror, or the library that it uses, says besides
 
 
@@ -134,6 +134,20 @@ def attend(seconds: float, last_words: str) -> threading.Event:
         os.nice(NICENESS)
     threading.Thread(target=wait, daemon=True).start()
     return over
+
+
+def step_back() -> None:
+    """Leave the processor to training: this process, and what its library has started, come last in all threads."""
+
+    def family(pid: int) -> Iterator[int]:
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            yield int(task.name)
+            for child in (task / "children").read_text().split():
+                yield from family(int(child))
+
+    with contextlib.suppress(OSError):  # no Linux
+        for thread in family(os.getpid()):
+            os.setpriority(os.PRIO_PROCESS, thread, LAST)
 
 
 class Tail:

@@ -27,7 +27,7 @@ from gpt.checks import CHOICES, check_names
 from gpt.compare.runs import Run, load, run_directories
 from gpt.config import Config, read
 from gpt.errors import InputError, Interrupted, TrainingError
-from gpt.mirror import PATIENCE, POLL, Tail, attend, cure, follow, say
+from gpt.mirror import PATIENCE, POLL, Tail, attend, cure, follow, say, step_back
 from gpt.rundir import LAYOUT, latest_checkpoint, locked, read_json, write_json
 from gpt.schema import WandbConfig
 from gpt.sweep.jobs import INDEX
@@ -223,6 +223,7 @@ def beside(run_dir: Path) -> None:
     with alone(upload.identity, over) as is_alone:
         if not (is_alone and connect(upload, over)):
             return
+        step_back()
         say(f"wandb       {upload.run.url or 'offline; ' + rest}")
         for row in follow(run_dir, over):
             upload.row(row)
