@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from gpt import checkpoint
 from gpt.errors import InputError, TrainingError
+from gpt.mirror import Mirror
 from gpt.rundir import latest_checkpoint, locked
 from gpt.tracker import Tracker, read_metrics
 
@@ -166,7 +167,8 @@ def test_logs_that_were_cut_report_where_they_end_now(tmp_path):
     """Or a checkpoint saved before the next line would count bytes that are gone."""
     for name in ("metrics.jsonl", "samples.txt"):
         (tmp_path / name).write_text("x" * 90 + "\n" + "y" * 50)
-    with Tracker(tmp_path, {"metrics.jsonl": 91, "samples.txt": 91}, step=1, total_steps=2) as tracker:
+    without = Mirror("local", tmp_path, may_stay=False)
+    with Tracker(tmp_path, {"metrics.jsonl": 91, "samples.txt": 91}, 1, 2, without) as tracker:
         assert tracker.sync() == {"metrics.jsonl": 91, "samples.txt": 91}
         tracker.sample(2, "words")
         assert (
