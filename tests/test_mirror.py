@@ -361,10 +361,14 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
 def test_a_server_that_comes_back_gets_everything(server, small, tmp_path):
     server.mood = "garbage"
     process = start(*small, *RUN, "trainer.max_steps=150", cwd=tmp_path)
+    stop_at(60, process, tmp_path)
     until(lambda: server.turned_away)
     server.mood = "accept"
+    until(lambda: rows_in(server))
+    process.send_signal(signal.SIGCONT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "training goes on, and so do attempts" in said
+    assert mirror("run", cwd=tmp_path).returncode == 0  # for what a busy machine has not sent in ten seconds
     assert logged(server.history(only(server.runs))) == read_metrics(tmp_path / "run")
 
 

@@ -112,8 +112,10 @@ def test_the_output_directory_is_complete(small, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (run_dir,) = (tmp_path / "outputs").glob("*/*-tiny")
-    names = {path.name for path in run_dir.iterdir()}
-    assert names == {".hydra", "config.yaml", "metrics.jsonl", "checkpoints", "samples.txt", "loss.png", "result.json"}
+    names = {path.name for path in run_dir.iterdir()} - {"code.diff"}  # which is there while the code is changed
+    assert names == {
+        ".hydra", "config.yaml", "metrics.jsonl", "checkpoints", "samples.txt", "loss.png", "result.json", "about.json"
+    }  # fmt: skip
     assert {path.name for path in (run_dir / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best", "step_00000020"}
     assert {path.name for path in (run_dir / "checkpoints" / "last").iterdir()} == {
