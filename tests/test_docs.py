@@ -99,6 +99,14 @@ def test_the_efficiency_of_ranks_is_that_of_the_benchmark():
     assert {micro_steps: tuple(row) for micro_steps, *row in rows} == expected
 
 
+def test_the_cost_of_a_mirror_is_that_of_the_benchmark():
+    ratios = json.loads((ROOT / "benchmarks" / "results" / "mirror.json").read_text())["ratios"]
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+ ± [\d.]+) \|$", (ROOT / "docs" / "wandb.md").read_text(), re.MULTILINE)
+    assert {f"wandb / local, {count} metrics per step": figure for count, figure in rows} == {
+        name: f"{ratio['mean']:.2f} ± {ratio['standard error']:.2f}" for name, ratio in ratios.items()
+    }
+
+
 def test_the_reference_of_all_keys_is_that_of_conf():
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     written = generate["PAGE"].read_text().partition(generate["MARK"])[2]
