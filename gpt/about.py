@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gpt.rundir import read_json, write_json
 
 ABOUT, DIFF = "about.json", "code.diff"
@@ -54,6 +52,8 @@ def ask_git(root: Path, *arguments: str) -> bytes | None:
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that matter."""
+    import torch  # not for those who only read what was written
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -65,6 +65,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What the run is computed on."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {"host": platform.node(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus}
 

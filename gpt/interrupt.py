@@ -1,10 +1,23 @@
-"""Ctrl-C and SIGTERM end a run at the next step boundary."""
+"""How processes end: at the next step boundary after Ctrl-C or SIGTERM, and never later than who started them."""
 
 import ctypes
+import os
 import signal
 import threading
 
+from gpt.errors import Interrupted
+
 GO_ON, FINISH_STEP, END_NOW = range(3)
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+LIBC = ctypes.CDLL(None)  # found before anything is forked
+
+
+def end_with(parent: int) -> None:
+    """Let this process be killed when ``parent``, which has started it, ends, however that ends. On Linux only."""
+    if hasattr(LIBC, "prctl"):
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # gone before it was asked
+        os._exit(Interrupted.exit_code)
 
 
 class Interrupt:

@@ -20,10 +20,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gpt.distributed import World
 from gpt.errors import InputError, TrainingError
-from gpt.interrupt import FINISH_STEP, GO_ON, Interrupt
+from gpt.interrupt import FINISH_STEP, GO_ON, Interrupt, end_with
 from gpt.schema import ClusterConfig, MultinodeConfig
-
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
@@ -104,8 +102,7 @@ def launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
 
 def run_rank(stop: ctypes.c_int, cluster: ClusterConfig, function: Callable, arguments: tuple) -> Any:
     """One rank, in a process of its own."""
-    if hasattr(signal, "pthread_sigmask") and os.path.exists("/proc"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # ranks do not outlive who started them
+    end_with(multiprocessing.parent_process().pid)
     obey(stop)
     if cluster.threads is None and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // cluster.nproc))

@@ -159,7 +159,7 @@ def test_a_failure_is_seen_and_the_same_command_runs_it_again(small, tmp_path, o
 
 
 def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(small, tmp_path):
-    """SIGKILL at five random moments."""
+    """SIGKILL while the jobs are checked, and at four random moments."""
     arguments = [*small, "trainer.max_steps=150", "trainer.eval_every=12_800", "checkpoint.every=10", "sample.tokens=0"]
     arguments += ["trainer.log_every=5", "seed=1,2"]
     undisturbed = tmp_path / "undisturbed"
@@ -171,10 +171,10 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(small, tmp_path
     logs = [killed / "sweep" / job / "metrics.jsonl" for job in ("seed-1", "seed-2")]
     for moment in (-1, *sorted(chance.sample(range(8, 60), 4))):  # rows that all jobs have logged, of 62
         process = start(*arguments, cwd=killed)
-        begun, startup = time.monotonic(), chance.uniform(0.2, 2)
         while process.poll() is None:
             rows = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
-            if (rows >= moment) if moment > 0 else (time.monotonic() - begun > startup):
+            is_checked = any(b"spawn_main" in line for line in processes_of(killed))
+            if is_checked if moment < 0 else rows >= moment:
                 process.kill()
             time.sleep(0.01)
         process.communicate()

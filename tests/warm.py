@@ -1,24 +1,81 @@
-"""A command of the project in a process forked from one that has imported torch: seconds less for every test."""
+"""A command of the project in a process forked from one that has imported torch: seconds less for every test.
 
+What the command starts itself is forked too: ranks, jobs of a sweep. Tests of how these begin and end start commands
+as users do, with subprocess.
+"""
+
+import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
+from typing import IO
 
-PRELOAD = ["torch._dynamo", "matplotlib.figure", "data.prepare", "gpt.compose", "gpt.launch", "gpt.plan", "gpt.trainer"]
+PRELOAD = """
+    torch._dynamo matplotlib.figure scipy.stats data.prepare gpt.compose gpt.launch gpt.plan gpt.sweep gpt.trainer
+""".split()
+FORK = multiprocessing.get_context("fork")
 
 
 def run(root: Path, script: str, arguments: tuple[str, ...], cwd: Path, env: dict[str, str], said: Path) -> None:
     """Run a script or a module as if it had been called, its output in the files ``said``/out and ``said``/err."""
-    for number, name in ((1, "out"), (2, "err")):
-        with open(said / name, "wb") as file:
-            os.dup2(file.fileno(), number)
+    from gpt.sweep import slots
+
+    multiprocessing.context._concrete_contexts["spawn"] = FORK
+    slots.Process._start = staticmethod(Forked)
+    with open(said / "out", "wb") as out, open(said / "err", "wb") as err:
+        become([str(root / script), *arguments], script.endswith(".py"), cwd, env, out, err)
+
+
+def become(argv: list[str], is_file: bool, cwd: Path, env: dict[str, str], out: IO[bytes], err: IO[bytes]) -> None:
+    """Be the command ``argv``."""
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.argv = [str(root / script), *arguments]
-    sys.path.insert(0, str((root / script).parent))
-    if script.endswith(".py"):
-        runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = argv
+    sys.path.insert(0, str(Path(argv[0]).parent))
+    if is_file:
+        runpy.run_path(argv[0], run_name="__main__")
     else:
-        runpy.run_module(script, run_name="__main__", alter_sys=True)
+        runpy.run_module(Path(argv[0]).name, run_name="__main__", alter_sys=True)
+
+
+class Forked:
+    """A job of a sweep; to :class:`gpt.sweep.slots.Process` what a subprocess.Popen is."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], slot, log: IO[bytes]):
+        self.process = FORK.Process(target=self.job, args=(command[1:], environment, slot, log, os.getpid()))
+        self.process.start()
+
+    @staticmethod
+    def job(argv: list[str], environment: dict[str, str], slot, log: IO[bytes], parent: int) -> None:
+        from hydra.core.global_hydra import GlobalHydra
+
+        from gpt.interrupt import end_with
+
+        end_with(parent)
+        os.setsid()
+        if slot.cores is not None:
+            os.sched_setaffinity(0, slot.cores)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log.fileno(), 1)
+        os.closerange(3, 1024)  # such as the lock on the sweep's directory
+        GlobalHydra.instance().clear()
+        become(argv, True, Path.cwd(), environment, sys.stdout, sys.stdout)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def wait(self) -> None:
+        self.process.join()

@@ -1,6 +1,5 @@
 """Where the jobs of a sweep run: slots of this machine, each with devices of its own, and the processes in them."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,11 +10,10 @@ from typing import IO
 
 from gpt.cli import ROOT
 from gpt.errors import InputError, Interrupted
+from gpt.interrupt import end_with
 
 LOG = "log.txt"  # of a job, in its directory
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 CAN_PIN = hasattr(os, "sched_setaffinity")
-LIBC = ctypes.CDLL(None)  # found before anything is forked
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,7 @@ class Process:
         parent = os.getpid()
 
         def in_child() -> None:
-            if hasattr(LIBC, "prctl"):
-                LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # gone before it was asked
-                os._exit(Interrupted.exit_code)
+            end_with(parent)
             if slot.cores is not None and CAN_PIN:  # torch takes as many threads
                 os.sched_setaffinity(0, slot.cores)
 

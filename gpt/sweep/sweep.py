@@ -23,7 +23,7 @@ from omegaconf import OmegaConf, open_dict
 from gpt.compose import Refused, explain_composition, output_path, ready
 from gpt.config import load
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
-from gpt.interrupt import Interrupt
+from gpt.interrupt import Interrupt, end_with
 from gpt.machine import check_machines
 from gpt.rundir import LAYOUT, locked, read_json, read_result, write_json
 from gpt.sweep.board import Board
@@ -195,7 +195,8 @@ class Sweep:
         if self.launcher.gpus:
             for job in local:
                 job.config.cluster.nproc = job.config.cluster.nproc or self.launcher.gpus
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as other:
             gpus, found = other.submit(check_machines, [job.config for job in local]).result()
         for job, ranks in zip(local, found, strict=True):
             if isinstance(ranks, Unavailable) and self.config.sweep.leave_out:
