@@ -71,18 +71,46 @@ def command(*arguments: str, script: str = "train.py") -> list[str]:
     return [sys.executable, str(ROOT / script), *arguments]
 
 
-def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: int = 120) -> subprocess.CompletedProcess:
-    """Run a command of the project to its end; ``script`` may be a module."""
-    with tempfile.TemporaryDirectory() as directory:
-        said = Path(directory)
-        process = WARM.Process(target=warm.run, args=(ROOT, script, arguments, cwd, environment(), said))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(command(*arguments, script=script), timeout)
-        out, err = ((said / name).read_text() for name in ("out", "err"))
-    return subprocess.CompletedProcess(command(*arguments, script=script), process.exitcode, out, err)
+class Started:
+    """A command of the project in a process of its own, as subprocess.Popen shows one; ``script`` may be a module."""
+
+    def __init__(self, *arguments: str, cwd: Path, script: str = "train.py"):
+        self.args = command(*arguments, script=script)
+        self.said = tempfile.TemporaryDirectory()
+        self.process = WARM.Process(
+            target=warm.run, args=(ROOT, script, arguments, cwd, environment(), Path(self.said.name))
+        )
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        """What it has said, when it has ended; killed if it has not by then."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        out, err = ((Path(self.said.name) / name).read_text() for name in ("out", "err"))
+        return out, err
+
+
+def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: float = 120) -> subprocess.CompletedProcess:
+    """Run a command of the project to its end."""
+    started = Started(*arguments, cwd=cwd, script=script)
+    out, err = started.communicate(timeout)
+    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
 def processes_of(marker: Path) -> list[bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, command, environment
+from conftest import ROOT, Started, call
 from test_run import deterministic
 from wandb_server import KEY, serving
 
@@ -204,7 +204,7 @@ def test_whatever_wandb_does_training_is_the_same(server, small, local, tmp_path
     assert logged(server.history(only(server.runs))) == read_metrics(tmp_path / "run")
 
 
-def children(pid: int, named: str) -> list[int]:
+def children(pid: int, named: str = "") -> list[int]:
     """The processes that a process has started whose command lines hold a word."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -217,11 +217,7 @@ def children(pid: int, named: str) -> list[int]:
     return found
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
-    return subprocess.Popen(command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, text=True)
-
-
-def stop_at(rows: int, process: subprocess.Popen, cwd: Path) -> None:
+def stop_at(rows: int, process: Started, cwd: Path) -> None:
     """Stop a training when it has logged so many rows, so that its mirror may come as far, however fast it is."""
     until((cwd / "run" / METRICS).exists)
     until(lambda: len(read_metrics(cwd / "run")) >= rows)
@@ -246,7 +242,7 @@ def until(condition, seconds: float = 90):
 def test_a_mirror_that_is_killed_loses_nothing_that_cannot_be_sent_later(server, small, tmp_path, rows_at_kill):
     """Killed when W&B has so many rows; 0: before it has any."""
     long = ["trainer.max_steps=150", "trainer.eval_every=25_600", "tracker.histograms_every=50"]
-    process = start(*small, *RUN, *long, cwd=tmp_path)
+    process = Started(*small, *RUN, *long, cwd=tmp_path)
     victim = only(until(lambda: children(process.pid, "wandb_mirror")))
     if rows_at_kill:
         stop_at(100, process, tmp_path)
@@ -269,7 +265,7 @@ def test_a_mirror_that_is_killed_loses_nothing_that_cannot_be_sent_later(server,
 def test_a_resumed_run_goes_on_in_wandb_without_gap_or_repetition(server, small, tmp_path):
     """Killed after its rows went beyond its last checkpoint, which was then lost; and the next time ended by Ctrl-C."""
     long = ["trainer.max_steps=300", "trainer.eval_every=25_600", "checkpoint.every=20", "checkpoint.keep=2"]
-    process = start(*small, *RUN, *long, cwd=tmp_path)
+    process = Started(*small, *RUN, *long, cwd=tmp_path)
     stop_at(60, process, tmp_path)
     until(lambda: rows_in(server) > 45)
     process.kill()
@@ -277,7 +273,7 @@ def test_a_resumed_run_goes_on_in_wandb_without_gap_or_repetition(server, small,
     newest = max((tmp_path / "run" / "checkpoints").glob("step_*"))
     shutil.rmtree(newest)
     before = json.loads(server.runs[only(server.runs)]["wandb-history.jsonl"][-1])["_step"]
-    process = start("resume=run", cwd=tmp_path)
+    process = Started("resume=run", cwd=tmp_path)
     until(lambda: len(read_metrics(tmp_path / "run")) > before + 20)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
@@ -312,10 +308,10 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         "cluster.nproc=2", "batch.micro_batch_size=4", "trainer.max_steps=150", "trainer.eval_every=12_800",
         "checkpoint.every=50", "tags=[x]", "tracker.notes=why", "tracker.artifacts=last", "seed=1,2,3", "hydra.sweep.dir=sweep",
     ]  # fmt: skip
-    process = start("--multirun", *arguments, cwd=tmp_path)
+    process = Started("--multirun", *arguments, cwd=tmp_path)
     saved = tmp_path / "sweep" / "seed-2" / "checkpoints" / "step_00000050"
     until(saved.exists, 200)
-    os.kill(only(children(process.pid, "train.py")), signal.SIGKILL)
+    os.kill(only(children(process.pid)), signal.SIGKILL)
     process.communicate(timeout=200)
     assert process.returncode == 1
     assert call("--multirun", *arguments, cwd=tmp_path, timeout=200).returncode == 0
@@ -360,7 +356,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
 @pytest.mark.slow
 def test_a_server_that_comes_back_gets_everything(server, small, tmp_path):
     server.mood = "garbage"
-    process = start(*small, *RUN, "trainer.max_steps=150", cwd=tmp_path)
+    process = Started(*small, *RUN, "trainer.max_steps=150", cwd=tmp_path)
     stop_at(60, process, tmp_path)
     until(lambda: server.turned_away)
     server.mood = "accept"

@@ -10,23 +10,11 @@ import time
 
 import pytest
 import yaml
-from conftest import ROOT, call, command, environment
+from conftest import ROOT, Started, call, command, environment
 
 from gpt.tracker import METRICS, read_metrics
 
 pytestmark = pytest.mark.slow
-
-
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def wait_for_step(process, run_dir, step):
@@ -78,7 +66,7 @@ def test_killed_at_three_random_steps_and_resumed_is_the_uninterrupted_run(small
     steps = sorted(random.Random(time.time_ns()).sample(range(1, 200), 3))
     print("killed at", steps)
     for step in steps:
-        process = start(*arguments, cwd=tmp_path)
+        process = Started(*arguments, cwd=tmp_path)
         wait_for_step(process, run_dir, step)
         process.kill()
         process.communicate()
@@ -92,7 +80,7 @@ def test_killed_at_three_random_steps_and_resumed_is_the_uninterrupted_run(small
 def test_a_signal_finishes_the_step_saves_and_can_be_resumed(small, tmp_path, uninterrupted, number, num_workers):
     """A signal to the whole process group, as a terminal and a scheduler send it."""
     run_dir = tmp_path / "run"
-    process = start(*small, *LONG, f"data.num_workers={num_workers}", f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    process = Started(*small, *LONG, f"data.num_workers={num_workers}", f"hydra.run.dir={run_dir}", cwd=tmp_path)
     wait_for_step(process, run_dir, 40)
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
@@ -170,7 +158,7 @@ def test_the_output_directory_is_complete(small, tmp_path):
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(small, tmp_path):
     run_dir = tmp_path / "run"
-    process = start(
+    process = Started(
         *small,
         "trainer.max_steps=100000",
         "trainer.eval_every=1_000_000_000",
@@ -190,9 +178,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(small, tmp_path):
 
 
 def test_simultaneous_starts_get_directories_of_their_own(small, tmp_path):
-    processes = [start(*small, "trainer.max_steps=1", cwd=tmp_path) for _ in range(3)]
+    processes = [Started(*small, "trainer.max_steps=1", cwd=tmp_path) for _ in range(3)]
     for process in processes:
-        assert process.wait(timeout=120) == 0, process.communicate()[1]
+        _, said = process.communicate()
+        assert process.returncode == 0, said
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 3
 
 

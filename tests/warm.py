@@ -20,8 +20,11 @@ FORK = multiprocessing.get_context("fork")
 
 def run(root: Path, script: str, arguments: tuple[str, ...], cwd: Path, env: dict[str, str], said: Path) -> None:
     """Run a script or a module as if it had been called, its output in the files ``said``/out and ``said``/err."""
+    from gpt.interrupt import end_with
     from gpt.sweep import slots
 
+    os.setsid()
+    end_with(os.getppid())
     multiprocessing.context._concrete_contexts["spawn"] = FORK
     slots.Process._start = staticmethod(Forked)
     with open(said / "out", "wb") as out, open(said / "err", "wb") as err:
