@@ -45,7 +45,6 @@ def server(home, monkeypatch):
     with serving() as served:
         monkeypatch.setenv("WANDB_BASE_URL", served.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.2")  # for which no test need wait
         yield served
 
 

@@ -248,8 +248,11 @@ def serving():
 
         do_POST = do_PUT = do_GET = handle_one
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    class Http(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # the package uploads many files at once
+
+    http = Http(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
