@@ -95,8 +95,11 @@ def test_histograms_count_every_value():
     assert histogram(torch.tensor([1.0, torch.nan])) is histogram(torch.tensor([1.0, -torch.inf])) is None
 
 
-def test_training_imports_nothing_of_wandb():
-    code = "import gpt.trainer, gpt.mirror, sys; assert not {'wandb', 'tensorboardX'} & set(sys.modules)"
+@pytest.mark.parametrize(
+    "room, others", [("trainer", {"wandb", "tensorboardX"}), ("mirror", {"torch"}), ("wandb_mirror", {"torch"})]
+)
+def test_training_imports_nothing_of_wandb_and_a_mirror_nothing_of_torch(room, others):
+    code = f"import gpt.{room}, sys; assert not {others} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
