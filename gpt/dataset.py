@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
+from gpt.interrupt import end_with
 from gpt.loss import IGNORE
 from gpt.order import Order, rank_samples
 from gpt.schedule import Stages, step_tokens
@@ -93,7 +95,8 @@ class OrderedSampler(DistributedSampler):
         return sum(size for _, size in self.batches()) // self.num_replicas
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    end_with(os.getppid())  # at once: it holds the lock on the run's directory too
     # Ctrl-C and schedulers reach the whole process group; workers must outlive the step that is to be finished.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -120,7 +123,7 @@ def micro_batches(sampler: OrderedSampler, num_workers: int, pin_memory: bool) -
         batch_sampler=BatchSampler(sampler, sampler.micro_batch_size, drop_last=True),
         num_workers=num_workers,
         collate_fn=_as_array,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # of its own, or it would draw from the one that dropout draws from
     )
     to_tensor = (lambda batch: torch.from_numpy(batch).pin_memory()) if pin_memory else torch.from_numpy

@@ -113,16 +113,16 @@ def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: float = 
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
-def processes_of(marker: Path) -> list[bytes]:
-    """Command lines of live processes that were started with GPTLAB_TEST=marker, and of what they have started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+def processes_in(directory: Path) -> dict[int, bytes]:
+    """The live processes that work in a directory, with their command lines."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            if f"GPTLAB_TEST={marker}".encode() in path.read_bytes():
-                found.append((path.parent / "cmdline").read_bytes())
+            if (path / "cwd").readlink() == directory:
+                found[int(path.name)] = (path / "cmdline").read_bytes()
         except OSError:
             continue
-    return [line for line in found if line]
+    return found
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import tiktoken
-from conftest import ROOT, environment, processes_of
+from conftest import ROOT, environment, processes_in
 
 from data import pieces
 from data.prepare import prepare
@@ -173,10 +173,10 @@ def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, 
     train, _ = prepared(tmp_path / "undisturbed", *overrides)
     command = [sys.executable, "-m", "data.prepare", *overrides, f"data.processes={processes}",
                f"data.cache_dir={tmp_path}/killed"]  # fmt: skip
-    marked = environment() | {"GPTLAB_TEST": str(tmp_path)}
+    env = environment() | {"PYTHONPATH": str(ROOT)}
     whole = sum(path.stat().st_size for path in Path(train.path).parent.iterdir())
     for moment in sorted(random.Random(processes).uniform(0, 0.9) for _ in range(10)):
-        process = subprocess.Popen(command, cwd=ROOT, env=marked, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
         while written_below(tmp_path / "killed") < moment * whole:
             assert process.poll() is None, "it was done before it was to be killed"
             time.sleep(0.001)
@@ -187,7 +187,7 @@ def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, 
     (directory,) = (tmp_path / "killed").iterdir()
     assert hashes(directory) == hashes(Path(train.path).parent)
     deadline = time.monotonic() + 10
-    while left := processes_of(tmp_path):
+    while left := processes_in(tmp_path):
         assert time.monotonic() < deadline, f"they outlive who started them: {left}"
         time.sleep(0.1)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, call, command, environment, processes_of
+from conftest import ROOT, call, command, environment, processes_in
 from safetensors.torch import load_file
 
 from gpt.compose import compose
@@ -272,12 +272,12 @@ def test_a_rank_that_fails_ends_all(small, tmp_path, fault, message):
     begun = time.monotonic()
     done = subprocess.run(
         command(*small, *DDP, *custom, "cluster.timeout=4"), cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env=environment() | {"PYTHONPATH": str(tmp_path), "GPTLAB_TEST": str(tmp_path)},
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.count(message) == 1, done.stderr
     assert time.monotonic() - begun < 60
-    assert processes_of(tmp_path) == []
+    assert not processes_in(tmp_path)
     (run_dir,) = (tmp_path / "outputs").glob("*/*")
     if fault == "Raises":
         assert "ValueError: a wrong turn" in (run_dir / "logs" / "rank_1.log").read_text()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import call, command, environment, processes_of
+from conftest import Started, call, command, environment, processes_in
 from test_run import assert_same, deterministic
 from test_slurm import SLURM, slurm
 
@@ -30,7 +30,7 @@ def sweep(*arguments: str, cwd: Path, timeout: int = 240) -> subprocess.Complete
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
         command("--multirun", *arguments, "hydra.sweep.dir=sweep"), cwd=cwd,
-        env=environment() | {"GPTLAB_TEST": str(cwd)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -170,34 +170,21 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(small, tmp_path
     chance = random.Random(6)
     logs = [killed / "sweep" / job / "metrics.jsonl" for job in ("seed-1", "seed-2")]
     for moment in (-1, *sorted(chance.sample(range(8, 60), 4))):  # rows that all jobs have logged, of 62
-        process = start(*arguments, cwd=killed)
+        process = Started("--multirun", *arguments, "hydra.sweep.dir=sweep", cwd=killed)
         while process.poll() is None:
             rows = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
-            is_checked = any(b"spawn_main" in line for line in processes_of(killed))
+            is_checked = len(processes_in(killed)) > 1
             if is_checked if moment < 0 else rows >= moment:
                 process.kill()
             time.sleep(0.01)
         process.communicate()
-        until(lambda: not processes_of(killed), 20)  # its job went with it
+        until(lambda: not processes_in(killed), 20)  # its job went with it
     done = sweep(*arguments, cwd=killed)
     assert done.returncode == 0, done.stdout + done.stderr
     logs = [(killed / "sweep" / job / "log.txt").read_text() for job in ("seed-1", "seed-2")]
     assert any("resuming after step" in log for log in logs)
     for job in ("seed-1", "seed-2"):
         assert_same(deterministic(killed / "sweep" / job), deterministic(undisturbed / "sweep" / job))
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    """Processes of a sweep's jobs."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            is_child = int((path / "stat").read_text().rpartition(")")[2].split()[1]) == process.pid
-            if is_child and b"hydra.run.dir=" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
 
 
 def cores(pid: int) -> str | None:
@@ -211,10 +198,18 @@ def test_eight_jobs_on_two_slots(small, tmp_path):
     """Never more than two at once, on cores of their own, and one that dies does not stop the rest."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two CPU cores")
-    process = start(*small, *QUICK, "seed=1,2,3,4,5,6,7,8", "hydra.launcher.slots=2", cwd=tmp_path)
+    arguments = [
+        "--multirun",
+        *small,
+        *QUICK,
+        "seed=1,2,3,4,5,6,7,8",
+        "hydra.launcher.slots=2",
+        "hydra.sweep.dir=sweep",
+    ]
+    process = Started(*arguments, cwd=tmp_path)
     most, pairs, victim = 0, set(), None
     while process.poll() is None:
-        pids = children(process)
+        pids = [pid for pid in processes_in(tmp_path) if pid != process.pid]
         most = max(most, len(pids))
         if len(pids) == 2:
             pairs.add(tuple(sorted(map(str, (cores(pid) for pid in pids)))))
@@ -250,7 +245,7 @@ def test_ctrl_c_ends_all_jobs_in_order(small, tmp_path):
     assert re.search(r"^seed-3 +waiting", said, re.MULTILINE)
     for name in found:
         assert (tmp_path / "sweep" / name / "checkpoints" / "last" / "state.json").exists()
-    assert not processes_of(tmp_path)
+    assert not processes_in(tmp_path)
 
 
 SIZED = {"seeds": ["seed=1,2"]}

@@ -25,6 +25,7 @@ def run(root: Path, script: str, arguments: tuple[str, ...], cwd: Path, env: dic
 
     os.setsid()
     end_with(os.getppid())
+    multiprocessing.set_start_method("fork", force=True)  # as it is for a user; inherited was forkserver
     multiprocessing.context._concrete_contexts["spawn"] = FORK
     slots.Process._start = staticmethod(Forked)
     with open(said / "out", "wb") as out, open(said / "err", "wb") as err:
@@ -57,12 +58,10 @@ class Forked:
     def job(argv: list[str], environment: dict[str, str], slot, log: IO[bytes], parent: int) -> None:
         from hydra.core.global_hydra import GlobalHydra
 
-        from gpt.interrupt import end_with
+        from gpt.sweep.slots import enter
 
-        end_with(parent)
+        enter(slot, parent)
         os.setsid()
-        if slot.cores is not None:
-            os.sched_setaffinity(0, slot.cores)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -65,6 +65,13 @@ def share_out(slots: int | None, gpus: int | None, threads: int | None, present:
     ]
 
 
+def enter(slot: Slot, parent: int) -> None:
+    """Let this process, which ``parent`` has started, be a job's: on the cores of its slot, no longer than parent."""
+    end_with(parent)
+    if slot.cores is not None and CAN_PIN:  # torch takes as many threads
+        os.sched_setaffinity(0, slot.cores)
+
+
 class Process:
     """A job in a process of its own, which ends with this one; what it says goes to a file in its directory."""
 
@@ -83,12 +90,6 @@ class Process:
     @staticmethod
     def _start(command: list[str], environment: dict[str, str], slot: Slot, log: IO[bytes]) -> subprocess.Popen:
         parent = os.getpid()
-
-        def in_child() -> None:
-            end_with(parent)
-            if slot.cores is not None and CAN_PIN:  # torch takes as many threads
-                os.sched_setaffinity(0, slot.cores)
-
         return subprocess.Popen(
             command,
             env=environment,
@@ -96,7 +97,7 @@ class Process:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches it through stop() alone
-            preexec_fn=in_child,
+            preexec_fn=lambda: enter(slot, parent),
         )
 
     def ended(self) -> tuple[str, str] | None:
