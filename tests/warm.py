@@ -1,7 +1,7 @@
 """A command of the project in a process forked from one that has imported torch: seconds less for every test.
 
-What the command starts itself is forked too: ranks, jobs of a sweep. Tests of how these begin and end start commands
-as users do, with subprocess.
+What the command starts itself is forked too: ranks, jobs of a sweep. The tests of Ctrl-C, of ranks that fail and of
+several machines start commands as users do, with subprocess.
 """
 
 import multiprocessing
