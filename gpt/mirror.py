@@ -124,7 +124,8 @@ def attend(seconds: float, last_words: str) -> threading.Event:
     over = threading.Event()
 
     def wait() -> None:
-        sys.stdin.buffer.read()  # ends with whoever holds the other end
+        while os.read(sys.stdin.fileno(), 1):  # ends with whoever holds the other end; Python's own would hold a lock
+            pass
         over.set()
         time.sleep(seconds)
         say(last_words)

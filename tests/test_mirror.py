@@ -196,6 +196,7 @@ def test_whatever_wandb_does_training_is_the_same(server, small, local, tmp_path
     assert done.returncode == 0, done.stderr
     assert deterministic(tmp_path / "run") == local
     assert re.search(said, done.stdout), done.stdout
+    assert "ended by SIG" not in done.stdout, done.stdout
     assert over < 15  # ten, and what a busy machine takes to end a process
     if mood not in ("hang later", "no disk"):
         return
