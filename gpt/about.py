@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gpt.rundir import read_json, write_json
+from gpt.files import read_json, write_json
 
 ABOUT, DIFF = "about.json", "code.diff"
 ROOT = Path(__file__).parents[1]

@@ -3,31 +3,13 @@
 Needs no torch, so that a wrong command is refused at once.
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gpt.config import Config, changed_keys, read
 from gpt.errors import InputError, Interrupted
-
-LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not read
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the directory for this process alone. Raises InputError while another process does."""
-    descriptor = os.open(run_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InputError(f"{run_dir} is in use: its run is still going on", "wait for it, or stop it first") from error
-    finally:
-        os.close(descriptor)
+from gpt.files import LAYOUT, locked, read_json, write_json
 
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
@@ -38,31 +20,7 @@ def write_result(run_dir: Path, result: dict[str, Any]) -> None:
 def read_result(run_dir: Path) -> dict[str, Any] | None:
     """What result.json says, or None where there is none. Raises InputError for what this version cannot read."""
     path = run_dir / "result.json"
-    return read_json(path) if path.exists() else None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file, whole or not at all."""
-    part = path.with_name(f".{path.name}")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_json` wrote in this layout. Raises InputError for another, and for what is no JSON."""
-    try:
-        content = json.loads(path.read_text())
-        layout = content["layout"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is none of ours", "take a directory that runs or sweeps of gptlab have made"
-        ) from error
-    if layout != LAYOUT:
-        raise InputError(
-            f"{path} has layout {layout}, and this version of gptlab reads layout {LAYOUT}",
-            "take the version that wrote it, or another directory",
-        )
-    return content
+    return read_json(path, ("status",)) if path.exists() else None
 
 
 def outcome(result: dict[str, Any], run_dir: Path) -> float | None:

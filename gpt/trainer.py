@@ -21,6 +21,7 @@ from gpt.debug import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import LostRank, TrainingError
 from gpt.evaluate import Validation, exact_match
+from gpt.files import locked
 from gpt.generate import generate_text
 from gpt.histogram import histograms
 from gpt.interrupt import Interrupt
@@ -39,7 +40,7 @@ from gpt.precision import (
     pick_device,
     set_matmul_precision,
 )
-from gpt.rundir import latest_checkpoint, locked, write_result
+from gpt.rundir import latest_checkpoint, write_result
 from gpt.schedule import step_tokens
 from gpt.schema import WandbConfig
 from gpt.summary import conclude, facts, introduce

@@ -27,8 +27,9 @@ from gpt.checks import CHOICES, check_names
 from gpt.compare.runs import Run, load, run_directories
 from gpt.config import Config, read
 from gpt.errors import InputError, Interrupted, TrainingError
+from gpt.files import LAYOUT, locked, read_json, write_json
 from gpt.mirror import PATIENCE, POLL, Tail, attend, cure, follow, say, step_back
-from gpt.rundir import LAYOUT, latest_checkpoint, locked, read_json, write_json
+from gpt.rundir import latest_checkpoint
 from gpt.schema import WandbConfig
 from gpt.sweep.jobs import INDEX
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples

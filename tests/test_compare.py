@@ -20,7 +20,8 @@ from gpt.compare.statistics import differences, holm, summarize
 from gpt.compose import compose
 from gpt.config import save
 from gpt.errors import InputError
-from gpt.rundir import write_json, write_result
+from gpt.files import write_json
+from gpt.rundir import write_result
 
 compose = functools.cache(lambda *overrides, compose=compose: compose(list(overrides)))
 

@@ -325,7 +325,7 @@ def test_imports_flow_one_way():
         ["config", "cli"],
         ["checks"],
         ["schema"],
-        ["schedule"],
+        ["schedule", "files"],
         ["errors"],
     ]
     height = {room: i for i, rooms in enumerate(layers) for room in rooms}

@@ -19,9 +19,9 @@ from test_run import deterministic
 from wandb_server import KEY, serving
 
 from gpt.about import git
+from gpt.files import LAYOUT, locked, write_json
 from gpt.histogram import BINS, histogram
 from gpt.mirror import Tail
-from gpt.rundir import LAYOUT, locked, write_json
 from gpt.tracker import METRICS, parse_samples, read_metrics
 
 RUN = ["tracker=wandb", "hydra.run.dir=run", "trainer.eval_every=1280"]

@@ -9,7 +9,8 @@ from gpt import cli
 from gpt.compose import as_rank, compose
 from gpt.config import save, scaled
 from gpt.errors import InputError
-from gpt.rundir import write_json, write_result
+from gpt.files import write_json
+from gpt.rundir import write_result
 from gpt.schedule import linear_stages, run_length, whole_batches
 from gpt.sweep.board import Board, last_row
 from gpt.sweep.jobs import Job, check_sweep_dir, job_names, over_arms, stand

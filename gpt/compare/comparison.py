@@ -18,7 +18,7 @@ from gpt.compare.runs import TRAIN, Arm, Run, find, find_arms
 from gpt.compare.statistics import Difference, Mean, differences, summarize
 from gpt.compare.tables import Grid, arms_grid, as_table, average, differences_grid, keys_grid, runs_grid, with_error
 from gpt.errors import InputError
-from gpt.rundir import LAYOUT
+from gpt.files import LAYOUT
 
 OUT = Path("outputs/compare")
 PAGE = "compare.html"

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt.checks import did_you_mean
 from gpt.config import flatten, read
 from gpt.errors import InputError
-from gpt.rundir import read_json, read_result
+from gpt.files import read_json
+from gpt.rundir import read_result
 from gpt.tracker import METRICS, read_metrics
 
 AXES = ("tokens", "steps", "time", "FLOPs")  # what losses are drawn against; time in seconds

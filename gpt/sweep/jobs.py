@@ -13,7 +13,8 @@ from gpt.checks import check_names
 from gpt.compose import parse
 from gpt.config import Config, changed_keys, read
 from gpt.errors import InputError
-from gpt.rundir import locked, read_json, read_result
+from gpt.files import locked, read_json
+from gpt.rundir import read_result
 from gpt.sweep.slots import Process, Slot
 
 if TYPE_CHECKING:

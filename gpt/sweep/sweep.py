@@ -23,9 +23,10 @@ from omegaconf import OmegaConf, open_dict
 from gpt.compose import Refused, explain_composition, output_path, ready
 from gpt.config import load
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
+from gpt.files import LAYOUT, locked, read_json, write_json
 from gpt.interrupt import Interrupt, end_with
 from gpt.machine import check_machines
-from gpt.rundir import LAYOUT, locked, read_json, read_result, write_json
+from gpt.rundir import read_result
 from gpt.sweep.board import Board
 from gpt.sweep.jobs import INDEX, REPLACED, Job, check_sweep_dir, job_names, set_aside, stand, swept_keys
 from gpt.sweep.slots import Process, Slot, share_out
