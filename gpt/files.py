@@ -43,13 +43,13 @@ def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -
         content = parse_object(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged, or none of ours: {error}", cure) from error
-    if missing := [key for key in ("layout", *keys) if key not in content]:
-        raise InputError(f"{path} is damaged, or none of ours: it has no {missing[0]}", cure)
-    if content["layout"] != LAYOUT:
+    if content.get("layout", LAYOUT) != LAYOUT:
         raise InputError(
             f"{path} has layout {content['layout']}, and this version of gptlab reads layout {LAYOUT}",
             "take the version that wrote it, or another directory",
         )
+    if missing := [key for key in ("layout", *keys) if key not in content]:
+        raise InputError(f"{path} is damaged, or none of ours: it has no {missing[0]}", cure)
     return content
 
 

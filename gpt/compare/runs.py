@@ -188,7 +188,9 @@ def run_directories(directory: Path) -> tuple[list[Path], dict[str, Any] | None]
         sweep = read_json(path)
         jobs, baseline = sweep.get("jobs"), sweep.get("baseline")
         if not isinstance(jobs, dict) or not (baseline is None or isinstance(baseline, str)):
-            raise InputError(f"{path} is none of ours", "take a directory that runs or sweeps of gptlab have made")
+            raise InputError(
+                f"{path} is damaged, or none of ours", "take a directory that runs or sweeps of gptlab have made"
+            )
         sweep |= {"baseline": baseline}
     inside = sorted((p for p in directory.glob("[!.]*/") if (p / "config.yaml").is_file()), key=by_number)
     if not inside:
