@@ -34,7 +34,7 @@ TASKS = ["val", "sample"]
 def main() -> None:
     from gpt.compose import compose_evaluation, parse, ready
     from gpt.machine import check_machine
-    from gpt.rundir import check_same_vocabulary, find_checkpoint
+    from gpt.rundir import check_same_vocabulary, check_whole, find_checkpoint
 
     own = {o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("checkpoint", "tasks")}
     overrides = [a for a in sys.argv[1:] if a.partition("=")[0] not in own]
@@ -44,6 +44,7 @@ def main() -> None:
     if not own.get("checkpoint"):
         raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
     checkpoint = find_checkpoint(Path(str(own["checkpoint"])).expanduser())
+    check_whole(checkpoint)
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
     if "val" in tasks:

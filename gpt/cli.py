@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError, Interrupted, TrainingError
+from gpt.interrupt import ending_at_once
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -138,13 +139,14 @@ def guard(command: Callable[[], None]) -> int:
     set_by_user = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
     try:
-        command()
+        with ending_at_once():
+            command()
     except (InputError, TrainingError, Interrupted) as error:
         if set_by_user == "1":
             traceback.print_exc()
         return report(error)
     except KeyboardInterrupt:
-        print("\nstopped at once; what was saved last is intact", file=sys.stderr)
+        print("\nstopped at once", file=sys.stderr)
         return Interrupted.exit_code
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("gpt", "data"):

@@ -3,6 +3,7 @@
 This room belongs to the commands: it stands above data/, and nothing below imports it.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -26,7 +27,7 @@ from gpt.checks import did_you_mean
 from gpt.cli import CONF, GROUPS
 from gpt.config import Config, explain, load
 from gpt.errors import InputError, TrainingError
-from gpt.rundir import check_resumable, check_same_data, check_unused
+from gpt.rundir import check_resumable, check_same_data, check_unused, held
 
 if TYPE_CHECKING:
     from gpt.tokenfile import TokenFile
@@ -81,6 +82,8 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         if running or isinstance(error, (InputError, TrainingError)):
             raise
         raise explain_composition(error) from error
+    finally:
+        CheckFirst.held.close()
     if submitted is not None:
         from gpt.slurm import wait
 
@@ -253,9 +256,14 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 def check_first(config: Config, run_dir: Path | None) -> None:
     """All that can be wrong, as far as it can be known here, in the order of what it costs. Raises InputError."""
     if config.cluster.name == "slurm":  # the job finds out the rest
-        from gpt.slurm import check_sbatch
+        from gpt.slurm import attach, check_sbatch
 
         check_sbatch(config)
+        if run_dir is not None and (submitted := attach(config, run_dir)):
+            raise InputError(
+                f"{run_dir} is in use: SLURM job {submitted.job_id} is not over",
+                f"wait for it, or end it after its step: scancel --signal=USR2 {submitted.job_id}",
+            )
         ready(config, run_dir)
         return
     from gpt.machine import check_machine, check_meeting_place, settle
@@ -271,15 +279,29 @@ class Refused(BaseException):
 
 
 class CheckFirst(Callback):
-    """Hydra callback: refuses a single run before its directory is made."""
+    """Hydra callback: refuses a single run before anything is written, and holds its directory from then on."""
+
+    held = contextlib.ExitStack()  # what run_hydra lets go at its end
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        directory = OmegaConf.to_container(config.hydra.run)["dir"]
         try:
             typed = load(config)
             if not typed.plan and not typed.is_dry_run:
-                is_fresh = "${fresh:" in directory  # resolving it would make the directory
-                follows = config.hydra.output_subdir is None
-                check_first(typed, None if is_fresh or follows else Path(config.hydra.run.dir))
+                self.check(typed, config)
         except Exception as error:
             raise Refused(error) from error
+
+    def check(self, typed: Config, config: DictConfig) -> None:
+        """Check a run and hold its directory, which is made last, when nothing can be wrong any more."""
+        if config.hydra.output_subdir is None:  # rank 0 has the directory
+            return check_first(typed, None)
+        is_fresh = "${fresh:" in OmegaConf.to_container(config.hydra.run)["dir"]  # resolving it makes the directory
+        run_dir = None if is_fresh else Path(config.hydra.run.dir)
+        if run_dir is not None and run_dir.is_dir():
+            self.held.enter_context(held(run_dir))
+            return check_first(typed, run_dir)
+        check_first(typed, run_dir)
+        run_dir = Path(config.hydra.run.dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.held.enter_context(held(run_dir))
+        check_unused(run_dir)  # by another command with the same directory, meanwhile

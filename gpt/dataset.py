@@ -3,7 +3,6 @@
 import atexit
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
-from gpt.interrupt import end_with
+from gpt.interrupt import end_with, ignore_signals
 from gpt.loss import IGNORE
 from gpt.order import Order, rank_samples
 from gpt.schedule import Stages, step_tokens
@@ -97,9 +96,7 @@ class OrderedSampler(DistributedSampler):
 
 def _begin_worker(worker: int) -> None:
     end_with(os.getppid())  # at once: it holds the lock on the run's directory too
-    # Ctrl-C and schedulers reach the whole process group; workers must outlive the step that is to be finished.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()  # it must outlive the step that is to be finished
 
 
 def _end_workers() -> None:

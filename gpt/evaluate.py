@@ -3,7 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -14,9 +14,33 @@ from torch import Tensor
 
 from gpt.dataset import unpack
 from gpt.distributed import ALONE, World
+from gpt.interrupt import Stopped, never
 from gpt.loss import IGNORE, loss_sum
 from gpt.model import GPT, evaluating
 from gpt.windows import ID, NO_TARGET, Windows
+
+
+def sum_over(
+    batches: Iterator[Tensor],
+    function: Callable[[Tensor], Tensor],
+    model: GPT,
+    autocast: AbstractContextManager,
+    world: World,
+    stop: Callable[[], bool],
+) -> float:
+    """The sum of a function over all batches of all ranks. Raises Stopped, on all of them, once one is to stop."""
+    total = torch.zeros(2, dtype=torch.float64)  # the sum, and whether to stop: one collective, left out by no rank
+    with evaluating(model):
+        for batch in batches:
+            if stop():
+                total[1] = 1
+                break
+            with autocast:
+                total[0] += function(batch).cpu()
+    summed, stopped = world.sum(total).tolist()
+    if stopped:
+        raise Stopped
+    return summed
 
 
 @dataclass
@@ -69,14 +93,21 @@ class Validation:
             yield torch.from_numpy(batch)
 
     @torch.no_grad()
-    def loss(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
-        """Mean loss per token in nats, shared out over the ranks."""
-        total = torch.zeros((), dtype=torch.float64)
-        with evaluating(model):
-            for batch in self.batches(world.rank, world.size):
-                with autocast:
-                    total += loss_sum(model, *unpack(batch.to(device), self.windows.documents == "masked")).cpu()
-        return world.sum(total).item() / self.n_targets
+    def loss(
+        self,
+        model: GPT,
+        device: torch.device,
+        autocast: AbstractContextManager,
+        world: World = ALONE,
+        stop: Callable[[], bool] = never,
+    ) -> float:
+        """Mean loss per token in nats, shared out over the ranks. Raises Stopped."""
+
+        def batch_loss(batch: Tensor) -> Tensor:
+            return loss_sum(model, *unpack(batch.to(device), self.windows.documents == "masked"))
+
+        batches = self.batches(world.rank, world.size)
+        return sum_over(batches, batch_loss, model, autocast, world, stop) / self.n_targets
 
 
 @dataclass
@@ -108,18 +139,24 @@ class ExactMatch:
             yield torch.from_numpy(batch)
 
     @torch.no_grad()
-    def share(self, model: GPT, device: torch.device, autocast: AbstractContextManager, world: World = ALONE) -> float:
-        """From 0 to 1, the ranks sharing the work."""
-        matched = torch.zeros((), dtype=torch.float64)
-        with evaluating(model):
-            for batch in self.batches(world.rank, world.size):
-                inputs, targets, _ = unpack(batch.to(device), masked=False)
-                with autocast:
-                    likeliest = model.logits(model(inputs)).argmax(-1)  # (B, T)
-                is_target = targets != IGNORE
-                right = ((likeliest == targets) | ~is_target).all(1) & is_target.any(1)
-                matched += right.sum().cpu()
-        return world.sum(matched).item() / len(self.documents)
+    def share(
+        self,
+        model: GPT,
+        device: torch.device,
+        autocast: AbstractContextManager,
+        world: World = ALONE,
+        stop: Callable[[], bool] = never,
+    ) -> float:
+        """From 0 to 1, the ranks sharing the work. Raises Stopped."""
+
+        def matched(batch: Tensor) -> Tensor:
+            inputs, targets, _ = unpack(batch.to(device), masked=False)
+            likeliest = model.logits(model(inputs)).argmax(-1)  # (B, T)
+            is_target = targets != IGNORE
+            return (((likeliest == targets) | ~is_target).all(1) & is_target.any(1)).sum()
+
+        batches = self.batches(world.rank, world.size)
+        return sum_over(batches, matched, model, autocast, world, stop) / len(self.documents)
 
 
 def exact_match(windows: Windows, micro_batch_size: int) -> ExactMatch | None:

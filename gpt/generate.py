@@ -1,9 +1,12 @@
 """Sampling with a key-value cache."""
 
+from collections.abc import Callable
+
 import tiktoken
 import torch
 from torch import Tensor
 
+from gpt.interrupt import Stopped, never
 from gpt.model import GPT, evaluating
 from gpt.order import derive
 from gpt.schema import SampleConfig
@@ -20,15 +23,26 @@ def next_token(logits: Tensor, temperature: float, top_k: int | None, generator:
 
 
 @torch.no_grad()
-def generate(model: GPT, prompt: Tensor, tokens: int, *, temperature: float, top_k: int | None, seed: int) -> Tensor:
+def generate(
+    model: GPT,
+    prompt: Tensor,
+    tokens: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    stop: Callable[[], bool] = never,
+) -> Tensor:
     """Continue ``prompt`` (B, T) by ``tokens`` ids -> (B, T + tokens). Ids are drawn on the CPU from ``seed``.
 
-    When the context is full, its newer half is read anew and decoding goes on from there.
+    When the context is full, its newer half is read anew and decoding goes on from there. Raises Stopped.
     """
     ids, seq_len, generator = prompt, model.config.seq_len, torch.Generator().manual_seed(seed)
     unread, caches = ids[:, -seq_len:], None
     with evaluating(model):
         for _ in range(tokens):
+            if stop():
+                raise Stopped
             if caches is None or caches.length + unread.size(1) > seq_len:
                 if caches is not None:
                     unread = ids[:, -max(1, seq_len // 2) :]
@@ -39,8 +53,15 @@ def generate(model: GPT, prompt: Tensor, tokens: int, *, temperature: float, top
     return ids
 
 
-def generate_text(model: GPT, tokenizer: tiktoken.Encoding, sample: SampleConfig, seed: int, step: int) -> str:
-    """The sample that a run with this seed writes at this step: prompt and continuation."""
+def generate_text(
+    model: GPT,
+    tokenizer: tiktoken.Encoding,
+    sample: SampleConfig,
+    seed: int,
+    step: int,
+    stop: Callable[[], bool] = never,
+) -> str:
+    """The sample that a run with this seed writes at this step: prompt and continuation. Raises Stopped."""
     prompt = torch.tensor([prompt_ids(tokenizer, sample.prompt)], device=model.wte.weight.device)  # (1, T)
     ids = generate(
         model,
@@ -49,5 +70,6 @@ def generate_text(model: GPT, tokenizer: tiktoken.Encoding, sample: SampleConfig
         temperature=sample.temperature,
         top_k=sample.top_k,
         seed=derive("sample", seed, step),
+        stop=stop,
     )
     return tokenizer.decode(ids[0].tolist()).removeprefix(END_OF_TEXT)

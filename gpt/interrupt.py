@@ -1,15 +1,29 @@
-"""How processes end: at the next step boundary after Ctrl-C or SIGTERM, and never later than who started them."""
+"""How processes end: at the next step boundary after a signal, and never later than who started them."""
 
 import ctypes
 import os
 import signal
+import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from gpt.errors import Interrupted
 
 GO_ON, FINISH_STEP, END_NOW = range(3)
+INSISTENT = (signal.SIGINT, signal.SIGTERM)  # which end a run at once when they come again
+STOPPING = (*INSISTENT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LIBC = ctypes.CDLL(None)  # found before anything is forked
+
+
+class Stopped(Exception):
+    """Something long was left before its end, because a signal has come."""
+
+
+def never() -> bool:
+    """Whether to stop something long: no."""
+    return False
 
 
 def end_with(parent: int) -> None:
@@ -20,17 +34,57 @@ def end_with(parent: int) -> None:
         os._exit(Interrupted.exit_code)
 
 
-class Interrupt:
-    """While in the ``with``, the first SIGINT or SIGTERM asks for an end after the step; a second one ends at once.
+def ignore_signals() -> None:
+    """Leave it to the process that started this one to end it: terminals and schedulers signal all of a group."""
+    for number in (*STOPPING, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
 
-    ``stop`` holds what was asked for; in shared memory, it asks the processes that share it. ``listens`` is false in
-    those, where another process listens.
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let every signal that asks for an end raise KeyboardInterrupt, as Ctrl-C does, while nothing else handles it."""
+
+    def end(number: int, frame) -> None:
+        mute_lost_terminal()
+        raise KeyboardInterrupt
+
+    with _handling(dict.fromkeys((*STOPPING, signal.SIGQUIT), end)):
+        yield
+
+
+@contextmanager
+def _handling(handlers: dict) -> Iterator[None]:
+    """Handle signals so, but for those that the user has had ignored, such as SIGHUP by nohup."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # the others get no signals
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Interrupt:
+    """While in the ``with``, the first signal asks for an end after the step, and says so; a second one ends at once.
+
+    A terminal that is closed signals more than once, so that SIGHUP never counts as the second. ``stop`` holds what was
+    asked for; in shared memory, it asks the processes that share it. ``listens`` is false in those, where another
+    process listens. ``promise`` says what happens.
     """
 
-    def __init__(self, stop: ctypes.c_int | None = None, listens: bool = True) -> None:
+    def __init__(
+        self,
+        stop: ctypes.c_int | None = None,
+        listens: bool = True,
+        promise: str = "ends after this step and saves; a second one ends at once, without saving",
+    ) -> None:
         self.stop = ctypes.c_int(GO_ON) if stop is None else stop
-        self.listens = listens and threading.current_thread() is threading.main_thread()  # the others get no signals
-        self._previous = {}
+        handlers = dict.fromkeys(STOPPING, self._receive) | {signal.SIGQUIT: self._end}
+        self._handling = _handling(handlers if listens else {})
+        self.promise = promise
 
     @property
     def received(self) -> bool:
@@ -38,17 +92,42 @@ class Interrupt:
         return self.stop.value != GO_ON
 
     def __enter__(self) -> "Interrupt":
-        if self.listens:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *error) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(*error)
 
     def _receive(self, number: int, frame) -> None:
-        if self.received:
-            self.stop.value = END_NOW
-            raise KeyboardInterrupt
-        self.stop.value = FINISH_STEP
+        mute_lost_terminal()
+        if not self.received:
+            self.stop.value = FINISH_STEP
+            with suppress(OSError):  # written at once, whatever else is being printed
+                os.write(2, f"{_fresh_line()}{signal.Signals(number).name}: {self.promise}\n".encode())
+        elif number in INSISTENT:
+            self._end(number, frame)
+
+    def _end(self, number: int, frame) -> None:
+        mute_lost_terminal()
+        self.stop.value = END_NOW
+        raise KeyboardInterrupt
+
+
+def _fresh_line() -> str:
+    """Clears the progress bar, or what the terminal shows of Ctrl-C."""
+    return "\r\x1b[2K" if os.isatty(2) else ""
+
+
+def mute_lost_terminal() -> None:
+    """Write to nowhere what goes to a terminal that is gone: it would fail, and end what is being saved."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                mute(descriptor)
+
+
+def mute(descriptor: int) -> None:
+    """Write to nowhere what goes to a descriptor."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -20,7 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gpt.distributed import World
 from gpt.errors import InputError, TrainingError
-from gpt.interrupt import FINISH_STEP, GO_ON, Interrupt, end_with
+from gpt.interrupt import FINISH_STEP, GO_ON, INSISTENT, Interrupt, end_with, ignore_signals
 from gpt.schema import ClusterConfig, MultinodeConfig
 
 
@@ -40,18 +40,18 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
         wait_for_machine_0(cluster)
     stop = multiprocessing.get_context("spawn").RawValue("i", GO_ON)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said once, here
-    quit_handler = signal.getsignal(signal.SIGQUIT)
     try:
         with tempfile.TemporaryDirectory() as logs, Interrupt(stop):
             agent = elastic_launch(launch_config(cluster, logs), run_rank)
             results = agent(stop, cluster, function, arguments)
     except ChildFailedError as error:
         (failure,) = error.failures.values()
+        if failure.exitcode < 0 and stop.value != GO_ON:  # a signal to all, before this rank could tell
+            raise KeyboardInterrupt from error
         raise explain(failure, node_rank * cluster.nproc + failure.local_rank) from error
     except RendezvousError as error:
         raise not_met(cluster) from error
     finally:
-        signal.signal(signal.SIGQUIT, quit_handler)  # the agent leaves its own
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
     return results[min(results)]
 
@@ -95,7 +95,7 @@ def launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
         run_id="gptlab",
         rdzv_backend="c10d",
         max_restarts=0,
-        signals_to_handle="SIGQUIT",
+        signals_to_handle="none",  # Interrupt has them
         **meeting,
     )
 
@@ -122,13 +122,13 @@ def obey(stop: ctypes.c_int) -> None:
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno())  # gets the number of every signal at once, whichever thread the signal met
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ignore_signals()
+    for number in INSISTENT:
         signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning, which who started the ranks takes
 
     def listen() -> None:
         while True:
-            if heard.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            if heard.recv(1)[0] not in INSISTENT:
                 continue
             for _ in range(10):
                 time.sleep(0.1)

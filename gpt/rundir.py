@@ -3,13 +3,42 @@
 Needs no torch, so that a wrong command is refused at once.
 """
 
+import contextlib
+import hashlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt.config import Config, changed_keys, read
 from gpt.errors import InputError, Interrupted
-from gpt.files import LAYOUT, locked, read_json, write_json
+from gpt.files import LAYOUT, locked, parse_object, read_json, write_json
+
+METRICS, SAMPLES, HISTOGRAMS = "metrics.jsonl", "samples.txt", "histograms.jsonl"
+CHECKPOINT = re.compile(r"step_\d{8,}")
+STATE, STATE_LAYOUT = "state.json", 1  # 0: before checkpoints had hashes, which is still read
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Hold a run's directory for this command alone. Raises InputError while another command or a training has it.
+
+    A training holds its metrics.jsonl by itself, because it may outlive the command, on another machine for instance.
+    """
+    with locked(run_dir):
+        if (run_dir / METRICS).is_file():
+            with locked(run_dir / METRICS):
+                pass
+        yield
+
+
+@contextlib.contextmanager
+def logs_held(run_dir: Path) -> Iterator[None]:
+    """Hold a run's logs for this training alone. Raises InputError while another training does."""
+    (run_dir / METRICS).touch()
+    with locked(run_dir / METRICS):
+        yield
 
 
 def write_result(run_dir: Path, result: dict[str, Any]) -> None:
@@ -35,14 +64,28 @@ def step_directory(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step_{step:08d}"
 
 
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; directories of this name are whole, because they get it when they are."""
+    inside = (run_dir / "checkpoints").glob("step_*")
+    return sorted(path for path in inside if CHECKPOINT.fullmatch(path.name) and path.is_dir())
+
+
 def latest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint; directories of this name are whole, because they get it when they are."""
-    return max((run_dir / "checkpoints").glob("step_*"), default=None)
+    """The newest checkpoint."""
+    return max(checkpoints(run_dir), default=None)
+
+
+def what_is_saved(run_dir: Path) -> str:
+    """How a run that ended before its time goes on, in words."""
+    if (checkpoint := latest_checkpoint(run_dir)) is None:
+        return f"nothing had been saved yet; from the beginning: python train.py resume={run_dir}"
+    return f"the checkpoint of step {int(checkpoint.name[5:]):,} is intact: python train.py resume={run_dir}"
 
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that ``path`` is, or the last one of the run whose output directory it is. Raises InputError."""
-    checkpoint = path if (path / "state.json").is_file() else latest_checkpoint(path)
+    is_one = (path / STATE).exists() or CHECKPOINT.fullmatch(path.resolve().name)
+    checkpoint = path if is_one and path.is_dir() else latest_checkpoint(path)
     if checkpoint is None:
         raise InputError(
             f"checkpoint={path}: no checkpoint there",
@@ -58,13 +101,85 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What state.json says: fingerprint of the data, bytes of each log, progress."""
-    return json.loads((checkpoint / "state.json").read_text())
+    """What state.json says: fingerprint of the data, bytes of each log, progress. Raises InputError."""
+    try:
+        return _parse_state(checkpoint)
+    except (OSError, ValueError) as error:
+        raise _damaged(checkpoint, STATE, str(error)) from error
+
+
+def _parse_state(checkpoint: Path) -> dict[str, Any]:
+    """Read state.json and see that it is whole. Raises OSError or ValueError, and InputError for a newer layout."""
+    path = checkpoint / STATE
+    content = parse_object(path.read_text())
+    layout = content.get("layout", 0)
+    if layout not in (0, STATE_LAYOUT):
+        raise InputError(
+            f"{path} has layout {layout}, and this version of gptlab reads up to {STATE_LAYOUT}",
+            "take the version that wrote it",
+        )
+    hashes = content.get("sha256")
+    if (layout or hashes is not None) and (not isinstance(hashes, dict) or hashes.pop(STATE, None) != digest(content)):
+        raise ValueError("its sha256 is not what it says")
+    if missing := {"progress", "tokenizer", "fingerprint", "logs"} - content.keys():
+        raise ValueError(f"it has no {min(missing)}")
+    return content
+
+
+def digest(content: dict[str, Any]) -> str:
+    """sha256 of what can be written as JSON."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Every file of a checkpoint is as it was written. Raises InputError, with another checkpoint that is whole."""
+    if damage := _find_damage(checkpoint):
+        raise _damaged(checkpoint, *damage)
+
+
+def _find_damage(checkpoint: Path) -> tuple[str, str] | None:
+    """The first file that is not as it was written, and why; None where all are."""
+    name = STATE
+    try:
+        for name, expected in _parse_state(checkpoint).get("sha256", {}).items():
+            with open(checkpoint / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    return name, f"its sha256 is not what {STATE} says"
+    except (OSError, ValueError) as error:
+        return name, error.strerror if isinstance(error, OSError) else str(error)
+    return None
+
+
+def _damaged(checkpoint: Path, name: str, reason: str) -> InputError:
+    """The refusal of a checkpoint, and which would do in its place: the newest older one that is whole."""
+    others = [path for path in checkpoints(checkpoint.parents[1]) if path.name != checkpoint.name]
+    others.sort(key=lambda path: (path.name < checkpoint.name, path.name), reverse=True)
+    whole = next((path for path in others if _find_damage(path) is None), None)
+    if whole is None:
+        cure = "no other checkpoint of this run is whole: restore this one from a copy"
+    else:
+        cure = f"{whole} is whole: evaluate that one; to go on from there, delete {checkpoint.name} and resume"
+    return InputError(f"{checkpoint / name} is damaged: {reason}", cure)
+
+
+def check_logs(run_dir: Path, checkpoint: Path) -> None:
+    """What belongs to a checkpoint of each log is there, or in the checkpoint itself. Raises InputError."""
+    for name, length in read_state(checkpoint)["logs"].items():
+        path = run_dir / name
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file", "move it away: what belongs there is in the checkpoint")
+        size = path.stat().st_size if path.exists() else 0
+        is_given_up = name == HISTOGRAMS and not path.exists()
+        if size < length and not (checkpoint / name).exists() and not is_given_up:
+            raise InputError(
+                f"{path} has {size:,} bytes, and {length:,} belong to {checkpoint.name}",
+                "restore it from a copy" + (", or delete it to go on without" if name == HISTOGRAMS else ""),
+            )
 
 
 def check_unused(run_dir: Path) -> None:
     """A new run needs a directory in which there is none. Raises InputError."""
-    if (run_dir / "metrics.jsonl").exists():
+    if any((run_dir / name).exists() for name in ("config.yaml", METRICS, "checkpoints")):
         result = read_result(run_dir)
         status = result["status"] if result else "not finished"
         raise InputError(
@@ -73,9 +188,8 @@ def check_unused(run_dir: Path) -> None:
 
 
 def check_resumable(config: Config, run_dir: Path) -> None:
-    """A run is continued by one process, with its own config, and while it has steps left. Raises InputError."""
-    with locked(run_dir):
-        saved = read(run_dir / "config.yaml")
+    """A run is continued with its own config, from files that are whole, while it has steps left. Raises InputError."""
+    saved = read(run_dir / "config.yaml")
     if changed := changed_keys(saved, config):
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
         raise InputError(
@@ -85,6 +199,8 @@ def check_resumable(config: Config, run_dir: Path) -> None:
         )
     if (checkpoint := latest_checkpoint(run_dir)) is None:
         return  # ended before its first checkpoint: it starts again
+    check_whole(checkpoint)
+    check_logs(run_dir, checkpoint)
     step, result = read_state(checkpoint)["progress"]["step"], read_result(run_dir)
     is_done = result is not None and result["status"] == "done"
     if step > config.total_steps or (is_done and step == config.total_steps):

@@ -85,7 +85,7 @@ def conclude(trainer: Trainer, tracker: Tracker, status: str) -> dict[str, Any]:
         if trainer.exact_match:
             tracker.say(f"exact match {result['exact_match']:.2%} of {len(trainer.exact_match.documents):,} documents")
         if trainer.config.sample.tokens:
-            tracker.say("a sample:\n  " + printable(trainer.sample()))
+            tracker.say("a sample:\n  " + printable(trainer.last_sample or trainer.sample()))
     for warning in grad_norm_warnings(rows):
         tracker.say(f"warning     {warning.text}")
     if trainer.config.tracker.plot and rows:

@@ -1,24 +1,38 @@
 """What a run leaves behind and says meanwhile: metrics.jsonl, histograms.jsonl, samples.txt, the terminal."""
 
+import contextlib
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gpt.errors import TrainingError
+from gpt.interrupt import mute
+from gpt.rundir import HISTOGRAMS, METRICS, SAMPLES
+
 if TYPE_CHECKING:
     from gpt.mirror import Mirror
 
 PIPE_WIDTH = 200
-METRICS, SAMPLES, HISTOGRAMS = "metrics.jsonl", "samples.txt", "histograms.jsonl"
+
+
+class LastingConsole(Console):
+    """A console whose reader may go away, which would else end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more."""
+        self.quiet = True
+        mute(sys.stdout.fileno())
 
 
 def plain_console() -> Console:
     """Where the commands speak: text as it is, and in a pipe lines that are not cut."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = LastingConsole(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
@@ -39,11 +53,11 @@ class Tracker:
         mirror: "Mirror",
         with_histograms: bool = False,
     ):
-        self.total_steps, self.mirror = total_steps, mirror
+        self.run_dir, self.total_steps, self.mirror = run_dir, total_steps, mirror
         self.files = {}
         for name in (METRICS, SAMPLES, *([HISTOGRAMS] if with_histograms or HISTOGRAMS in logs else [])):
             file = open(run_dir / name, "ab")
-            file.truncate(logs.get(name, 0))
+            file.truncate(min(logs.get(name, 0), file.tell()))  # histograms that were deleted are not made up
             file.seek(0, os.SEEK_END)  # truncating leaves the position, which sync() reports, where the end was
             self.files[name] = file
         self.console = plain_console()
@@ -68,7 +82,8 @@ class Tracker:
 
     def say(self, text: str) -> None:
         """A line for the user, above the progress bar."""
-        self.console.print(text)
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            self.console.print(text)
 
     def row(self, row: dict[str, Any]) -> None:
         """Append a step's metrics to metrics.jsonl and show them."""
@@ -89,12 +104,27 @@ class Tracker:
         self._append(SAMPLES, f"--- step {step}\n{text}\n")
 
     def sync(self) -> dict[str, int]:
-        """Bring the logs to the disk; returns their lengths in bytes."""
-        for file in self.files.values():
+        """Bring the logs to the disk; returns their lengths in bytes. Raises TrainingError where they are gone."""
+        for name, file in self.files.items():
+            self._check_in_place(name)
             os.fsync(file.fileno())
         return {name: file.tell() for name, file in self.files.items()}
 
+    def _check_in_place(self, name: str) -> None:
+        """What is written must be found: a directory can be moved or removed while a run holds its files open."""
+        path = self.run_dir / name
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self.files[name].fileno())):
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise TrainingError(
+            f"{path} is no longer there: it, or a directory above it, was moved or removed during the run\n"
+            "  where it was moved to, it goes on: python train.py resume=DIRECTORY"
+        )
+
     def _append(self, name: str, text: str) -> None:
+        self._check_in_place(name)
         self.files[name].write(text.encode())
         self.files[name].flush()
 

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,11 @@ from gpt.config import Config
 from gpt.dataset import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
 from gpt.debug import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
-from gpt.errors import LostRank, TrainingError
+from gpt.errors import Interrupted, LostRank, TrainingError
 from gpt.evaluate import Validation, exact_match
-from gpt.files import locked
 from gpt.generate import generate_text
 from gpt.histogram import histograms
-from gpt.interrupt import Interrupt
+from gpt.interrupt import Interrupt, Stopped, never
 from gpt.loss import loss_sum
 from gpt.memory import reset_peak
 from gpt.mirror import Mirror
@@ -40,7 +39,7 @@ from gpt.precision import (
     pick_device,
     set_matmul_precision,
 )
-from gpt.rundir import latest_checkpoint, write_result
+from gpt.rundir import latest_checkpoint, logs_held, step_directory, what_is_saved, write_result
 from gpt.schedule import step_tokens
 from gpt.schema import WandbConfig
 from gpt.summary import conclude, facts, introduce
@@ -119,6 +118,8 @@ class Trainer:
         self.compiler_problem = compiler_problem(self.device) if config.compile else None
         self.state = self.build_state(train.vocab_size)
         self.logs = self.resume() if config.resume else {}  # bytes of each log that belong to where the run starts
+        self.saved_step = self.state.progress.step
+        self.last_sample: str | None = None
         self.loss_sum = replicated(LossSum(self.state.model), self.device, world)
         self.mark = (time.perf_counter(), self.state.progress.tokens)  # since when tokens per second are counted
 
@@ -141,47 +142,62 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, or to a signal; returns what result.json holds.
 
-        Raises TrainingError when the run cannot go on.
+        Raises TrainingError when the run cannot go on, and Interrupted where a signal ended it at once.
         """
         progress, world = self.state.progress, self.world
         begun = time.perf_counter()
         reset_peak(self.device)
         result = {"status": "failed"}
-        lock = locked(self.run_dir) if world.is_main else contextlib.nullcontext()
+        alone = logs_held(self.run_dir) if world.is_main else contextlib.nullcontext()
+        threads = cpu_threads(self.config.cluster.threads)
         interrupt = Interrupt(world.stop, listens=world.stop is None)
-        with lock, cpu_threads(self.config.cluster.threads), interrupt, self.mirror() as mirror:
+        with self.failures_in_words(), alone, threads, interrupt, self.mirror() as mirror:
             try:
                 with self.tracker(mirror) as tracker:
                     introduce(self, tracker)
                     self.train(tracker, interrupt)
-                    result["status"] = "interrupted" if progress.step < self.total_steps else "done"
+                    is_done = progress.step == self.total_steps and progress.pending is None
+                    result["status"] = "done" if is_done else "interrupted"
                     if world.is_main:
                         result |= conclude(self, tracker, result["status"])
             except KeyboardInterrupt:
                 result["status"] = "interrupted"
                 raise
-            except OSError as error:
-                raise TrainingError(
-                    f"step {progress.step}: {self.run_dir} cannot be written: {error}\n"
-                    f"  the last checkpoint is intact; make room, then: python train.py resume={self.run_dir}"
-                ) from error
-            except RuntimeError as error:
-                if world.size == 1 or not is_lost_rank(error):
-                    raise
-                raise after_grace(
-                    LostRank(
-                        f"step {progress.step + 1}: another rank is gone, or did not answer within "
-                        f"cluster.timeout={self.config.cluster.timeout} s ({str(error).splitlines()[0]})\n"
-                        f"  see {self.run_dir}/logs; the last checkpoint is intact: "
-                        f"python train.py resume={self.run_dir}"
-                    )
-                ) from error
             finally:
                 seconds = round(time.perf_counter() - begun, 3)
                 if world.is_main:
                     with contextlib.suppress(OSError):  # a full disk has been told
                         write_result(self.run_dir, result | {"seconds": seconds})
         return result
+
+    @contextlib.contextmanager
+    def failures_in_words(self) -> Iterator[None]:
+        """Say of what ends a run before its time what it was, and how it goes on. Raises TrainingError, Interrupted."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"stopped at once\n  {what_is_saved(self.run_dir)}") from error
+        except OSError as error:
+            raise TrainingError(
+                f"step {self.state.progress.step}: {self.run_dir} cannot be written: {error}\n"
+                f"  make room, or mend that; then: {what_is_saved(self.run_dir)}"
+            ) from error
+        except RuntimeError as error:
+            step, reason = self.state.progress.step + 1, str(error).splitlines()[0]
+            if reason.startswith("DataLoader worker"):
+                raise TrainingError(
+                    f"step {step}: one of data.num_workers={self.config.data.num_workers} is gone: {reason}\n"
+                    f"  if memory is short, take fewer; {what_is_saved(self.run_dir)}"
+                ) from error
+            if self.world.size == 1 or not is_lost_rank(error):
+                raise
+            raise after_grace(
+                LostRank(
+                    f"step {step}: another rank is gone, or did not answer within "
+                    f"cluster.timeout={self.config.cluster.timeout} s ({reason})\n"
+                    f"  see {self.run_dir}/logs; {what_is_saved(self.run_dir)}"
+                )
+            ) from error
 
     def mirror(self) -> Mirror | contextlib.nullcontext:
         """What copies the logs elsewhere, which outlives them and result.json."""
@@ -190,24 +206,35 @@ class Trainer:
         return Mirror(tracker.name, self.run_dir, stays) if self.world.is_main else contextlib.nullcontext()
 
     def tracker(self, mirror: Mirror | None) -> Tracker | Silent:
-        """Rank 0 speaks and writes the logs."""
+        """Rank 0 speaks and writes the logs, which are first brought to where the run goes on."""
         if mirror is None:
             return Silent()
-        write_about(self.run_dir, facts(self), self.state.progress.step, self.world.size)
+        step, rebuilt = self.state.progress.step, []
+        if step:
+            path = step_directory(self.run_dir, step)
+            rebuilt = checkpoint.restore_logs(path, self.run_dir, self.logs)
+            checkpoint.settle(self.run_dir, self.state.progress.best_step, self.config.checkpoint.keep)
+        write_about(self.run_dir, facts(self), step, self.world.size)
         draws = self.config.tracker.histograms_every is not None
-        return Tracker(self.run_dir, self.logs, self.state.progress.step, self.total_steps, mirror, draws)
+        tracker = Tracker(self.run_dir, self.logs, step, self.total_steps, mirror, draws)
+        for name in rebuilt:
+            tracker.say(f"{name} was not what it was when step {step:,} was saved: rebuilt from the checkpoint")
+        return tracker
 
     def train(self, tracker: Tracker, interrupt: Interrupt) -> None:
-        """Step after step, until the run ends or a signal came."""
-        progress, trainer = self.state.progress, self.config.trainer
-        batches, stopping = self.batches(), False
+        """Step after step, until the run ends or a signal came; the last one is saved."""
+        progress, trainer, batches = self.state.progress, self.config.trainer, self.batches()
         recorded = profiled(self.run_dir, enabled=trainer.profile and self.world.is_main)
         with recorded as profile, finite(self.state.model, trainer.anomaly):
+            stopping = not self.evaluate_pending(tracker, interrupt)  # a signal had come before the evaluation's end
             while progress.step < self.total_steps and not stopping:
                 step = self.train_step(batches)
                 stopping = self.world.any(interrupt.received)  # asked once a step, so that a run that stops has saved
                 self.after_step(tracker, step, stopping)
+                stopping = stopping or not self.evaluate_pending(tracker, interrupt)
                 profile()
+        if progress.step != self.saved_step:
+            self.save(tracker)
 
     def batches(self) -> Iterator[Tensor]:
         """Micro-batches (micro_batch_size, seq_len + 1) from where the run stands to its end."""
@@ -269,7 +296,7 @@ class Trainer:
         return self.loss_sum.no_sync()
 
     def after_step(self, tracker: Tracker, step: Step, stopping: bool) -> None:
-        """Log, evaluate and save where they are due."""
+        """Log and save where they are due. A step that is to be evaluated is saved before, and logged after it."""
         config, progress = self.config, self.state.progress
         last = progress.step == self.total_steps
         every = config.trainer.eval_every
@@ -280,19 +307,51 @@ class Trainer:
         if not (logging or saving):
             return
         row = self.measure(step)
-        best_so_far = evaluating and self.evaluate(row)
         if step.histograms:
             tracker.histograms(progress.step, step.histograms | histograms("parameters", self.state.model))
-        if logging:
-            tracker.row(row)
-        if progress.step == 1:
+        if evaluating:
+            progress.pending = row
+        elif logging:
+            self.log(tracker, row)
+        if saving:
+            self.save(tracker)
+        self.mark = (time.perf_counter(), progress.tokens)
+
+    def evaluate_pending(self, tracker: Tracker, interrupt: Interrupt) -> bool:
+        """Evaluate the last step, if that is still to come: validation, sample, log, and a checkpoint of the best.
+
+        False where a signal comes before the end: the evaluation is then left, and done anew when the run goes on.
+        Raises TrainingError where the validation loss is not finite.
+        """
+        progress, text = self.state.progress, None
+        if progress.pending is None:
+            return True
+        is_due = self.config.sample.tokens > 0 and self.world.is_main
+        try:
+            row = progress.pending | self.evaluate(lambda: interrupt.received)
+        except Stopped:
+            return False
+        with contextlib.suppress(Stopped):
+            text = self.sample(lambda: interrupt.received) if is_due else None
+        if self.world.any(is_due and text is None):
+            return False
+        progress.pending = None
+        self.log(tracker, row)
+        if text is not None:
+            tracker.sample(progress.step, text)
+            self.last_sample = text
+        if progress.best_loss is None or row["val/loss"] < progress.best_loss:
+            progress.best_loss, progress.best_step = row["val/loss"], progress.step
+            self.save(tracker)
+        self.mark = (time.perf_counter(), progress.tokens)
+        return True
+
+    def log(self, tracker: Tracker, row: dict[str, Any]) -> None:
+        """Log the metrics of a step."""
+        tracker.row(row)
+        if row["step"] == 1:
             ln_vocab = math.log(self.state.model.vocab_size)
             tracker.say(f"loss at initialisation {row['train/loss']:.4f}, ln(vocab_size) {ln_vocab:.4f}")
-        if evaluating and config.sample.tokens and self.world.is_main:
-            tracker.sample(progress.step, self.sample())
-        if (saving or best_so_far) and self.world.is_main:
-            self.save(tracker, best_so_far)
-        self.mark = (time.perf_counter(), progress.tokens)
 
     def has_histograms(self, step: int) -> bool:
         """Whether a step has histograms of weights and gradients."""
@@ -328,31 +387,37 @@ class Trainer:
         """A run that has left the numbers."""
         return TrainingError(
             f"step {self.state.progress.step}: {what}\n"
-            "  the last checkpoint is older and intact; a lower optimizer.lr or a longer warm-up may help, and\n"
-            f"  python train.py resume={self.run_dir} debug=anomaly names the first module that is not finite"
+            f"  {what_is_saved(self.run_dir)}\n"
+            "  debug=anomaly there names the first module that is not finite; a lower optimizer.lr or a longer warm-up "
+            "may help"
         )
 
-    def evaluate(self, row: dict[str, Any]) -> bool:
-        """Add the validation loss to a row; says whether it is the lowest so far. Raises TrainingError."""
-        progress = self.state.progress
-        row["val/loss"] = self.validation.loss(self.state.model, self.device, self.autocast, self.world)
-        if not math.isfinite(row["val/loss"]):
-            raise self.not_finite(f"validation loss {row['val/loss']}")
+    def evaluate(self, stop: Callable[[], bool] = never) -> dict[str, float]:
+        """The metrics of the validation. Raises TrainingError where the loss is not finite, and Stopped."""
+        model, how = self.state.model, (self.device, self.autocast, self.world, stop)
+        metrics = {"val/loss": self.validation.loss(model, *how)}
+        if not math.isfinite(metrics["val/loss"]):
+            raise self.not_finite(f"validation loss {metrics['val/loss']}")
         if self.exact_match is not None:
-            row["val/exact_match"] = self.exact_match.share(self.state.model, self.device, self.autocast, self.world)
-        if progress.best_loss is not None and row["val/loss"] >= progress.best_loss:
-            return False
-        progress.best_loss, progress.best_step = row["val/loss"], progress.step
-        return True
+            metrics["val/exact_match"] = self.exact_match.share(model, *how)
+        return metrics
 
-    def sample(self) -> str:
-        """A text of the model's own."""
-        return generate_text(
-            self.state.model, self.tokenizer, self.config.sample, self.config.seed, self.state.progress.step
-        )
+    def sample(self, stop: Callable[[], bool] = never) -> str:
+        """A text of the model's own. Raises Stopped."""
+        config, step = self.config, self.state.progress.step
+        return generate_text(self.state.model, self.tokenizer, config.sample, config.seed, step, stop)
 
-    def save(self, tracker: Tracker, best_so_far: bool) -> None:
-        """Write a checkpoint of the last step."""
-        about = {"fingerprint": self.fingerprint, "tokenizer": self.train_file.vocabulary, "logs": tracker.sync()}
-        keep = self.config.checkpoint.keep
-        checkpoint.save(self.run_dir, self.state, about=about, is_best=best_so_far, keep=keep)
+    def save(self, tracker: Tracker) -> None:
+        """Write a checkpoint of the last step, if there is none. Raises TrainingError where weights are not finite."""
+        progress, keep = self.state.progress, self.config.checkpoint.keep
+        if not self.world.is_main:
+            return
+        if self.saved_step == progress.step:  # before its evaluation, which may have found it the best
+            checkpoint.settle(self.run_dir, progress.best_step, keep)
+            return
+        weights = [p.isfinite().all() for p in self.state.model.parameters()]
+        if not torch.stack(weights).all():
+            raise self.not_finite("the update left weights that are not finite")
+        about = {"fingerprint": self.fingerprint, "tokenizer": self.train_file.vocabulary}
+        checkpoint.save(self.run_dir, self.state, about=about, logs=tracker.sync(), keep=keep)
+        self.saved_step = progress.step

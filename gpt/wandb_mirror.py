@@ -29,7 +29,7 @@ from gpt.config import Config, read
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
 from gpt.mirror import PATIENCE, POLL, Tail, attend, cure, follow, say, step_back
-from gpt.rundir import latest_checkpoint
+from gpt.rundir import held, latest_checkpoint
 from gpt.schema import WandbConfig
 from gpt.sweep.jobs import INDEX
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples
@@ -268,7 +268,7 @@ def connect(upload: Upload, over: threading.Event) -> bool:
 def later(run_dir: Path, given: dict[str, str]) -> str:
     """Upload what W&B has not of a run that is over; returns its address. Raises InputError or TrainingError."""
     upload = Upload(run_dir, given)
-    with locked(run_dir):
+    with held(run_dir):
         pass
     over = threading.Event()
     over.set()

@@ -321,11 +321,11 @@ def test_imports_flow_one_way():
         ["dataset", "optim", "checkpoint", "tracker", "plot", "debug", "compile", "about", "wandb_file"],
         ["loss", "windows", "memory", "histogram"],
         ["rundir", "machine"],
-        ["model", "order", "precision", "tokenfile", "tokenizer", "distributed", "interrupt"],
+        ["model", "order", "precision", "tokenfile", "tokenizer", "distributed"],
         ["config", "cli"],
         ["checks"],
         ["schema"],
-        ["schedule", "files"],
+        ["schedule", "files", "interrupt"],
         ["errors"],
     ]
     height = {room: i for i, rooms in enumerate(layers) for room in rooms}

@@ -14,7 +14,7 @@ from gpt.compose import parse
 from gpt.config import Config, changed_keys, read
 from gpt.errors import InputError
 from gpt.files import locked, read_json
-from gpt.rundir import read_result
+from gpt.rundir import held, read_result
 from gpt.sweep.slots import Process, Slot
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def stand(job: Job) -> None:
     if result and result["status"] == "done":
         job.state, job.result = "kept", result
     elif job.handle is None:
-        with locked(job.run_dir):
+        with held(job.run_dir):
             job.config.resume = str(job.run_dir)
 
 

@@ -212,7 +212,8 @@ class Sweep:
 
     def run(self) -> None:
         """Run what is to run. Raises TrainingError where a failure ended the sweep, and Interrupted."""
-        with locked(self.dir), Interrupt() as interrupt, Board(self.title, self.jobs, self.slots, self.dir) as board:
+        interrupt = Interrupt(promise="its jobs end after their steps and save; a second one ends them at once")
+        with locked(self.dir), interrupt, Board(self.title, self.jobs, self.slots, self.dir) as board:
             self.write_index()
             try:
                 self.work(interrupt, board)
