@@ -107,7 +107,7 @@ def test_the_output_directory_is_complete(small, tmp_path):
     assert {path.name for path in (run_dir / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last", "best", "step_00000020"}
     assert {path.name for path in (run_dir / "checkpoints" / "last").iterdir()} == {
-        "model.safetensors", "optimizer.safetensors", "state.json",
+        "model.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl", "samples.txt",
     }  # fmt: skip
     assert (run_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["model"]["n_embd"] == 32
@@ -167,9 +167,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(small, tmp_path):
         cwd=tmp_path,
     )
     wait_for_step(process, run_dir, 5)
-    while_running = call(f"resume={run_dir}", cwd=tmp_path)
-    assert while_running.returncode == 2
-    assert "is in use" in while_running.stderr
+    saved = {path: path.read_bytes() for path in [run_dir / "config.yaml", *(run_dir / ".hydra").iterdir()]}
+    for other in ([f"resume={run_dir}", "trainer.max_steps=7"], [*small, "seed=5", f"hydra.run.dir={run_dir}"]):
+        while_running = call(*other, cwd=tmp_path)
+        assert while_running.returncode == 2
+        assert "is in use" in while_running.stderr
+    assert {path: path.read_bytes() for path in saved} == saved
     process.kill()
     process.communicate()
     done = call(f"resume={run_dir}", "trainer.max_steps=20", cwd=tmp_path)
@@ -183,6 +186,20 @@ def test_simultaneous_starts_get_directories_of_their_own(small, tmp_path):
         _, said = process.communicate()
         assert process.returncode == 0, said
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 3
+
+
+def test_of_two_commands_with_one_directory_one_runs_and_nothing_of_the_other_is_there(small, tmp_path):
+    """Whatever each was doing when the other came: before its directory was made, before its first row."""
+    run_dir, codes = tmp_path / "run", {}
+    processes = {seed: Started(*small, f"seed={seed}", f"hydra.run.dir={run_dir}", cwd=tmp_path) for seed in (1, 2, 3)}
+    for seed, process in processes.items():
+        _, said = process.communicate()
+        codes[seed] = process.returncode
+        assert process.returncode == 0 or "is in use" in said or "already holds a run" in said, said
+    (seed,) = (seed for seed, code in codes.items() if code == 0)
+    assert sorted(codes.values()) == [0, 2, 2]
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["seed"] == seed
+    assert f"seed={seed}" in yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text())
 
 
 @pytest.mark.parametrize(

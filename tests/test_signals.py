@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Started, command, environment
+from conftest import Started, call, command, environment
 
 from gpt import checkpoint, evaluate, generate
 from gpt.interrupt import Interrupt
@@ -228,3 +228,24 @@ def test_a_worker_of_the_loader_that_is_killed_ends_the_run_in_words(small, tmp_
     assert "nothing had been saved yet; from the beginning: python train.py resume=run" in said
     assert "Traceback" not in said
     assert len(said.strip().splitlines()) <= 4
+
+
+@pytest.mark.slow
+def test_ranks_leave_an_evaluation_together(small, tmp_path):
+    run_dir = tmp_path / "run"
+    long = [*TIMES, "trainer.eval_tokens=null", "cluster=ddp", "cluster.nproc=2", f"hydra.run.dir={run_dir}"]
+    process = Started(*small, *long, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (run_dir / METRICS).exists() or len(read_metrics(run_dir)) < 3:  # step 4 is evaluated next
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    assert [row["step"] for row in read_metrics(run_dir)] == [1, 2, 3]
+    assert latest_checkpoint(run_dir).name == "step_00000004"
+    done = call(f"resume={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in read_metrics(run_dir) if "val/loss" in row] == [4, 8, 12]
