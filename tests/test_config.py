@@ -206,7 +206,7 @@ WRONG = [
     (["batch=ramp_steps", "batch.ramp.stages=[[9_000_000,128]]"], "the batch ramp of 9000000 tokens is longer than the run", "shorten it"),
     (["batch=ramp_steps", "batch.ramp.stages=64"], "batch.ramp.stages=64", "a list of pairs"),
     (["schedule.warmup_tokens=2_000_000"], "schedule.warmup_tokens=2000000 is longer than the run of 1572864 tokens", "null is 2 % of the run"),
-    (["schedule.decay_until=1000"], "schedule.decay_until=1000 is not after the warm-up", "the end of the run"),
+    (["schedule.decay_until=1000", "schedule.warmup_tokens=1000"], "schedule.decay_until=1000 is not after the warm-up", "the end of the run"),
     (["schedule.decay_fraction=1.5"], "schedule.decay_fraction=1.5 makes no sense", "0 to 1"),
     (["schedule=inverse_sqrt", "schedule.warmup_tokens=0"], "schedule=inverse_sqrt falls from the end of the warm-up", "at least 1"),
     (["schedule.name=triangle"], "schedule.name=triangle is not known", "allowed: constant, cosine"),
@@ -325,7 +325,7 @@ def test_imports_flow_one_way():
         ["config", "cli"],
         ["checks"],
         ["schema"],
-        ["schedule", "files"],
+        ["schedule", "files", "layouts"],
         ["errors"],
     ]
     height = {room: i for i, rooms in enumerate(layers) for room in rooms}
