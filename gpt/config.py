@@ -246,7 +246,10 @@ def load(composed: DictConfig) -> Config:
     try:
         raw = OmegaConf.to_container(composed, resolve=False)
         raw.pop("hydra", None)
-        config = OmegaConf.to_object(OmegaConf.merge(schema_of(raw), raw))
+        schema, options = OmegaConf.structured(Config), schema_of(raw)
+        for group in VARIANTS:
+            schema[group] = options[group]
+        config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error
     check(config, flatten(config))
@@ -258,14 +261,22 @@ def which_option(group: str) -> str:
     return f"{group}.{SAYS_WHICH.get(group, 'name')}"
 
 
-def schema_of(raw: dict[str, Any]) -> DictConfig:
-    """The keys of a config and their types, which depend on the options that it takes. Raises InputError."""
-    schema = OmegaConf.structured(Config)
+def schema_of(raw: dict[str, Any]) -> dict[str, type]:
+    """The types of a config's sections and keys, which depend on the options that it takes. Raises InputError."""
+    schema = {field.name: field.type for field in fields(Config)}
     for group, variants in VARIANTS.items():
         given = layouts.value_at(raw, which_option(group))
         check_names(which_option(group), given, list(variants))
         schema[group] = variants[given]
     return schema
+
+
+def keys_of(schema: dict[str, type]) -> dict[str, Any]:
+    """The names of all keys, section in section."""
+    return {
+        name: keys_of({field.name: field.type for field in fields(kind)}) if is_dataclass(kind) else None
+        for name, kind in schema.items()
+    }
 
 
 def save(config: Config, path: Path) -> None:
@@ -293,7 +304,7 @@ def read_saved(path: Path) -> DictConfig:
     try:
         layouts.rename(raw)
         layouts.check_there(raw, [which_option(group) for group in VARIANTS])
-        layouts.complete(raw, OmegaConf.to_container(schema_of(raw)))
+        layouts.complete(raw, keys_of(schema_of(raw)))
         return OmegaConf.create(raw)
     except InputError as error:
         raise InputError(f"{path}: {error.problem}", error.cure) from error
