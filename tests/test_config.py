@@ -139,6 +139,29 @@ def test_what_may_change_on_resume():
     assert longer == {"trainer.max_steps": (None, 5)}  # another job of a sweep
 
 
+@pytest.mark.parametrize(
+    "given, keys",
+    [
+        ([], ["schedule.decay_until=1572864"]),
+        (["schedule=wsd", "trainer.max_steps=100"], ["schedule.decay_until=102400"]),
+        (["batch=ramp"], ["schedule.decay_until=1572864", "batch.ramp.over_tokens=20971"]),
+        (["batch=ramp_steps"], ["schedule.decay_until=1572864", "batch.ramp.stages=[[6991,128],[13982,256],[20972,512]]"]),
+    ],
+)  # fmt: skip
+def test_a_longer_run_may_be_given_what_null_meant_and_keeps_its_curves(given, keys):
+    saved, longer = compose(given), [*given, "trainer.max_steps=null", "trainer.max_tokens=150_000_000"]
+    kept, stretched = compose([*longer, *keys]), compose(longer)
+    assert set(changed_keys(saved, kept)) == set()
+    assert set(changed_keys(saved, kept, any_length=False)) > {key.partition("=")[0] for key in keys}
+    assert kept.stages == saved.stages and (len(keys) == 1 or stretched.stages != saved.stages)
+    for tokens in (1000, 50_000, saved.total_tokens):
+        expected = saved.schedule.multiplier(tokens, saved.total_tokens)
+        assert kept.schedule.multiplier(tokens, kept.total_tokens) == expected
+    for key in keys:  # as nothing else
+        other = key.replace("6991", "6912") if "stages" in key else f"{key}0"
+        assert set(changed_keys(saved, compose([*longer, other]))) == {key.partition("=")[0]}
+
+
 READY = ["data=text", "data.files=[short.txt]", "model.seq_len=16", "device=cpu"]  # right but for what follows
 # Wrong input: arguments, and what the message must say of key, value and cure.
 WRONG = [

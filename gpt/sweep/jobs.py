@@ -138,7 +138,7 @@ def check_sweep_dir(path: Path) -> None:
     """A sweep goes into a directory that is empty, or a sweep's, and not in use. Raises InputError."""
     if not path.exists() or (path.is_dir() and {inside.name for inside in path.iterdir()} <= {HYDRAS}):
         return
-    if not (path / INDEX).is_file():
+    if not (path / INDEX).exists():
         raise InputError(
             f"{path} is there already and holds no sweep (it has no {INDEX})",
             "take another directory: hydra.sweep.dir=DIR",
