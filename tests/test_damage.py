@@ -78,6 +78,14 @@ def test_whole_files_are_read_and_damaged_ones_refused_by_name(run_dir, name):
     assert str(path) in refused.value.problem
 
 
+def test_aliases_in_a_config_are_not_expanded(run_dir):
+    """Within a key of any content they would be read, and a few lines of them fill the memory."""
+    path = run_dir / "config.yaml"
+    path.write_text(path.read_text().replace("references: {}", "references: {a: &a 1.0, b: *a}"))
+    with pytest.raises(InputError, match=r"config.yaml is damaged, or none of ours: it has an alias \(\*\)"):
+        read(path)
+
+
 @pytest.mark.parametrize("line", ["- 3", "- [seed=1]", "- --multirun", "- 'seed=1 2]'", "seed: 1"])
 def test_what_is_no_list_of_overrides_is_refused(run_dir, line):
     (run_dir / ".hydra" / "overrides.yaml").write_text(line + "\n")
