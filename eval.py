@@ -45,6 +45,7 @@ def main() -> None:
         raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
     checkpoint = find_checkpoint(Path(str(own["checkpoint"])).expanduser())
     check_whole(checkpoint)
+    read_figures(figures_of(checkpoint))
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
     if "val" in tasks:
@@ -96,11 +97,28 @@ def evaluate(
     return results
 
 
+def figures_of(checkpoint: Path) -> Path:
+    """The file of a checkpoint's evaluations."""
+    return checkpoint.with_name(f"eval-{checkpoint.name}.json")
+
+
+def read_figures(path: Path) -> list[dict[str, Any]]:
+    """Earlier evaluations. Raises InputError for a file that is damaged."""
+    if not path.exists():
+        return []
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(held, list) and all(isinstance(entry, dict) for entry in held)):
+            raise ValueError("no list of evaluations")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged, or none of ours: {error}", "move it away, or restore it") from error
+    return held
+
+
 def record(checkpoint: Path, asked: dict[str, Any], results: dict[str, Any]) -> None:
     """Add the results to those of the same checkpoint; the same evaluation again replaces its own."""
-    path = checkpoint.with_name(f"eval-{checkpoint.name}.json")
-    held = json.loads(path.read_text()) if path.exists() else []
-    others = [entry for entry in held if any(entry[key] != value for key, value in asked.items())]
+    path = figures_of(checkpoint)
+    others = [entry for entry in read_figures(path) if any(entry.get(key) != value for key, value in asked.items())]
     part = path.with_name(f".{path.name}")
     try:
         part.write_text(json.dumps([*others, asked | results], indent=1, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ def train(composed: Any) -> Any:
     from gpt.compose import output_dir, ready
     from gpt.config import load, save
     from gpt.machine import settle
-    from gpt.rundir import outcome
+    from gpt.rundir import outcome, told_length
 
     config = load(composed)
     run_dir = output_dir()
@@ -27,6 +27,8 @@ def train(composed: Any) -> Any:
     train_file, val_file = ready(config, run_dir)
     settle(config)
     if run_dir:
+        if config.resume and (line := told_length(config, run_dir)):
+            print(line, flush=True)
         save(config, run_dir / "config.yaml")
     if config.cluster.name == "slurm":
         from gpt.slurm import submit

@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gpt.files import read_json, write_json
+from gpt.files import write_json
+from gpt.rundir import ABOUT, read_about
 
-ABOUT, DIFF = "about.json", "code.diff"
+DIFF = "code.diff"
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "numpy", "h5py", "hydra-core", "omegaconf", "tiktoken", "safetensors", "wandb")
 
@@ -20,7 +21,8 @@ PACKAGES = ("torch", "numpy", "h5py", "hydra-core", "omegaconf", "tiktoken", "sa
 def write_about(run_dir: Path, facts: dict[str, Any], step: int, world_size: int) -> None:
     """Write what is known of a run when it starts, or goes on after a step: facts, and one more of its starts."""
     path = run_dir / ABOUT
-    before = read_json(path)["starts"] if step and path.exists() else []
+    about = read_about(run_dir) if step else None
+    before = about["starts"] if about else []
     code, diff = git()
     if diff:
         (run_dir / DIFF).write_bytes(diff)

@@ -275,7 +275,8 @@ def check_schedule(config: "Config") -> None:
             f"schedule.warmup_tokens={schedule.warmup_tokens} is longer than the run of {total} tokens",
             f"allowed: up to {total}; null is 2 % of the run",
         )
-    if schedule.decay_until is not None and schedule.decay_until <= warmup(schedule.warmup_tokens, total):
+    warm = warmup(schedule.warmup_tokens, schedule.decay_until, total)
+    if schedule.decay_until is not None and schedule.decay_until <= warm:
         raise InputError(
             f"schedule.decay_until={schedule.decay_until} is not after the warm-up",
             "raise it, or give null: the end of the run",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -23,10 +22,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gpt import layouts
 from gpt.checks import did_you_mean
 from gpt.cli import CONF, GROUPS
-from gpt.config import Config, explain, load
+from gpt.config import Config, explain, flatten, load, read, read_saved
 from gpt.errors import InputError, TrainingError
+from gpt.files import read_yaml
 from gpt.rundir import check_resumable, check_same_data, check_unused, held
 
 if TYPE_CHECKING:
@@ -140,22 +141,46 @@ def with_resume(argv: list[str]) -> list[str]:
     if MULTIRUN & set(argv):
         raise InputError("resume continues one run, and --multirun starts many", "leave one of them out")
     run_dir = Path(path).expanduser().resolve()
-    overrides = run_dir / ".hydra" / "overrides.yaml"
-    if not ((run_dir / "config.yaml").is_file() and overrides.is_file()):
+    if not (run_dir / "config.yaml").exists():
         inside = [parent for parent in run_dir.parents if (parent / "config.yaml").is_file()]
         hint = (
             f"did you mean resume={inside[0]}?"
             if inside
             else "give the output directory of a run, such as outputs/DATE/TIME-NAME"
         )
-        raise InputError(f"resume={path}: no run there (no config.yaml and .hydra/overrides.yaml)", hint)
+        raise InputError(f"resume={path}: no run there (no config.yaml)", hint)
     dropped = ("resume=", "++resume=")  # the latter of a job of a sweep
     if any(argument.startswith("cluster=") for argument in argv):
         dropped += ("cluster=", "cluster.")  # another cluster has other keys
-    saved = [override for override in yaml.safe_load(overrides.read_text()) if not override.startswith(dropped)]
+    saved = [override for override in saved_overrides(run_dir) if not override.startswith(dropped)]
     quoted = "'" + str(run_dir).replace("'", r"\'") + "'"
     rest = [argument for argument in argv if argument not in given]
     return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
+
+
+def saved_overrides(run_dir: Path) -> list[str]:
+    """The overrides that a run was composed from, in today's names, after those that keep what it had as default.
+
+    Raises InputError, with the path, for damaged files.
+    """
+    path = run_dir / ".hydra" / "overrides.yaml"
+    flat = flatten(read(run_dir / "config.yaml"))
+    cure = "restore it from a copy, or write it: a line '- KEY=VALUE' for each override of the run's command"
+    overrides = read_yaml(path, list, cure)
+    for override in overrides:
+        if not isinstance(override, str) or not is_override(override):
+            raise InputError(f"{path} is damaged, or none of ours: {str(override)[:60]!r} is no override", cure)
+    defaults = [layouts.as_override(key, flat[key]) for key in layouts.ADDED if key in flat]
+    return [*defaults, *filter(None, map(layouts.rename_override, overrides))]
+
+
+def is_override(text: str) -> bool:
+    """Whether Hydra can read an override."""
+    try:
+        parse([text])
+    except InputError:
+        return False
+    return True
 
 
 FOLLOWER = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # makes no directory
@@ -213,7 +238,7 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
             "allowed: data, data.*, sample.*, seed, device, precision, trainer.eval_tokens, batch.micro_batch_size, "
             "cluster.threads",
         )
-    saved = OmegaConf.load(run_dir / "config.yaml")
+    saved = read_saved(run_dir / "config.yaml")
     groups = [override for override in parsed if "." not in override.key_or_group]
     given = OmegaConf.structured(compose([override.input_line for override in groups]))
     for override in groups:
@@ -301,7 +326,10 @@ class CheckFirst(Callback):
             self.held.enter_context(held(run_dir))
             return check_first(typed, run_dir)
         check_first(typed, run_dir)
-        run_dir = Path(config.hydra.run.dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir = Path(config.hydra.run.dir)
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_composition(error) from error
         self.held.enter_context(held(run_dir))
         check_unused(run_dir)  # by another command with the same directory, meanwhile

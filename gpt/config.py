@@ -1,5 +1,6 @@
 """The config of a run, what follows from it, and the door through which every config comes in. Imports no torch."""
 
+import itertools
 import math
 import os
 import re
@@ -12,8 +13,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from gpt import layouts
 from gpt.checks import check, check_names, did_you_mean
 from gpt.errors import InputError
+from gpt.files import CURE, read_yaml
 from gpt.schedule import Stages, linear_stages, run_length, whole_batches
 from gpt.schema import (
     AdamWConfig,
@@ -133,6 +136,18 @@ class Config:
         return start, full, over, multiple_of or math.gcd(start, full)
 
     @property
+    def meant_by_null(self) -> dict[str, Any]:
+        """The keys that are null and follow the length of the run, with the values that this length gives them."""
+        keys = flatten(self)
+        meant: dict[str, Any] = {"schedule.decay_until": self.total_tokens}
+        if isinstance(self.batch, RampBatchConfig):
+            meant["batch.ramp.over_tokens"] = self.ramp[2]
+        if isinstance(self.batch, RampStepsBatchConfig):
+            stages = self.given_stages
+            meant["batch.ramp.stages"] = [[end, size] for (_, size), (end, _) in itertools.pairwise(stages)]
+        return {key: value for key, value in meant.items() if keys[key] is None}
+
+    @property
     def micro_batch_size(self) -> int:
         """Sequences per rank and forward: as given, or the largest divisor of every batch that fits 4,096 tokens."""
         if self.batch.micro_batch_size is not None:
@@ -231,16 +246,37 @@ def load(composed: DictConfig) -> Config:
     try:
         raw = OmegaConf.to_container(composed, resolve=False)
         raw.pop("hydra", None)
-        schema = OmegaConf.structured(Config)
-        for group, variants in VARIANTS.items():
-            key = SAYS_WHICH.get(group, "name")
-            check_names(f"{group}.{key}", raw[group][key], list(variants))
-            schema[group] = variants[raw[group][key]]
+        schema, options = OmegaConf.structured(Config), schema_of(raw)
+        for group in VARIANTS:
+            schema[group] = options[group]
         config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error
     check(config, flatten(config))
     return config
+
+
+def which_option(group: str) -> str:
+    """The key that says which of a group's options a config has."""
+    return f"{group}.{SAYS_WHICH.get(group, 'name')}"
+
+
+def schema_of(raw: dict[str, Any]) -> dict[str, type]:
+    """The types of a config's sections and keys, which depend on the options that it takes. Raises InputError."""
+    schema = {field.name: field.type for field in fields(Config)}
+    for group, variants in VARIANTS.items():
+        given = layouts.value_at(raw, which_option(group))
+        check_names(which_option(group), given, list(variants))
+        schema[group] = variants[given]
+    return schema
+
+
+def keys_of(schema: dict[str, type]) -> dict[str, Any]:
+    """The names of all keys, section in section."""
+    return {
+        name: keys_of({field.name: field.type for field in fields(kind)}) if is_dataclass(kind) else None
+        for name, kind in schema.items()
+    }
 
 
 def save(config: Config, path: Path) -> None:
@@ -251,8 +287,29 @@ def save(config: Config, path: Path) -> None:
 
 
 def read(path: Path) -> Config:
-    """Read a saved config. Raises InputError when a key is unknown, missing or of the wrong type."""
-    return load(OmegaConf.load(path))
+    """Read a config that this version or an earlier one has saved. Raises InputError, with the path, for others."""
+    saved = read_saved(path)
+    try:
+        return load(saved)
+    except InputError as error:
+        cure = f"{error.cure}; a newer gptlab wrote this file, or it was changed since"
+        raise InputError(f"{path}: {error.problem}", cure) from error
+
+
+def read_saved(path: Path) -> DictConfig:
+    """A saved config in today's keys, not yet typed and checked. Raises InputError, with the path."""
+    raw = read_yaml(path, dict)
+    if not any(isinstance(raw.get(group), dict) for group in VARIANTS):
+        raise InputError(f"{path} is damaged, or none of ours: it has no {' and no '.join(VARIANTS)}", CURE)
+    try:
+        layouts.rename(raw)
+        layouts.check_there(raw, [which_option(group) for group in VARIANTS])
+        layouts.complete(raw, keys_of(schema_of(raw)))
+        return OmegaConf.create(raw)
+    except InputError as error:
+        raise InputError(f"{path}: {error.problem}", error.cure) from error
+    except OmegaConfBaseException as error:  # an interpolation that nobody can read
+        raise InputError(f"{path} is damaged, or none of ours: {str(error).splitlines()[0]}", CURE) from error
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -266,10 +323,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changed_keys(saved: Config, new: Config, any_length: bool = True) -> dict[str, tuple[Any, Any]]:
-    """Keys that make it another run, with their saved and new values (None: not there)."""
+    """Keys that make it another run, with their saved and new values (None: not there).
+
+    With ``any_length`` the length may change, and what was null may be given as what it meant for the saved length.
+    """
     old, now = flatten(saved), flatten(new)
     changed = {key: (old.get(key), now.get(key)) for key in {**old, **now} if old.get(key) != now.get(key)}
-    free = LENGTH if any_length else ()
+    free = set()
+    if any_length:
+        meant = saved.meant_by_null
+        free = {*LENGTH, *(key for key in meant if meant[key] == now.get(key))}
     return {key: values for key, values in changed.items() if key not in free and not SAME_RUN.fullmatch(key)}
 
 

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from gpt.errors import InputError
 
 LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not read
+CURE = "take a directory that runs or sweeps of gptlab have made, or restore this file from a copy"
 
 
 @contextmanager
@@ -38,9 +41,9 @@ def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -
 
     Raises InputError, with the path and ``cure``, for a file that is damaged, of another layout, or no file at all.
     """
-    cure = cure or "take a directory that runs or sweeps of gptlab have made, or restore this file from a copy"
+    cure = cure or CURE
     try:
-        content = parse_object(path.read_text())
+        content = parse_object(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged, or none of ours: {error}", cure) from error
     if content.get("layout", LAYOUT) != LAYOUT:
@@ -53,6 +56,13 @@ def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -
     return content
 
 
+def check_kinds(path: Path, content: dict[str, Any], kinds: dict[str, Any]) -> None:
+    """The values of a file, where they are there, are of these types. Raises InputError, with the path."""
+    for key, kind in kinds.items():
+        if key in content and not isinstance(content[key], kind):
+            raise InputError(f"{path} is damaged, or none of ours: {key} is {str(content[key])[:40]!r}", CURE)
+
+
 def parse_object(text: str) -> dict[str, Any]:
     """The JSON object in a text. Raises ValueError where there is none."""
     try:
@@ -63,4 +73,37 @@ def parse_object(text: str) -> dict[str, Any]:
         raise ValueError("no JSON that anyone would write: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
+    return content
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: none of our files has any, and a few lines of them expand to gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*)")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path, kind: type, cure: str = CURE) -> Any:
+    """Read a YAML file that holds one ``kind`` of value: dict or list.
+
+    Raises InputError, with the path and ``cure``, for a file that is damaged, or no file at all.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
+        if not isinstance(content, kind):
+            raise ValueError("it is empty" if content is None else f"no YAML {kind.__name__}")
+    except RecursionError as error:
+        raise InputError(f"{path} is damaged, or none of ours: it is nested too deeply", cure) from error
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:  # of PyYAML, for tags
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InputError(f"{path} is damaged, or none of ours: {reason}", cure) from error
     return content

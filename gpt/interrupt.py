@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,16 +41,31 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+_heard: list[int] = []  # signals since the command began, of which an import may have swallowed the exception
+
+
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Let every signal that asks for an end raise KeyboardInterrupt, as Ctrl-C does, while nothing else handles it."""
 
     def end(number: int, frame) -> None:
         mute_lost_terminal()
+        _heard.append(number)
         raise KeyboardInterrupt
 
-    with _handling(dict.fromkeys((*STOPPING, signal.SIGQUIT), end)):
-        yield
+    def again(unraisable) -> None:
+        if unraisable.exc_type is KeyboardInterrupt and _heard:  # it was raised where Python cannot pass it on
+            os.kill(os.getpid(), _heard[-1])
+        else:
+            hook(unraisable)
+
+    hook, sys.unraisablehook = sys.unraisablehook, again
+    try:
+        with _handling(dict.fromkeys((*STOPPING, signal.SIGQUIT), end)):
+            yield
+    finally:
+        sys.unraisablehook = hook
+        _heard.clear()
 
 
 @contextmanager
@@ -93,6 +109,8 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._handling.__enter__()
+        if _heard:
+            self._receive(_heard[-1], None)
         return self
 
     def __exit__(self, *error) -> None:

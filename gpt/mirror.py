@@ -4,7 +4,7 @@
 """
 
 import contextlib
-import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt.errors import InputError
+from gpt.files import CURE, parse_object
 from gpt.tracker import METRICS, plain_console
 
 MODULES = {"wandb": "gpt.wandb_mirror", "wandb_offline": "gpt.wandb_mirror", "tensorboard": "gpt.tensorboard_mirror"}
@@ -166,11 +168,33 @@ class Tail:
             whole = file.read()
         whole = whole[: whole.rfind(b"\n") + 1]
         self.position += len(whole)
-        return whole.decode()
+        try:
+            return whole.decode()
+        except UnicodeDecodeError as error:
+            raise self.damaged(error) from error
 
     def rows(self) -> list[dict[str, Any]]:
-        """These lines, where each is JSON."""
-        return [json.loads(line) for line in self.text().splitlines()]
+        """These lines, where each is a JSON object. Raises InputError."""
+        try:
+            return [parse_object(line) for line in self.text().splitlines()]
+        except ValueError as error:
+            raise self.damaged(error) from error
+
+    def histograms(self) -> dict[int, dict[str, Any]]:
+        """These lines of histograms.jsonl by step: of each parameter least, greatest and counts. Raises InputError."""
+        found = {}
+        for line in self.rows():
+            try:
+                found[line.pop("step")] = line
+                for held in line.values():
+                    math.fsum([held["min"], held["max"], *held["counts"]])
+            except (KeyError, TypeError) as error:
+                raise self.damaged(error) from error
+        return found
+
+    def damaged(self, error: Exception) -> InputError:
+        """An error in the file."""
+        return InputError(f"{self.path} is damaged, or none of ours: {error}", CURE)
 
 
 def follow(run_dir: Path, over: threading.Event) -> Iterator[dict[str, Any]]:

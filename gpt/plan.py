@@ -142,7 +142,7 @@ def describe(config: Config, about: dict[str, Any], vocab_size: int | None) -> s
     """The plan in words."""
     schedule, sizes = config.schedule, [size for _, size in config.stages]
     peak, micro = config.optimizer.lr, config.micro_batch_size
-    warm = warmup(schedule.warmup_tokens, about["tokens"])
+    warm = warmup(schedule.warmup_tokens, schedule.decay_until, about["tokens"])
     note = "" if vocab_size else " (assumed: the text is not there yet)"
     lr_end = peak * schedule.multiplier(config.total_tokens, config.total_tokens)
     batch = f"{sizes[0]:,} tokens per step" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,} tokens per step"

@@ -7,17 +7,35 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from gpt.config import Config, changed_keys, read
+from gpt import layouts
+from gpt.config import LENGTH, Config, changed_keys, flatten, read
 from gpt.errors import InputError, Interrupted
-from gpt.files import LAYOUT, locked, parse_object, read_json, write_json
+from gpt.files import LAYOUT, check_kinds, locked, parse_object, read_json, write_json
 
 METRICS, SAMPLES, HISTOGRAMS = "metrics.jsonl", "samples.txt", "histograms.jsonl"
 CHECKPOINT = re.compile(r"step_\d{8,}")
 STATE, STATE_LAYOUT = "state.json", 1  # 0: before checkpoints had hashes, which is still read
+ABOUT = "about.json"  # of a run's directory: facts, and its starts
+INDEX = "sweep.json"  # of a sweep's directory: its baseline, and its jobs in order
+FILES = """
+    config.yaml .hydra/overrides.yaml metrics.jsonl samples.txt histograms.jsonl result.json about.json log.txt loss.png
+    code.diff wandb.json
+""".split()
+DIRECTORIES = ".hydra checkpoints logs slurm tensorboard".split()
+NUMBER = (int, float, NoneType)
+RESULT = {
+    **dict.fromkeys(("step", "tokens"), int),
+    **dict.fromkeys(("initial_loss", "train_loss", "val_loss", "best_val_loss", "best_step", "exact_match"), NUMBER),
+    **dict.fromkeys(("parameters", "flops_per_token", "val_targets", "peak_memory_bytes", "seconds"), NUMBER),
+    **dict.fromkeys(("tokenizer", "references"), dict),
+    **dict.fromkeys(("status", "data_fingerprint", "data_order_hash"), str),
+}
 
 
 @contextlib.contextmanager
@@ -49,7 +67,48 @@ def write_result(run_dir: Path, result: dict[str, Any]) -> None:
 def read_result(run_dir: Path) -> dict[str, Any] | None:
     """What result.json says, or None where there is none. Raises InputError for what this version cannot read."""
     path = run_dir / "result.json"
-    return read_json(path, ("status",)) if path.exists() else None
+    if not path.exists():
+        return None
+    result = read_json(path, ("status",))
+    check_kinds(path, result, RESULT)
+    return result
+
+
+def read_about(run_dir: Path) -> dict[str, Any] | None:
+    """What about.json says, or None where there is none. Raises InputError for what this version cannot read."""
+    path = run_dir / ABOUT
+    if not path.exists():
+        return None
+    about = read_json(path, ("starts",))
+    check_kinds(path, about, {"starts": list})
+    for start in about["starts"] or [None]:
+        check_kinds(path, {"a start": start}, {"a start": dict})
+        check_kinds(path, start, {"git": (dict, NoneType), "machine": dict, "versions": dict})
+    return about
+
+
+def read_sweep(directory: Path) -> dict[str, Any] | None:
+    """What sweep.json says, or None where there is none. Raises InputError for what this version cannot read."""
+    path = directory / INDEX
+    if not path.exists():
+        return None
+    sweep = read_json(path, ("jobs",))
+    check_kinds(path, sweep, {"jobs": dict, "baseline": (str, NoneType), "left_out": dict})
+    check_kinds(path, sweep["jobs"], dict.fromkeys(sweep["jobs"], dict))
+    for entry in sweep["jobs"].values():
+        check_kinds(path, entry, {"overrides": list})
+        for override in entry.get("overrides", []):
+            check_kinds(path, {"an override": override}, {"an override": str})
+    check_kinds(path, left_out := sweep.get("left_out", {}), dict.fromkeys(left_out, str))
+    return sweep
+
+
+def check_layout(run_dir: Path) -> None:
+    """Files are files, and directories are directories, where they are there. Raises InputError."""
+    for name in ("", *DIRECTORIES, *FILES):
+        path, what = run_dir / name, "file" if name in FILES else "directory"
+        if path.exists() and not (path.is_file() if name in FILES else path.is_dir()):
+            raise InputError(f"{path} is no {what}", f"move it away: runs keep a {what} of this name there")
 
 
 def outcome(result: dict[str, Any], run_dir: Path) -> float | None:
@@ -166,8 +225,6 @@ def check_logs(run_dir: Path, checkpoint: Path) -> None:
     """What belongs to a checkpoint of each log is there, or in the checkpoint itself. Raises InputError."""
     for name, length in read_state(checkpoint)["logs"].items():
         path = run_dir / name
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no file", "move it away: what belongs there is in the checkpoint")
         size = path.stat().st_size if path.exists() else 0
         is_given_up = name == HISTOGRAMS and not path.exists()
         if size < length and not (checkpoint / name).exists() and not is_given_up:
@@ -189,6 +246,7 @@ def check_unused(run_dir: Path) -> None:
 
 def check_resumable(config: Config, run_dir: Path) -> None:
     """A run is continued with its own config, from files that are whole, while it has steps left. Raises InputError."""
+    check_layout(run_dir)
     saved = read(run_dir / "config.yaml")
     if changed := changed_keys(saved, config):
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
@@ -197,17 +255,58 @@ def check_resumable(config: Config, run_dir: Path) -> None:
             "allowed to change: cluster.*, batch.micro_batch_size, data.num_workers, trainer.max_*, trainer.log_every, "
             "checkpoint.*, tracker.*; anything else is a new run",
         )
+    check_job(saved, config, run_dir)
+    read_about(run_dir)
+    result = read_result(run_dir)
+    is_done = result is not None and result["status"] == "done"
     if (checkpoint := latest_checkpoint(run_dir)) is None:
+        if is_done:
+            raise InputError(f"resume={run_dir}: this run is finished, and its checkpoints are gone", "restore them")
         return  # ended before its first checkpoint: it starts again
     check_whole(checkpoint)
     check_logs(run_dir, checkpoint)
-    step, result = read_state(checkpoint)["progress"]["step"], read_result(run_dir)
-    is_done = result is not None and result["status"] == "done"
+    step = read_state(checkpoint)["progress"]["step"]
     if step > config.total_steps or (is_done and step == config.total_steps):
         raise InputError(
             f"resume={run_dir}: this run is finished, at step {step} of {config.total_steps}",
             "train on with a larger trainer.max_steps or trainer.max_tokens",
         )
+
+
+def check_job(saved: Config, config: Config, run_dir: Path) -> None:
+    """A job keeps the length that its sweep gives it, which would not take it back. Raises InputError."""
+    old, now = flatten(saved), flatten(config)
+    changed = [f"{key} {old[key]} -> {now[key]}" for key in LENGTH if old[key] != now[key]]
+    if not changed:
+        return
+    sweep_dir = run_dir.absolute().parent
+    index = read_sweep(sweep_dir)
+    if index is None or run_dir.name not in index["jobs"]:
+        return
+    job, copy = shlex.quote(str(run_dir)), shlex.quote(f"{sweep_dir}-{run_dir.name}")
+    fresh = f" && rm {copy}/wandb.json" if (run_dir / "wandb.json").exists() else ""  # a run of its own there too
+    raise InputError(
+        f"resume={run_dir}: a job of the sweep in {sweep_dir} keeps its length: {', '.join(changed)}",
+        f"go on in a copy: cp -r {job} {copy}{fresh} && python train.py resume={copy} …\n"
+        "  or give the whole sweep another length, in a new directory: hydra.sweep.dir=DIR",
+    )
+
+
+def told_length(config: Config, run_dir: Path) -> str | None:
+    """What another length does to a run that goes on, in a line; None where it keeps its length, or starts again."""
+    saved, checkpoint = read(run_dir / "config.yaml"), latest_checkpoint(run_dir)
+    if saved.total_tokens == config.total_tokens or checkpoint is None:
+        return None
+    tokens = read_state(checkpoint)["progress"]["tokens"]
+    was, now = (c.optimizer.lr * c.schedule.multiplier(tokens, c.total_tokens) for c in (saved, config))
+    rate = f"is still {now:.3g}" if was == now else f"becomes {now:.3g}, and was {was:.3g}"
+    meant = config.meant_by_null
+    moved = {key: value for key, value in saved.meant_by_null.items() if meant.get(key, value) != value}
+    kept = "; to keep the curve: " + " ".join(map(layouts.as_override, moved, moved.values())) if moved else ""
+    return (
+        f"length      {saved.total_tokens:,} -> {config.total_tokens:,} tokens; "
+        f"the learning rate at {tokens:,} {rate}{kept}"
+    )
 
 
 def check_same_vocabulary(checkpoint: Path, vocabulary: dict[str, Any]) -> None:

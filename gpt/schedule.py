@@ -5,7 +5,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 
-DEFAULT_WARMUP = 0.02  # of the run, where schedule.warmup_tokens is null
+DEFAULT_WARMUP = 0.02  # of the tokens at which the decay ends, where schedule.warmup_tokens is null
 
 
 # How far the learning rate has come down, from 1 to 0, at a share ``progress`` of its decay. ``grown`` is by how much
@@ -42,9 +42,10 @@ SHAPES: dict[str, Callable[[float, float], float]] = {
 }
 
 
-def warmup(warmup_tokens: int | None, total_tokens: int) -> float:
-    """Tokens of the warm-up."""
-    return DEFAULT_WARMUP * total_tokens if warmup_tokens is None else warmup_tokens
+def warmup(warmup_tokens: int | None, decay_until: int | None, total_tokens: int) -> float:
+    """Tokens of the warm-up. With ``decay_until`` they do not depend on the length of the run, as nothing else does."""
+    end = total_tokens if decay_until is None else decay_until
+    return DEFAULT_WARMUP * end if warmup_tokens is None else warmup_tokens
 
 
 def lr_multiplier(
@@ -62,7 +63,7 @@ def lr_multiplier(
     Linear from 0 over ``warmup_tokens``; then the shape called ``name``, from 1 to ``min_lr_ratio``, over the last
     ``decay_fraction`` of what lies between the warm-up and ``decay_until`` (None: the end of the run).
     """
-    warm = warmup(warmup_tokens, total_tokens)
+    warm = warmup(warmup_tokens, decay_until, total_tokens)
     if tokens < warm:
         return tokens / warm
     end = total_tokens if decay_until is None else decay_until

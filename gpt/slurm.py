@@ -136,7 +136,8 @@ def submit(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) 
 
 def attach(config: Config, run_dir: Path) -> "Submitted | None":
     """The job of a run that was submitted before, if it is not over."""
-    numbers = [int(path.name.partition("_")[0]) for path in (run_dir / "slurm").glob("*_submitted.pkl")]
+    names = [path.name.partition("_")[0] for path in (run_dir / "slurm").glob("*_submitted.pkl")]
+    numbers = [int(name) for name in names if name.isdecimal()]
     if not numbers:
         return None
     job = SlurmJob((run_dir / "slurm").absolute(), str(max(numbers)), tasks=list(range(config.cluster.nnodes)))

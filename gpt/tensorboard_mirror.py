@@ -14,7 +14,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from gpt import cli
-from gpt.compare.runs import run_directories
+from gpt.compare.runs import check_logs, run_directories
 from gpt.mirror import PATIENCE, Tail, attend, cure, follow, say
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples
 
@@ -29,12 +29,13 @@ def copy(run_dir: Path, over: threading.Event) -> None:
     with SummaryWriter(str(run_dir / DIRECTORY)) as writer:
         for row in follow(run_dir, over):
             tokens[row["step"]] = row["tokens"]
-            for key in row.keys() - {"tokens"}:
+            for key in (key for key in row.keys() - {"tokens"} if row[key] is not None):
                 writer.add_scalar(key, row[key], row["tokens"])
-            waiting |= {line.pop("step"): line for line in histograms.rows()}
+            waiting |= histograms.histograms()
             for key, held in waiting.pop(row["step"], {}).items():
                 add_histogram(writer, key, held, row["tokens"])
-        for step, sample in parse_samples(Tail(run_dir / SAMPLES).text()):
+        samples = parse_samples(Tail(run_dir / SAMPLES).text())
+        for step, sample in ((step, sample) for step, sample in samples if step in tokens):
             writer.add_text("sample", f"```\n{sample}\n```", tokens[step])
 
 
@@ -64,10 +65,13 @@ def main() -> None:
         return
     over = threading.Event()
     over.set()
-    for directory in cli.directories_and_values(sys.argv[1:], (), USAGE)[0]:
-        for run_dir in run_directories(directory)[0]:
-            copy(run_dir, over)
-            say(str(run_dir / DIRECTORY))
+    directories = cli.directories_and_values(sys.argv[1:], (), USAGE)[0]
+    runs = [run_dir for directory in directories for run_dir in run_directories(directory)[0]]
+    for run_dir in runs:
+        check_logs(run_dir)
+    for run_dir in runs:
+        copy(run_dir, over)
+        say(str(run_dir / DIRECTORY))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ run's own tracker.project and so on. With tracker=wandb the same code runs besid
 import contextlib
 import math
 import os
+import re
 import secrets
 import sys
 import threading
@@ -22,16 +23,15 @@ import wandb
 from omegaconf import OmegaConf
 
 from gpt import cli
-from gpt.about import ABOUT, DIFF
+from gpt.about import DIFF
 from gpt.checks import CHOICES, check_names
-from gpt.compare.runs import Run, load, run_directories
-from gpt.config import Config, read
+from gpt.compare.runs import Run, check_logs, load, run_directories
+from gpt.config import Config, read, read_saved
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
 from gpt.mirror import PATIENCE, POLL, Tail, attend, cure, follow, say, step_back
-from gpt.rundir import held, latest_checkpoint
+from gpt.rundir import INDEX, held, latest_checkpoint, read_about
 from gpt.schema import WandbConfig
-from gpt.sweep.jobs import INDEX
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples
 from gpt.wandb_file import logged_steps
 
@@ -62,6 +62,14 @@ class Upload:
         self.sent: set[str] = set()
         self.open: int | None = None  # the step of the last row, which may still be added to
 
+    def read_identity(self) -> str:
+        """Which W&B run it is. Raises InputError."""
+        cure = "restore it from a copy; without it the run is uploaded again, as another one"
+        content = read_json(self.identity, ("id",), cure)
+        if not re.fullmatch(r"[\w-]{1,128}", str(content["id"])):
+            raise InputError(f"{self.identity} is damaged, or none of ours: id={str(content['id'])[:40]!r}", cure)
+        return str(content["id"])
+
     def begin(self) -> None:
         """Take up the W&B run, and learn what it has already. Raises wandb.Error."""
         target, about = self.target, facts(self.run_dir)
@@ -83,9 +91,9 @@ class Upload:
             x_skip_transaction_log=not self.is_offline,  # metrics.jsonl has it all
             x_file_stream_retry_max=1_000_000,  # W&B may be away for hours
         )
-        config = OmegaConf.to_container(OmegaConf.load(self.run_dir / "config.yaml"))
+        config = OmegaConf.to_container(read_saved(self.run_dir / "config.yaml"))
         self.run = wandb.init(
-            id=read_json(self.identity)["id"],
+            id=self.read_identity(),
             project=target.project,
             entity=target.entity,
             dir=self.home,
@@ -111,7 +119,7 @@ class Upload:
         self.tokens[row["step"]] = row["tokens"]
         if row["step"] <= self.done:
             return
-        self.row_histograms |= {line.pop("step"): line for line in self.histograms.rows()}
+        self.row_histograms |= self.histograms.histograms()
         drawn = {key: histogram(held) for key, held in self.row_histograms.pop(row["step"], {}).items()}
         self.run.log(row | drawn, step=row["step"])
         self.open = row["step"]
@@ -177,9 +185,9 @@ def target(config: Config, given: dict[str, str]) -> WandbConfig:
 
 def facts(run_dir: Path) -> dict[str, Any]:
     """What a config does not say: size, data, code, versions and machine of the last start."""
-    if not (run_dir / ABOUT).exists():
+    about = read_about(run_dir)
+    if about is None:
         return {}
-    about = read_json(run_dir / ABOUT)
     return {key: value for key, value in about.items() if key not in ("layout", "starts")} | about["starts"][-1]
 
 
@@ -267,6 +275,7 @@ def connect(upload: Upload, over: threading.Event) -> bool:
 
 def later(run_dir: Path, given: dict[str, str]) -> str:
     """Upload what W&B has not of a run that is over; returns its address. Raises InputError or TrainingError."""
+    check_logs(run_dir)
     upload = Upload(run_dir, given)
     with held(run_dir):
         pass

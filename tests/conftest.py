@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +23,7 @@ SMALL = """
     trainer.max_tokens=null trainer.max_steps=20 trainer.eval_every=2560 trainer.eval_tokens=2000 trainer.log_every=1
     sample.tokens=16 device=cpu cluster.threads=1 tracker.plot=false
 """.split()
+BRIEF = ["trainer.max_steps=4", "trainer.eval_every=512", "trainer.grad_clip=0.5", "sample.tokens=0"]
 
 
 @pytest.fixture(scope="session")
@@ -142,3 +144,13 @@ def shakespeare() -> Path:
     if not path.exists():
         pytest.skip(f"needs Tiny Shakespeare at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def saved(small, tmp_path_factory) -> Path:
+    """A finished sweep of two seeds, ``sweep``, and a copy of its first job, ``run``. Tests work on copies."""
+    cwd = tmp_path_factory.mktemp("saved")
+    done = call("--multirun", "seed=1,2", *small, *BRIEF, "hydra.sweep.dir=sweep", cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(cwd / "sweep" / "seed-1", cwd / "run", symlinks=True)
+    return cwd

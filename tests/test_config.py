@@ -139,6 +139,29 @@ def test_what_may_change_on_resume():
     assert longer == {"trainer.max_steps": (None, 5)}  # another job of a sweep
 
 
+@pytest.mark.parametrize(
+    "given, keys",
+    [
+        ([], ["schedule.decay_until=1572864"]),
+        (["schedule=wsd", "trainer.max_steps=100"], ["schedule.decay_until=102400"]),
+        (["batch=ramp"], ["schedule.decay_until=1572864", "batch.ramp.over_tokens=20971"]),
+        (["batch=ramp_steps"], ["schedule.decay_until=1572864", "batch.ramp.stages=[[6991,128],[13982,256],[20972,512]]"]),
+    ],
+)  # fmt: skip
+def test_a_longer_run_may_be_given_what_null_meant_and_keeps_its_curves(given, keys):
+    saved, longer = compose(given), [*given, "trainer.max_steps=null", "trainer.max_tokens=150_000_000"]
+    kept, stretched = compose([*longer, *keys]), compose(longer)
+    assert set(changed_keys(saved, kept)) == set()
+    assert set(changed_keys(saved, kept, any_length=False)) > {key.partition("=")[0] for key in keys}
+    assert kept.stages == saved.stages and (len(keys) == 1 or stretched.stages != saved.stages)
+    for tokens in (1000, 50_000, saved.total_tokens):
+        expected = saved.schedule.multiplier(tokens, saved.total_tokens)
+        assert kept.schedule.multiplier(tokens, kept.total_tokens) == expected
+    for key in keys:  # as nothing else
+        other = key.replace("6991", "6912") if "stages" in key else f"{key}0"
+        assert set(changed_keys(saved, compose([*longer, other]))) == {key.partition("=")[0]}
+
+
 READY = ["data=text", "data.files=[short.txt]", "model.seq_len=16", "device=cpu"]  # right but for what follows
 # Wrong input: arguments, and what the message must say of key, value and cure.
 WRONG = [
@@ -206,7 +229,7 @@ WRONG = [
     (["batch=ramp_steps", "batch.ramp.stages=[[9_000_000,128]]"], "the batch ramp of 9000000 tokens is longer than the run", "shorten it"),
     (["batch=ramp_steps", "batch.ramp.stages=64"], "batch.ramp.stages=64", "a list of pairs"),
     (["schedule.warmup_tokens=2_000_000"], "schedule.warmup_tokens=2000000 is longer than the run of 1572864 tokens", "null is 2 % of the run"),
-    (["schedule.decay_until=1000"], "schedule.decay_until=1000 is not after the warm-up", "the end of the run"),
+    (["schedule.decay_until=1000", "schedule.warmup_tokens=1000"], "schedule.decay_until=1000 is not after the warm-up", "the end of the run"),
     (["schedule.decay_fraction=1.5"], "schedule.decay_fraction=1.5 makes no sense", "0 to 1"),
     (["schedule=inverse_sqrt", "schedule.warmup_tokens=0"], "schedule=inverse_sqrt falls from the end of the warm-up", "at least 1"),
     (["schedule.name=triangle"], "schedule.name=triangle is not known", "allowed: constant, cosine"),
@@ -325,7 +348,7 @@ def test_imports_flow_one_way():
         ["config", "cli"],
         ["checks"],
         ["schema"],
-        ["schedule", "files", "interrupt"],
+        ["schedule", "files", "interrupt", "layouts"],
         ["errors"],
     ]
     height = {room: i for i, rooms in enumerate(layers) for room in rooms}

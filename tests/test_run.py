@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,28 @@ def test_the_output_directory_is_complete(small, tmp_path):
     shorter = call(f"resume={run_dir}", "trainer.max_steps=25", cwd=tmp_path)
     assert shorter.returncode == 2
     assert "this run is finished, at step 30 of 25" in shorter.stderr
+
+
+def test_a_run_made_longer_says_what_becomes_of_its_curve_and_can_keep_it(saved, tmp_path):
+    """Cosine from 1 to 0.1 over 1,024 tokens, made twice as long."""
+    shutil.copytree(saved / "run", tmp_path / "run", symlinks=True)
+    shutil.copytree(saved / "run", tmp_path / "kept", symlinks=True)
+    refused = call("resume=kept", "trainer.max_steps=8", "schedule.decay_until=1025", cwd=tmp_path)
+    assert refused.returncode == 2 and "schedule.decay_until None -> 1025" in refused.stderr
+    for name, keys in [("run", []), ("kept", ["schedule.decay_until=1024"])]:
+        longer = call(f"resume={name}", "trainer.max_steps=8", *keys, cwd=tmp_path)
+        assert longer.returncode == 0, longer.stderr
+        said = [line for line in longer.stdout.splitlines() if line.startswith("length")]
+        rates = [row["optim/lr"] for row in read_metrics(tmp_path / name)]
+        if keys:
+            assert said == ["length      1,024 -> 2,048 tokens; the learning rate at 1,024 is still 0.0002"]
+            assert rates[3:] == [0.0002] * 5
+        else:
+            assert said == [
+                "length      1,024 -> 2,048 tokens; the learning rate at 1,024 becomes 0.00113, and was 0.0002; "
+                "to keep the curve: schedule.decay_until=1024"
+            ]
+            assert rates[4] > rates[3] == 0.0002
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(small, tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gpt.schedule import linear_stages, lr_multiplier, run_length, step_tokens
+from gpt.schedule import SHAPES, linear_stages, lr_multiplier, run_length, step_tokens
 
 PLAIN = {"warmup_tokens": 100, "min_lr_ratio": 0.1, "decay_fraction": 1.0, "decay_until": None}
 
@@ -36,6 +36,18 @@ def test_warmup_defaults_to_two_percent_of_the_run():
     unset = PLAIN | {"warmup_tokens": None}
     assert lr_multiplier("cosine", 10, 1000, **unset) == pytest.approx(0.5)
     assert lr_multiplier("cosine", 20, 1000, **unset) == 1.0
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("fraction", [0.2, 1.0])
+def test_with_decay_until_the_length_of_the_run_changes_nothing(name, fraction):
+    """Exactly, with the warm-up that is null too: so a run can be made longer and keep its curve."""
+    shorter = PLAIN | {"warmup_tokens": None, "decay_fraction": fraction}
+    longer = shorter | {"decay_until": 1_572_864}
+    for tokens in (1, 1024, 31_457, 31_458, 786_432, 1_400_000, 1_572_864):
+        expected = lr_multiplier(name, tokens, 1_572_864, **shorter)
+        assert lr_multiplier(name, tokens, 3_000_000, **longer) == expected
+        assert lr_multiplier(name, tokens, 3_000_000, **shorter) != expected or tokens > 31_458
 
 
 def test_gpt3s_ramp():

@@ -101,6 +101,34 @@ def test_jobs_are_runs_of_their_own(finished):
     assert refused.returncode == 2 and "this run is finished, at step 4 of 4" in refused.stderr
 
 
+def test_a_job_keeps_its_length_and_a_copy_of_it_does_not(again):
+    """As the refusal advises; the sweep is as it was."""
+    cwd, arguments = again
+    job = cwd / "sweep" / "vocab_multiple-64"
+    refused = call(f"resume={job}", "trainer.max_steps=8", cwd=cwd)
+    assert refused.returncode == 2
+    assert f"a job of the sweep in {cwd}/sweep keeps its length: trainer.max_steps 4 -> 8" in refused.stderr
+    advice = re.search(r"cp -r (\S+) (\S+) && python train.py resume=(\S+) …", refused.stderr)
+    assert advice[1] == str(job) and advice[2] == advice[3]
+    subprocess.run(["cp", "-r", advice[1], advice[2]], check=True)
+    longer = call(f"resume={advice[3]}", "trainer.max_steps=8", cwd=cwd)
+    assert longer.returncode == 0, longer.stderr
+    assert json.loads((Path(advice[2]) / "result.json").read_text())["step"] == 8
+    kept = sweep(*arguments, cwd=cwd)
+    assert events(kept.stdout, "kept") == ["vocab_multiple-1", "vocab_multiple-64"], kept.stderr
+
+
+def test_seeds_are_added_to_a_sweep_of_one(small, tmp_path):
+    """Its job is kept, under the name that it has."""
+    name = "data-text_max_steps-4_device-cpu_seed-1"
+    given = ["data=text", "trainer.max_steps=4", *(o for o in small if o.startswith(("data.", "device", "cluster")))]
+    assert sweep(*given, "seed=1", cwd=tmp_path).returncode == 0
+    assert list(results(tmp_path / "sweep")) == [name]
+    more = sweep(*given, "seed=1,2", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert (events(more.stdout, "kept"), events(more.stdout, "done")) == ([name], ["seed-2"])
+
+
 def test_a_changed_config_is_refused_or_run_anew(again):
     cwd, arguments = again
     refused = sweep(*arguments, "optimizer.lr=1e-4", cwd=cwd)

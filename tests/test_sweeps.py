@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import call
+from omegaconf import OmegaConf
 
 from gpt import cli
 from gpt.compose import as_rank, compose
@@ -13,7 +14,7 @@ from gpt.files import write_json
 from gpt.rundir import write_result
 from gpt.schedule import linear_stages, run_length, whole_batches
 from gpt.sweep.board import Board, last_row
-from gpt.sweep.jobs import Job, check_sweep_dir, job_names, over_arms, stand
+from gpt.sweep.jobs import Job, check_sweep_dir, job_names, known_names, over_arms, stand, swept_keys
 from gpt.sweep.slots import Slot, cpu_cores, share_out
 
 ARMS = {"plain": ["precision=fp32", "compile=false"], "half": ["precision=bf16"], "fast": ["compile=true"]}
@@ -66,6 +67,39 @@ def test_arms_can_be_chosen():
 )  # fmt: skip
 def test_directories_are_named_after_what_is_swept(jobs, keys, names):
     assert job_names(jobs, keys, "tiny") == names
+
+
+class Command:
+    """What a sweeper knows of its command."""
+
+    def __init__(self, *task, params=None):
+        self.hydra = OmegaConf.create({"overrides": {"task": list(task)}, "sweeper": {"params": params}})
+
+
+@pytest.mark.parametrize(
+    "task, params, keys",
+    [
+        (["seed=1"], None, ["seed"]),
+        (["seed=1", "model=tiny", "optimizer.lr=1e-3"], None, ["model", "optimizer.lr", "seed"]),
+        (["seed=1", "cluster=ddp", "cluster.nproc=2", "data.cache_dir=x", "tags=[a]"], None, ["seed"]),
+        (["seed=1,2", "model=tiny"], None, ["seed"]),
+        (["experiment=ablation_toy", "seed=1"], {"seed": "1,2", "model.vocab_multiple": "1"}, ["model.vocab_multiple", "seed"]),
+        (["cluster=ddp"], None, []),
+    ],
+)  # fmt: skip
+def test_jobs_are_named_by_what_is_swept_or_else_by_what_is_given(task, params, keys):
+    job = [override.replace(",2", "") for override in task] + [f"{key}=1" for key in params or {} if key != "seed"]
+    assert swept_keys(Command(*task, params=params), [job]) == keys
+
+
+def test_a_job_keeps_the_name_that_an_earlier_command_gave_it():
+    """One seed of one model, then two seeds of it, then two models."""
+    index = {"jobs": {"model-tiny_seed-1": {"overrides": ["seed=1", "model=tiny"]}, "old": {}}}
+    seeds = [["model=tiny", "seed=1"], ["model=tiny", "seed=2"]]
+    assert known_names(["seed-1", "seed-2"], seeds, index) == ["model-tiny_seed-1", "seed-2"]
+    index["jobs"]["seed-1"] = {"overrides": ["seed=1", "model=char_cpu"]}
+    assert known_names(["seed-1", "seed-2"], seeds, index) == ["seed-1", "seed-2"]  # and is then refused
+    assert known_names(["tiny"], [[]], index) == ["tiny"]
 
 
 def test_names_differ_where_values_do():

@@ -181,6 +181,8 @@ def write(files: dict[Path, bytes]) -> None:
     """Write each file whole, and none where one cannot be. Raises InputError."""
     parts = {path: path.with_name(f".{path.name}") for path in files}
     try:
+        if taken := [path for path in files if path.is_dir()]:
+            raise IsADirectoryError(f"{taken[0]} is a directory")
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             parts[path].write_bytes(content)

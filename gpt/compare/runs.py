@@ -6,17 +6,15 @@ import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
-
-import yaml
-from omegaconf.errors import OmegaConfBaseException
 
 from gpt.checks import did_you_mean
 from gpt.config import flatten, read
 from gpt.errors import InputError
-from gpt.files import read_json
-from gpt.rundir import read_result
-from gpt.tracker import METRICS, read_metrics
+from gpt.mirror import Tail
+from gpt.rundir import check_layout, read_about, read_result, read_sweep
+from gpt.tracker import HISTOGRAMS, METRICS, SAMPLES, read_metrics
 
 AXES = ("tokens", "steps", "time", "FLOPs")  # what losses are drawn against; time in seconds
 VAL, TRAIN = "val/loss", "train/loss"
@@ -160,7 +158,7 @@ def find(directories: list[Path]) -> Found:
         if sweep is not None:
             found.not_started += [name for name in sweep["jobs"] if not (directory / name / "config.yaml").is_file()]
         if len(directories) == 1 and inside != [directory]:
-            found.sweep, found.baseline = directory, sweep and sweep["baseline"]
+            found.sweep, found.baseline = directory, sweep and sweep.get("baseline")
     found.runs = [load(path, name) for path, name in zip(paths.values(), unique_names(list(paths)), strict=True)]
     if not any(run.rows for run in found.runs):
         raise InputError(
@@ -183,15 +181,7 @@ def run_directories(directory: Path) -> tuple[list[Path], dict[str, Any] | None]
         )
     if (directory / "config.yaml").is_file():
         return [directory], None
-    sweep, path = None, directory / "sweep.json"
-    if path.is_file():
-        sweep = read_json(path)
-        jobs, baseline = sweep.get("jobs"), sweep.get("baseline")
-        if not isinstance(jobs, dict) or not (baseline is None or isinstance(baseline, str)):
-            raise InputError(
-                f"{path} is damaged, or none of ours", "take a directory that runs or sweeps of gptlab have made"
-            )
-        sweep |= {"baseline": baseline}
+    sweep = read_sweep(directory)
     inside = sorted((p for p in directory.glob("[!.]*/") if (p / "config.yaml").is_file()), key=by_number)
     if not inside:
         empty = not any(directory.iterdir())
@@ -218,15 +208,8 @@ def unique_names(paths: list[Path]) -> list[str]:
 
 
 def load(path: Path, name: str) -> Run:
-    """Read a run. Raises InputError for files that are not a run's, or that this version cannot read."""
-    try:
-        config = flatten(read(path / "config.yaml"))
-    except InputError as error:
-        raise InputError(f"{path}: {error.problem}", error.cure) from error
-    except (yaml.YAMLError, OmegaConfBaseException, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise InputError(
-            f"{path / 'config.yaml'} is no config of a run", "take a directory that a run of gptlab has made"
-        ) from error
+    """Read a run. Raises InputError, with the path, for files that are damaged or that this version cannot read."""
+    config = flatten(read(path / "config.yaml"))
     result, rows = read_result(path) or {}, read_rows(path)
     state = result.get("status", "unfinished")
     if rows and rows[-1]["step"] > result.get("step", math.inf):
@@ -239,15 +222,27 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = read_metrics(path)
         for row in rows:
-            if not all(math.isfinite(row[key]) for key in ("step", "tokens", TRAIN, "perf/tokens_per_sec")):
+            needed = [row["step"], row["tokens"], row[TRAIN], row["perf/tokens_per_sec"], row.get(VAL, 0)]
+            if not all(math.isfinite(value) for value in needed) or row["perf/tokens_per_sec"] <= 0:
                 raise ValueError("a row that is not finite")
+            if not all(isinstance(value, (int, float, NoneType)) for value in row.values()):
+                raise ValueError("a value that is no number")
         return rows
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise InputError(
-            f"{path / METRICS} cannot be read: {error!r}", "leave that run out, or restore what its run wrote"
+            f"{path / METRICS} cannot be read: {error!r:.100}", "leave that run out, or restore what its run wrote"
         ) from error
+
+
+def check_logs(run_dir: Path) -> None:
+    """All that a mirror copies of a run can be read. Raises InputError."""
+    check_layout(run_dir)
+    load(run_dir, run_dir.name)
+    read_about(run_dir)
+    Tail(run_dir / HISTOGRAMS).histograms()
+    Tail(run_dir / SAMPLES).text()
 
 
 def as_text(value: Any) -> str:

@@ -86,7 +86,7 @@ class Board:
     def figures(self, job: "Job") -> tuple[str, str, str]:
         """Step, loss and time left of a job."""
         if job.is_finished:
-            return str(job.result["step"]), losses(job), ""
+            return str(job.result.get("step", "")), losses(job), ""
         row = last_row(job.run_dir) if job.state == "running" else None
         if row is None:
             return "", "", ""

@@ -11,19 +11,20 @@ from omegaconf import DictConfig
 
 from gpt.checks import check_names
 from gpt.compose import parse
-from gpt.config import Config, changed_keys, read
+from gpt.config import SAME_RUN, Config, changed_keys, read
 from gpt.errors import InputError
-from gpt.files import locked, read_json
-from gpt.rundir import held, read_result
+from gpt.files import locked
+from gpt.layouts import rename_override
+from gpt.rundir import INDEX, check_layout, held, read_result, read_sweep
 from gpt.sweep.slots import Process, Slot
 
 if TYPE_CHECKING:
     from gpt.slurm import Submitted
 
-INDEX = "sweep.json"  # of a sweep's directory: its baseline, and its jobs in order
 HYDRAS = "multirun.yaml"  # what Hydra's own sweeper puts there before it launches
 REPLACED = "replaced"  # the directory in it of runs that sweep.on_change=rerun has replaced
 LONGEST_NAME = 100
+UNNAMED = re.compile(rf"{SAME_RUN.pattern}|cluster|tracker|name|tags|plan|sweeps")  # keys that name no job
 NOT_IN_NAMES = r"[^A-Za-z0-9.+_-]+"
 
 
@@ -83,10 +84,13 @@ def over_arms(jobs: list[list[str]], arms: dict[str, list[str]], ladder: bool) -
 def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
     """The keys that name the jobs: those with several values on the command line, and those of the sweep's file.
 
-    The seed comes last.
+    Where there are none, all that the command gives and that make a difference. The seed comes last.
     """
-    given = [o.get_key_element() for o in parse(list(config.hydra.overrides.task)) if o.is_sweep_override()]
+    overrides = parse(list(config.hydra.overrides.task))
+    given = [o.get_key_element() for o in overrides if o.is_sweep_override()]
     keys = ["sweep.arm", *(config.hydra.sweeper.get("params") or {}), *given]
+    if not any(o.startswith(f"{key}=") for job in jobs for o in job for key in keys):
+        keys = [key for o in overrides if not UNNAMED.fullmatch(key := o.get_key_element())]
     keys = sorted(dict.fromkeys(keys), key=lambda key: key == "seed")
     return [key for key in keys if any(o.startswith(f"{key}=") for job in jobs for o in job)]
 
@@ -116,6 +120,15 @@ def job_names(jobs: list[list[str]], keys: list[str], default: str) -> list[str]
     ]
 
 
+def known_names(names: list[str], jobs: list[list[str]], index: dict[str, Any]) -> list[str]:
+    """The names of jobs, where an earlier command has named one with the same overrides by other keys: that name."""
+    known, before = index.get("jobs", {}), {}
+    for name, entry in known.items():
+        if overrides := entry.get("overrides"):
+            before[frozenset(filter(None, map(rename_override, overrides)))] = name
+    return [name if name in known else before.get(frozenset(job), name) for name, job in zip(names, jobs, strict=True)]
+
+
 def short_hash(text: str) -> str:
     """Tells names apart that would be alike."""
     return sha256(text.encode()).hexdigest()[:6]
@@ -125,18 +138,19 @@ def check_sweep_dir(path: Path) -> None:
     """A sweep goes into a directory that is empty, or a sweep's, and not in use. Raises InputError."""
     if not path.exists() or (path.is_dir() and {inside.name for inside in path.iterdir()} <= {HYDRAS}):
         return
-    if not (path / INDEX).is_file():
+    if not (path / INDEX).exists():
         raise InputError(
             f"{path} is there already and holds no sweep (it has no {INDEX})",
             "take another directory: hydra.sweep.dir=DIR",
         )
-    read_json(path / INDEX)
+    read_sweep(path)
     with locked(path):
         pass
 
 
 def stand(job: Job) -> None:
     """See what is in a job's directory: nothing, a run that is done, or one that goes on. Raises InputError."""
+    check_layout(job.run_dir)
     saved_config = job.run_dir / "config.yaml"
     if not saved_config.is_file():
         if (job.run_dir / "metrics.jsonl").exists():

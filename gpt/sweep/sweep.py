@@ -23,12 +23,12 @@ from omegaconf import OmegaConf, open_dict
 from gpt.compose import Refused, explain_composition, output_path, ready
 from gpt.config import load
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
-from gpt.files import LAYOUT, locked, read_json, write_json
+from gpt.files import LAYOUT, locked, write_json
 from gpt.interrupt import Interrupt, end_with
 from gpt.machine import check_machines
-from gpt.rundir import read_result
+from gpt.rundir import INDEX, read_result, read_sweep
 from gpt.sweep.board import Board
-from gpt.sweep.jobs import INDEX, REPLACED, Job, check_sweep_dir, job_names, set_aside, stand, swept_keys
+from gpt.sweep.jobs import REPLACED, Job, check_sweep_dir, job_names, known_names, set_aside, stand, swept_keys
 from gpt.sweep.slots import Process, Slot, share_out
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ class Sweep:
         # Resolving the name of a new directory makes it, which is for later.
         self.dir = None if "${sweep_dir:" in where and choice is None else output_path(self.config.hydra.sweep.dir)
         keys = swept_keys(self.config, job_overrides)
-        names = job_names(job_overrides, keys, self.config.name)
+        self.index = self.read_index()
+        names = known_names(job_names(job_overrides, keys, self.config.name), job_overrides, self.index)
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise InputError(f"the same job is there twice: {twice[0]}", "give every value once")
-        self.index = self.read_index()
         self.jobs = [
             self.known(name, overrides) or self.compose(number, names, overrides, keys, first)
             for number, (name, overrides) in enumerate(zip(names, job_overrides, strict=True))
@@ -100,7 +100,7 @@ class Sweep:
         if self.dir is None:
             return {}
         check_sweep_dir(self.dir)
-        return read_json(self.dir / INDEX) if (self.dir / INDEX).exists() else {}
+        return read_sweep(self.dir) or {}
 
     def known(self, name: str, overrides: list[str]) -> Job | None:
         """A job that is done and was composed from the same overrides and files, so that it need not be composed again.
@@ -238,14 +238,15 @@ class Sweep:
         return "" if self.config.hydra.runtime.choices.get("sweeps") else f", with hydra.sweep.dir={self.dir}"
 
     def write_index(self) -> None:
-        """Add the jobs to those that earlier commands have put here, with what they are composed from once done.
+        """Add the jobs to those that earlier commands have put here; once done, with the files they are composed from.
 
         A run that is to be replaced would else pass for the new one, were this command killed before that.
         """
         taken = {str(job.run_dir.relative_to(self.dir)): job for job in self.jobs if job.state != "left out"}
         self.index |= {"layout": LAYOUT, "name": self.title, "baseline": self.config.sweep.baseline}
         self.index["jobs"] = self.index.get("jobs", {}) | {
-            name: self.entry(job.overrides) if job.is_finished else {} for name, job in taken.items()
+            name: self.entry(job.overrides) if job.is_finished else {"overrides": job.overrides}
+            for name, job in taken.items()
         }
         self.index["left_out"] = {job.name: job.note for job in self.jobs if job.state == "left out"}
         self.index["machine"] = this_machine()
