@@ -63,6 +63,10 @@ def ending_at_once() -> Iterator[None]:
     try:
         with _handling(dict.fromkeys((*STOPPING, signal.SIGQUIT), end)):
             yield
+    except Exception as error:
+        if _heard:  # it came in the midst of something, which then failed
+            raise KeyboardInterrupt from error
+        raise
     finally:
         sys.unraisablehook = hook
         _heard.clear()
@@ -111,6 +115,7 @@ class Interrupt:
         self._handling.__enter__()
         if _heard:
             self._receive(_heard[-1], None)
+            _heard.clear()
         return self
 
     def __exit__(self, *error) -> None:
