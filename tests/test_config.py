@@ -321,7 +321,7 @@ def test_imports_flow_one_way():
         ["dataset", "optim", "checkpoint", "tracker", "plot", "debug", "compile", "about", "wandb_file"],
         ["loss", "windows", "memory", "histogram"],
         ["rundir", "machine"],
-        ["model", "order", "precision", "tokenfile", "tokenizer", "distributed", "interrupt"],
+        ["model", "order", "precision", "tokenfile", "tokenizer", "distributed", "interrupt", "rendezvous"],
         ["config", "cli"],
         ["checks"],
         ["schema"],
