@@ -78,7 +78,7 @@ ALONE = World()
 def joined(world: World, device: torch.device, timeout: int) -> Iterator[None]:
     """The process group of all ranks; a collective ends after ``timeout`` seconds.
 
-    Raises LostRank where another rank is gone or does not answer.
+    Raises LostRank where another rank does not join.
     """
     if world.size == 1:
         yield
@@ -93,7 +93,17 @@ def joined(world: World, device: torch.device, timeout: int) -> Iterator[None]:
     store = dist.FileStore(str(world.store), world.size) if world.store else None
     if store:
         store.set_timeout(limit)
-    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=limit)
+    try:
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=limit)
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise after_grace(
+            LostRank(
+                f"not all ranks joined within cluster.timeout={timeout} s ({str(error).splitlines()[0]})\n"
+                "  see what the other ranks said; raise cluster.timeout if they only start slowly"
+            )
+        ) from error
     yield
     dist.destroy_process_group()  # not after an exception, where it may wait for a rank that is gone
 
@@ -126,7 +136,14 @@ def replicated(module: nn.Module, device: torch.device, world: World) -> nn.Modu
 
 def is_lost_rank(error: Exception) -> bool:
     """Whether it says that another rank is gone or silent, and nothing of this one."""
-    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    words = (
+        "gloo",
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Timed out waiting",
+        "Wait timeout",
+        "Broken pipe",
+    )
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 

@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from conftest import WARM, Started, processes_in
 
+from gpt import distributed
 from gpt.distributed import World, joined
+from gpt.errors import LostRank
 from gpt.tracker import read_metrics
 
 
@@ -121,3 +123,10 @@ def test_what_ranks_tell_one_another_is_not_unpickled(tmp_path):
         rank.join(60)
     assert not (tmp_path / "owned").exists()
     assert "JSON" in (tmp_path / "answer").read_text() or "utf-8" in (tmp_path / "answer").read_text()
+
+
+def test_a_rank_that_does_not_join_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "GRACE", 0)
+    alone = joined(World(0, 0, 2, store=tmp_path / "store"), torch.device("cpu"), 1)
+    with pytest.raises(LostRank, match=r"not all ranks joined within cluster.timeout=1 s"), alone:
+        pass
