@@ -255,7 +255,7 @@ def check_first(config: Config, run_dir: Path | None) -> None:
     if config.cluster.name == "slurm":  # the job finds out the rest
         from gpt.slurm import check_sbatch
 
-        check_sbatch(config)
+        check_sbatch(config, run_dir)
         ready(config, run_dir)
         return
     from gpt.machine import check_machine, check_meeting_place, settle

@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gpt.distributed import World
 from gpt.errors import InputError, TrainingError
 from gpt.interrupt import FINISH_STEP, GO_ON, Interrupt, end_with
-from gpt.rendezvous import Rendezvous, parse_endpoint
+from gpt.rendezvous import Rendezvous
 from gpt.schema import ClusterConfig, MultinodeConfig
 
 
@@ -61,11 +61,10 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
 
 def wait_for_machine_0(cluster: MultinodeConfig) -> None:
     """Return once something listens at the address where all meet. Raises TrainingError after the time-out."""
-    address = parse_endpoint(cluster.rdzv_endpoint)
     deadline = time.monotonic() + cluster.timeout
     while True:
         try:
-            return socket.create_connection(address, timeout=cluster.timeout).close()
+            return socket.create_connection(cluster.address, timeout=cluster.timeout).close()
         except OSError as error:
             if time.monotonic() > deadline:
                 raise not_met(cluster) from error
@@ -83,9 +82,10 @@ def not_met(cluster: ClusterConfig) -> TrainingError:
 
 def launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
     """Of torch's elastic agent: no restarts, and signals left to :class:`Interrupt`."""
-    nnodes, node_rank, endpoint = 1, 0, ""
+    nnodes, meeting = 1, {}
     if isinstance(cluster, MultinodeConfig):
-        nnodes, node_rank, endpoint = cluster.nnodes, cluster.node_rank, cluster.rdzv_endpoint
+        nnodes = cluster.nnodes
+        meeting = {"node_rank": cluster.node_rank, "address": cluster.address, "timeout": cluster.timeout}
     rendezvous_handler_registry.register("gptlab", Rendezvous)
     return LaunchConfig(
         min_nodes=nnodes,
@@ -94,8 +94,7 @@ def launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
         logs_specs=DefaultLogsSpecs(log_dir=logs or None),
         run_id="gptlab",
         rdzv_backend="gptlab",
-        rdzv_endpoint=endpoint,
-        rdzv_configs={"node_rank": node_rank, "timeout": cluster.timeout},
+        rdzv_configs=meeting,
         max_restarts=0,
         signals_to_handle="SIGQUIT",
     )

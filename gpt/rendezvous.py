@@ -15,12 +15,6 @@ from torch.distributed.elastic.rendezvous import (
 POLL = 0.1  # seconds
 
 
-def parse_endpoint(endpoint: str) -> tuple[str, int]:
-    """The host and the port of HOST:PORT, where an IPv6 address stands in brackets."""
-    host, _, port = endpoint.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 class Rendezvous(RendezvousHandler):
     """Of a fixed number of machines, which know their numbers: a store on machine 0, or alone, one in memory.
 
@@ -29,8 +23,9 @@ class Rendezvous(RendezvousHandler):
     """
 
     def __init__(self, parameters: RendezvousParameters):
-        self.endpoint, self.run_id, self.nnodes = parameters.endpoint, parameters.run_id, parameters.max_nodes
-        self.node_rank, self.timeout = parameters.get("node_rank"), parameters.get("timeout")
+        self.run_id, self.nnodes = parameters.run_id, parameters.max_nodes
+        self.node_rank, self.address = parameters.get("node_rank"), parameters.get("address")
+        self.timeout = parameters.get("timeout")
 
     @property
     def use_agent_store(self) -> bool:
@@ -41,9 +36,8 @@ class Rendezvous(RendezvousHandler):
         """Return once all machines are there. Raises RendezvousTimeoutError, or DistError where the store is gone."""
         if self.nnodes == 1:
             return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))
-        host, port = parse_endpoint(self.endpoint)
         timeout = timedelta(seconds=self.timeout)
-        store = TCPStore(host, port, is_master=self.node_rank == 0, timeout=timeout, wait_for_workers=False)
+        store = TCPStore(*self.address, is_master=self.node_rank == 0, timeout=timeout, wait_for_workers=False)
         store = PrefixStore(self.run_id, store)
         store.set(f"machine_{self.node_rank}", "")
         deadline = time.monotonic() + self.timeout
@@ -51,7 +45,7 @@ class Rendezvous(RendezvousHandler):
             if time.monotonic() > deadline:
                 raise RendezvousTimeoutError
             time.sleep(POLL)  # here and not in the store, where no signal would be heard
-        return RendezvousInfo(store, self.node_rank, self.nnodes, RendezvousStoreInfo(host, port))
+        return RendezvousInfo(store, self.node_rank, self.nnodes, RendezvousStoreInfo(*self.address))
 
     def get_backend(self) -> str:
         return "gptlab"
