@@ -5,6 +5,7 @@ Changes to the code that are not committed stand beside it, in code.diff.
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,9 +40,17 @@ def git(root: Path = ROOT) -> tuple[dict[str, Any] | None, bytes]:
     remote = ask_git(root, "config", "--get", "remote.origin.url") or b""
     return {
         "commit": commit.decode().strip(),
-        "remote": remote.decode().strip() or None,
+        "remote": without_secrets(remote.decode().strip()) or None,
         "changed": bool(diff),
     }, diff
+
+
+def without_secrets(remote: str) -> str:
+    """The address of a repository without user, password and query, which may hold tokens; ``git`` is a user of all."""
+    scheme, user, rest = re.fullmatch(r"(.*?://)?(?:([^/]*)@)?(.*)", remote, re.DOTALL).groups(default="")
+    if scheme:
+        rest = re.split(r"[?#]", rest)[0]
+    return scheme + ("git@" if user == "git" else "") + rest
 
 
 def ask_git(root: Path, *arguments: str) -> bytes | None:

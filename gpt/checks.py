@@ -46,6 +46,8 @@ POSITIVE = """
     model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
 """
 RATIOS = "schedule.min_lr_ratio schedule.decay_fraction plan_mfu"
+MOST_SECONDS = 2**31 // 1000  # gloo and poll(2) count milliseconds in 32 bits
+MOST_THREADS = 1024  # far above any machine's cores; very many more are too many for OpenMP
 PROBABILITIES = "model.dropout optimizer.momentum optimizer.betas"
 
 
@@ -145,6 +147,9 @@ def check_optimizer(config: "Config") -> None:
 def check_cluster(config: "Config") -> None:
     """How many ranks there are, and which machine this is."""
     cluster = config.cluster
+    for key, most in {"timeout": MOST_SECONDS, "threads": MOST_THREADS}.items():
+        if (getattr(cluster, key) or 0) > most:
+            raise InputError(f"cluster.{key}={getattr(cluster, key)} makes no sense", f"allowed: 1 to {most}")
     if cluster.name == "single" and cluster.nproc != 1:
         raise InputError(
             f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
@@ -159,16 +164,31 @@ def check_cluster(config: "Config") -> None:
             f"cluster.node_rank={cluster.node_rank} is none of cluster.nnodes={cluster.nnodes} machines",
             f"allowed: 0 to {cluster.nnodes - 1}",
         )
-    if not re.fullmatch(r"(\[.+\]|[^:]+):\d+", cluster.rdzv_endpoint):
+    match = re.fullmatch(r"(\[.+\]|[^:]+):([0-9]{1,5})", cluster.rdzv_endpoint)
+    if not match or not 1 <= int(match[2]) <= 65535:
         raise InputError(
             f"cluster.rdzv_endpoint={cluster.rdzv_endpoint} is no address",
-            "give HOST:PORT, a port that is free on machine 0",
+            "give HOST:PORT, a port of 1 to 65535 that is free on machine 0",
         )
 
 
 def check_slurm(config: "Config") -> None:
-    """Ranks, and a GPU for each where there are any."""
+    """Ranks, a GPU for each where there are any, and values that are a line of an sbatch file each."""
     cluster = config.cluster
+    for key in cluster.sbatch:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", str(key)):
+            raise InputError(
+                f"cluster.sbatch has {key!r}, which is no option of sbatch",
+                "allowed: its long options without the dashes, such as +cluster.sbatch.constraint=a100",
+            )
+    options = {key: getattr(cluster, key) for key in ("partition", "account", "time", "memory")}
+    options |= {f"sbatch.{key}": value for key, value in cluster.sbatch.items()}
+    for key, value in options.items():
+        if not str(value).isprintable():
+            raise InputError(
+                f"cluster.{key}={value!r} holds a line break or another control character",
+                "allowed: what stands on one line of an sbatch file; shell lines are for cluster.setup",
+            )
     if not cluster.nproc:
         raise InputError(
             f"cluster=slurm with cluster.gpus={cluster.gpus} does not say how many ranks there are",

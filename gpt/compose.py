@@ -283,7 +283,7 @@ def check_first(config: Config, run_dir: Path | None) -> None:
     if config.cluster.name == "slurm":  # the job finds out the rest
         from gpt.slurm import attach, check_sbatch
 
-        check_sbatch(config)
+        check_sbatch(config, run_dir)
         if run_dir is not None and (submitted := attach(config, run_dir)):
             raise InputError(
                 f"{run_dir} is in use: SLURM job {submitted.job_id} is not over",

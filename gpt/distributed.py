@@ -3,7 +3,9 @@
 import ctypes
 import hashlib
 import inspect
+import json
 import os
+import socket
 import sys
 import time
 import traceback
@@ -29,12 +31,17 @@ OWN_TO_A_RANK = ("cluster.node_rank", "cluster.rdzv_endpoint", "data.files", "da
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among the ranks of the run. ``stop`` is shared with who started it (:mod:`gpt.interrupt`)."""
+    """This process among the ranks of the run.
+
+    ``stop`` is shared with who started it (:mod:`gpt.interrupt`). ``store`` is a file in which the ranks find each
+    other; without it they do in the store that their starter's environment names.
+    """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
     stop: ctypes.c_int | None = None
+    store: Path | None = None
 
     @property
     def is_main(self) -> bool:
@@ -52,12 +59,16 @@ class World:
         return flag if self.size == 1 else bool(self.sum(torch.tensor(int(flag))).item())
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every rank."""
-        values = [value]
-        if self.size > 1:
-            values *= self.size
-            dist.all_gather_object(values, value)
-        return values
+        """The value of every rank, as JSON has it: torch's own gathering of objects would unpickle what peers send."""
+        if self.size == 1:
+            return [value]
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(own)]))
+        longest = int(max(lengths))
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(texts, nn.functional.pad(own, (0, longest - len(own))))
+        return [json.loads(bytes(text[:length].tolist())) for text, length in zip(texts, lengths, strict=True)]
 
 
 ALONE = World()
@@ -67,7 +78,7 @@ ALONE = World()
 def joined(world: World, device: torch.device, timeout: int) -> Iterator[None]:
     """The process group of all ranks; a collective ends after ``timeout`` seconds.
 
-    Raises LostRank where another rank is gone or does not answer.
+    Raises LostRank where another rank does not join.
     """
     if world.size == 1:
         yield
@@ -76,9 +87,35 @@ def joined(world: World, device: torch.device, timeout: int) -> Iterator[None]:
     if device.type == "cuda":
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(world.size):
+        stay_on_this_machine()
+    limit = timedelta(seconds=timeout)
+    store = dist.FileStore(str(world.store), world.size) if world.store else None
+    if store:
+        store.set_timeout(limit)
+    try:
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=limit)
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise after_grace(
+            LostRank(
+                f"not all ranks joined within cluster.timeout={timeout} s ({str(error).splitlines()[0]})\n"
+                "  see what the other ranks said; raise cluster.timeout if they only start slowly"
+            )
+        ) from error
     yield
     dist.destroy_process_group()  # not after an exception, where it may wait for a rank that is gone
+
+
+def stay_on_this_machine() -> None:
+    """Let gloo and NCCL listen on the loopback interface alone, where all ranks are on one machine.
+
+    Whatever was set: a profile sets these for the network between machines, and here would only open ports to it.
+    """
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback:
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
 
 
 # torch 2.13's name for it, and the older one.
@@ -99,7 +136,14 @@ def replicated(module: nn.Module, device: torch.device, world: World) -> nn.Modu
 
 def is_lost_rank(error: Exception) -> bool:
     """Whether it says that another rank is gone or silent, and nothing of this one."""
-    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    words = (
+        "gloo",
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Timed out waiting",
+        "Wait timeout",
+        "Broken pipe",
+    )
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
@@ -119,12 +163,12 @@ def agree(world: World, config: Config, data: str, run_dir: Path | None) -> Path
     Raises InputError, on every rank, where one differs.
     """
     own = fingerprints(config, data)
-    everyone = world.gather((own, run_dir and run_dir.resolve()))
+    everyone = world.gather((own, run_dir and str(run_dir.resolve())))
     reference, directory = everyone[0]
     for rank, (theirs, _) in enumerate(everyone):
         for what in (key for key in reference if theirs[key] != reference[key]):
             raise InputError(f"rank {rank} has other {what} than rank 0", f"give every rank the same {what}")
-    return run_dir or directory
+    return run_dir or Path(directory)
 
 
 @contextmanager

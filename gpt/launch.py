@@ -10,17 +10,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.elastic.rendezvous import RendezvousError, rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gpt.distributed import World
 from gpt.errors import InputError, TrainingError
 from gpt.interrupt import FINISH_STEP, GO_ON, INSISTENT, Interrupt, end_with, ignore_signals
+from gpt.rendezvous import Rendezvous
 from gpt.schema import ClusterConfig, MultinodeConfig
 
 
@@ -41,15 +44,15 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
     stop = multiprocessing.get_context("spawn").RawValue("i", GO_ON)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said once, here
     try:
-        with tempfile.TemporaryDirectory() as logs, Interrupt(stop):
-            agent = elastic_launch(launch_config(cluster, logs), run_rank)
-            results = agent(stop, cluster, function, arguments)
+        with tempfile.TemporaryDirectory() as private, Interrupt(stop):
+            agent = elastic_launch(launch_config(cluster, private), run_rank)
+            results = agent(stop, Path(private), cluster, function, arguments)
     except ChildFailedError as error:
         (failure,) = error.failures.values()
         if failure.exitcode < 0 and stop.value != GO_ON:  # a signal to all, before this rank could tell
             raise KeyboardInterrupt from error
         raise explain(failure, node_rank * cluster.nproc + failure.local_rank) from error
-    except RendezvousError as error:
+    except (RendezvousError, DistError) as error:
         raise not_met(cluster) from error
     finally:
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
@@ -58,11 +61,10 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
 
 def wait_for_machine_0(cluster: MultinodeConfig) -> None:
     """Return once something listens at the address where all meet. Raises TrainingError after the time-out."""
-    host, _, port = cluster.rdzv_endpoint.rpartition(":")
     deadline = time.monotonic() + cluster.timeout
     while True:
         try:
-            return socket.create_connection((host.strip("[]"), int(port)), timeout=cluster.timeout).close()
+            return socket.create_connection(cluster.address, timeout=cluster.timeout).close()
         except OSError as error:
             if time.monotonic() > deadline:
                 raise not_met(cluster) from error
@@ -80,28 +82,26 @@ def not_met(cluster: ClusterConfig) -> TrainingError:
 
 def launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
     """Of torch's elastic agent: no restarts, and signals left to :class:`Interrupt`."""
-    nnodes, timeout = 1, str(cluster.timeout)
-    meeting = {"rdzv_endpoint": "localhost:0", "local_addr": "localhost", "rdzv_configs": {"is_host": "true"}}
+    nnodes, meeting = 1, {}
     if isinstance(cluster, MultinodeConfig):
         nnodes = cluster.nnodes
-        is_host = str(cluster.node_rank == 0).lower()
-        timeouts = {"join_timeout": timeout, "read_timeout": timeout}
-        meeting = {"rdzv_endpoint": cluster.rdzv_endpoint, "rdzv_configs": {"is_host": is_host, **timeouts}}
+        meeting = {"node_rank": cluster.node_rank, "address": cluster.address, "timeout": cluster.timeout}
+    rendezvous_handler_registry.register("gptlab", Rendezvous)
     return LaunchConfig(
         min_nodes=nnodes,
         max_nodes=nnodes,
         nproc_per_node=cluster.nproc,
         logs_specs=DefaultLogsSpecs(log_dir=logs or None),
         run_id="gptlab",
-        rdzv_backend="c10d",
+        rdzv_backend="gptlab",
+        rdzv_configs=meeting,
         max_restarts=0,
         signals_to_handle="none",  # Interrupt has them
-        **meeting,
     )
 
 
-def run_rank(stop: ctypes.c_int, cluster: ClusterConfig, function: Callable, arguments: tuple) -> Any:
-    """One rank, in a process of its own."""
+def run_rank(stop: ctypes.c_int, private: Path, cluster: ClusterConfig, function: Callable, arguments: tuple) -> Any:
+    """One rank, in a process of its own; ``private`` is a directory that no other user can enter."""
     end_with(multiprocessing.parent_process().pid)
     obey(stop)
     if cluster.threads is None and "OMP_NUM_THREADS" not in os.environ:
@@ -109,7 +109,9 @@ def run_rank(stop: ctypes.c_int, cluster: ClusterConfig, function: Callable, arg
     local_rank, node_rank, nnodes = int(os.environ["LOCAL_RANK"]), 0, 1
     if isinstance(cluster, MultinodeConfig):
         node_rank, nnodes = cluster.node_rank, cluster.nnodes
-    return function(World(node_rank * cluster.nproc + local_rank, local_rank, nnodes * cluster.nproc, stop), *arguments)
+    store = private / "store" if nnodes == 1 else None
+    rank, size = node_rank * cluster.nproc + local_rank, nnodes * cluster.nproc
+    return function(World(rank, local_rank, size, stop, store), *arguments)
 
 
 def obey(stop: ctypes.c_int) -> None:

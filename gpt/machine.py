@@ -23,11 +23,14 @@ def check_machine(config: Config) -> None:
 def settle(config: Config) -> None:
     """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that all find one. Raises InputError."""
     cluster = config.cluster
-    if cluster.nproc == 1 or cluster.name in ("torchrun", "slurm"):  # where SLURM runs it, it is checked as ddp
+    if cluster.nproc == 1 or cluster.name == "slurm":  # where SLURM runs it, it is checked as ddp
         return
     from torch.cuda import device_count
 
     gpus = device_count() if config.device in ("auto", "cuda") else 0
+    ranks, key = cluster.nproc, "cluster.nproc"
+    if cluster.name == "torchrun":
+        ranks, key = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), "torchrun --nproc-per-node"
     if cluster.nproc is None:
         if not gpus:
             raise InputError(
@@ -36,9 +39,9 @@ def settle(config: Config) -> None:
             )
         cluster.nproc = gpus
         check(config, flatten(config))  # now that the ranks are known
-    elif 0 < gpus < cluster.nproc:
+    elif 0 < gpus < ranks:
         raise InputError(
-            f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
+            f"{key}={ranks} is more ranks than there are GPUs here: {gpus}",
             f"allowed: up to {gpus}; with device=cpu as many as you like",
         )
 
@@ -69,13 +72,22 @@ def check_machines(configs: list[Config]) -> Found:
 
 
 def check_meeting_place(cluster: ClusterConfig) -> None:
-    """The port at which several machines meet is free on machine 0. Raises InputError."""
-    if not isinstance(cluster, MultinodeConfig) or cluster.node_rank != 0:
+    """The address at which several machines meet is one, and its port is free on machine 0. Raises InputError."""
+    if not isinstance(cluster, MultinodeConfig):
         return
-    host, _, port = cluster.rdzv_endpoint.rpartition(":")
+    host, port = cluster.address
     try:
-        socket.create_server(("", int(port))).close()
-    except (OSError, OverflowError) as error:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"cluster.rdzv_endpoint={cluster.rdzv_endpoint}: there is no machine {host}: {error}",
+            "give HOST:PORT, with machine 0's name as every machine knows it, or its IP address",
+        ) from error
+    if cluster.node_rank != 0:
+        return
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
         raise InputError(
             f"cluster.rdzv_endpoint={cluster.rdzv_endpoint}: port {port} cannot be opened here: {error}",
             f"take another port, the same on every machine: cluster.rdzv_endpoint={host}:PORT",

@@ -175,6 +175,12 @@ class MultinodeConfig(NodesConfig):
     node_rank: int
     rdzv_endpoint: str
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port of ``rdzv_endpoint``, where an IPv6 address stands in brackets."""
+        host, _, port = self.rdzv_endpoint.rpartition(":")
+        return host.strip("[]"), int(port)
+
 
 @dataclass(kw_only=True, slots=True)
 class SlurmConfig(NodesConfig):

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -49,7 +50,8 @@ class Executor(SlurmExecutor):
 
 
 def executor(config: Config, run_dir: Path) -> Executor:
-    """For one run: a task on each machine, which starts the ranks there."""
+    """For one run: a task on each machine, which starts the ranks there. Raises InputError for paths (check_paths)."""
+    check_paths(run_dir.absolute())
     cluster = config.cluster
     executor = Executor(run_dir.absolute() / "slurm")
     asked = {"partition": cluster.partition, "account": cluster.account, "mem": cluster.memory}
@@ -62,10 +64,24 @@ def executor(config: Config, run_dir: Path) -> Executor:
         time=cluster.time,
         wckey=None,
         stderr_to_stdout=True,
-        setup=[f'export PYTHONPATH="{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"', *cluster.setup],
+        setup=[f'export PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"', *cluster.setup],
         additional_parameters={key: value for key, value in asked.items() if value is not None},
     )
     return executor
+
+
+def check_paths(run_dir: Path) -> None:
+    """Quotes keep all but a few characters of a path in an sbatch file. Raises InputError for those."""
+    for path, what, excluded in (
+        (run_dir, "the output directory", "%\\"),  # which SLURM replaces in the names of logs
+        (ROOT, "the directory of gptlab", ":"),  # which parts the directories of PYTHONPATH
+    ):
+        bad = [character for character in str(path) if character in excluded or not character.isprintable()]
+        if bad:
+            raise InputError(
+                f"{what} {str(path)!r} has {bad[0]!r} in it, and no sbatch file can name it",
+                "take another name, or run it without SLURM: cluster=ddp",
+            )
 
 
 def sbatch_file(config: Config) -> str:
@@ -73,15 +89,18 @@ def sbatch_file(config: Config) -> str:
     return executor(config, Path("OUTPUT_DIR")).text().replace(str(Path("OUTPUT_DIR").absolute()), "OUTPUT_DIR")
 
 
-def check_sbatch(config: Config) -> None:
-    """There is a SLURM here, and it would take the job. Raises InputError."""
+def check_sbatch(config: Config, run_dir: Path | None) -> None:
+    """There is a SLURM here, and it would take the job. Raises InputError.
+
+    ``run_dir`` is None while it has no name yet; then it will be below where one is.
+    """
     if shutil.which("sbatch") is None:
         raise InputError(
             "cluster=slurm needs sbatch, and there is none here",
             "run the command where jobs are submitted; cluster.dry_run=true shows the sbatch file anywhere",
         )
     tried = subprocess.run(
-        ["sbatch", "--test-only"], input=executor(config, Path()).text(), capture_output=True, text=True
+        ["sbatch", "--test-only"], input=executor(config, run_dir or Path()).text(), capture_output=True, text=True
     )
     if tried.returncode:
         said = "; ".join(re.sub(r"^(sbatch: )?(error: )?", "", line) for line in tried.stderr.splitlines())

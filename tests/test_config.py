@@ -210,6 +210,19 @@ WRONG = [
     ([*READY, "optimizer=custom", "optimizer._target_=torch.nn.Linear"], "torch.nn.Linear is no torch.optim.Optimizer", "give a class"),
     (["cluster=slurm", "cluster.gpus=0"], "cluster.gpus=0 does not say how many ranks there are", "or cluster.nproc"),
     (["cluster=slurm", "cluster.nproc=2"], "cluster.nproc=2 is more ranks than cluster.gpus=1", "as many GPUs as ranks"),
+    (["cluster=slurm", 'cluster.partition="a\n#SBATCH --uid=0"'], r"cluster.partition='a\n#SBATCH --uid=0' holds a line break", "one line"),
+    (["cluster=slurm", 'cluster.account="a\n"'], r"cluster.account='a\n' holds a line break", "one line"),
+    (["cluster=slurm", 'cluster.time="1\n"'], r"cluster.time='1\n' holds a line break", "one line"),
+    (["cluster=slurm", 'cluster.memory="1G\r"'], r"cluster.memory='1G\r' holds a line break", "one line"),
+    (["cluster=slurm", '+cluster.sbatch.qos="a\nb"'], r"cluster.sbatch.qos='a\nb' holds a line break", "one line"),
+    (["cluster=slurm", "+cluster.sbatch={a wrap:id}"], "cluster.sbatch has 'a wrap', which is no option", "constraint=a100"),
+    (["cluster=slurm", 'name="a\nb"'], r"name='a\nb' cannot name", "letters, digits"),
+    ([f"cluster.timeout={10**15}"], "cluster.timeout=1000000000000000 makes no sense", "1 to 2147483"),
+    ([f"cluster.threads={10**15}"], "cluster.threads=1000000000000000 makes no sense", "1 to 1024"),
+    (["cluster=multinode", "cluster.rdzv_endpoint=localhost:65536"], "cluster.rdzv_endpoint=localhost:65536 is no address", "1 to 65535"),
+    (["cluster=multinode", "cluster.rdzv_endpoint=localhost:0"], "cluster.rdzv_endpoint=localhost:0 is no address", "1 to 65535"),
+    ([*READY, "cluster=multinode", "cluster.nproc=1", "cluster.rdzv_endpoint=no.such.host.invalid:29400"], "there is no machine no.such.host.invalid", "machine 0's name"),
+    ([*READY, "cluster=multinode", "cluster.nproc=1", "cluster.node_rank=1", "cluster.rdzv_endpoint=a..b:29400"], "there is no machine a..b", "machine 0's name"),
     (["cluster=slurm", "cluster.sbatch.qos=high"], "cluster.sbatch.qos is not there yet", "+cluster.sbatch.qos="),
     ([*READY, "optimizer=custom", "+optimizer.options.fused=true"], "torch.optim.NAdam takes no fused", "it takes: lr, betas"),
     ([*READY, "optimizer=custom", "optimizer._target_=torch.optim.Rprop"], "torch.optim.Rprop takes no weight_decay", "it takes: lr, etas"),
@@ -344,7 +357,7 @@ def test_imports_flow_one_way():
         ["dataset", "optim", "checkpoint", "tracker", "plot", "debug", "compile", "about", "wandb_file"],
         ["loss", "windows", "memory", "histogram"],
         ["rundir", "machine"],
-        ["model", "order", "precision", "tokenfile", "tokenizer", "distributed"],
+        ["model", "order", "precision", "tokenfile", "tokenizer", "distributed", "rendezvous"],
         ["config", "cli"],
         ["checks"],
         ["schema"],
@@ -378,3 +391,17 @@ def test_ranks_are_counted_by_gpus(monkeypatch):
     with pytest.raises(InputError, match=r"=1024 is not divisible by model.seq_len=512 × 4 ranks"):
         settle(compose(["cluster=ddp", "model.seq_len=512"]))
     settle(compose(["cluster=ddp", "cluster.nproc=8", "device=cpu"]))
+
+
+def test_ranks_of_torchrun_find_a_gpu_each(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    config = ["cluster=torchrun", "batch.global_tokens=4096"]
+    with pytest.raises(
+        InputError, match="torchrun --nproc-per-node=4 is more ranks than there are GPUs here: 2\n  allow"
+    ):
+        settle(compose(config))
+    settle(compose([*config, "device=cpu"]))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    settle(compose(config))

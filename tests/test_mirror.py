@@ -18,7 +18,7 @@ from conftest import ROOT, Started, call
 from test_run import deterministic
 from wandb_server import KEY, serving
 
-from gpt.about import git
+from gpt.about import git, without_secrets
 from gpt.files import LAYOUT, locked, write_json
 from gpt.histogram import BINS, histogram
 from gpt.mirror import Tail
@@ -118,6 +118,28 @@ def test_what_is_not_committed_is_kept(tmp_path):
     (repository / "code.py").write_text("a = 2\n")
     about, diff = git(repository)
     assert about["changed"] and b"-a = 1\n+a = 2\n" in diff
+    run_git("remote", "add", "origin", "https://user:secret@example.org/lab/code.git")
+    assert git(repository)[0]["remote"] == "https://example.org/lab/code.git"
+
+
+@pytest.mark.parametrize(
+    "remote, public",
+    [
+        ("https://example.org/lab/code.git", "https://example.org/lab/code.git"),
+        ("https://secret@example.org/code.git", "https://example.org/code.git"),
+        ("https://user:secret@example.org:8443/code.git", "https://example.org:8443/code.git"),
+        ("https://user:se@cr?et@example.org/@lab/code.git", "https://example.org/@lab/code.git"),
+        ("https://example.org/code.git?private_token=secret#secret", "https://example.org/code.git"),
+        ("ssh://git@example.org:22/code.git", "ssh://git@example.org:22/code.git"),
+        ("ssh://secret@example.org/code.git", "ssh://example.org/code.git"),
+        ("helper::https://user:secret@example.org/code.git", "helper::https://example.org/code.git"),
+        ("git@example.org:lab/code.git", "git@example.org:lab/code.git"),
+        ("secret@example.org:lab/code.git", "example.org:lab/code.git"),
+        ("/srv/me@lab/code.git", "/srv/me@lab/code.git"),
+    ],
+)
+def test_a_remote_is_noted_without_secrets(remote, public):
+    assert without_secrets(remote) == public
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 from conftest import call, command, environment
 
 from gpt.compose import compose
-from gpt.slurm import job_state, meeting, sbatch_file
+from gpt.errors import InputError
+from gpt.slurm import executor, job_state, meeting, sbatch_file
 from gpt.tracker import read_metrics
 
 SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.nproc=2"]
@@ -46,6 +48,31 @@ def test_the_sbatch_file_says_what_the_keys_say():
     """.split():
         assert f"#SBATCH {line}" in lines
     assert lines.index("module load cuda") < lines.index("# command")
+
+
+ODD = 'it\'s $HOME `id` "and" #more;'
+
+
+def test_odd_paths_are_quoted(tmp_path, monkeypatch):
+    root = tmp_path / ODD
+    monkeypatch.setattr("gpt.slurm.ROOT", root)
+    lines = executor(compose(SLURM), root / "run").text().splitlines()
+    (export,) = (line for line in lines if "PYTHONPATH" in line)
+    said = subprocess.run(
+        ["bash", "-c", f"PYTHONPATH=/other\n{export}\nprintenv PYTHONPATH"], capture_output=True, text=True
+    )
+    assert said.stdout == f"{root}:/other\n"
+    (output,) = (line for line in lines if line.startswith("#SBATCH --output"))
+    assert shlex.split(output, comments=False)[1] == f"--output={root}/run/slurm/%j_0_log.out"
+
+
+@pytest.mark.parametrize("name", ["50%", "back\\slash", "two\nlines"])
+def test_paths_that_no_sbatch_file_can_name_are_refused(name, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"the output directory .* and no sbatch file can name it\n  take another"):
+        executor(compose(SLURM), tmp_path / name)
+    monkeypatch.setattr("gpt.slurm.ROOT", tmp_path / "a:b")
+    with pytest.raises(InputError, match=r"the directory of gptlab .* has ':' in it"):
+        executor(compose(SLURM), tmp_path)
 
 
 def test_what_is_not_given_is_left_to_slurm():
@@ -97,6 +124,8 @@ def test_slurm_is_asked_before_anything_is_made(small, tmp_path):
 @slurm
 @pytest.mark.slow
 def test_jobs_of_a_sweep_are_the_runs_that_they_are_here(small, tmp_path):
+    tmp_path /= ODD  # which SLURM can write to
+    tmp_path.mkdir()
     done = call("--multirun", *small, *SLURM, "seed=1,2", "hydra.sweep.dir=there", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert call(*small, "seed=2", "hydra.run.dir=here", cwd=tmp_path).returncode == 0

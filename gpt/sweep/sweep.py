@@ -189,7 +189,7 @@ class Sweep:
                 if job.on_slurm:
                     from gpt.slurm import check_sbatch
 
-                    check_sbatch(job.config)
+                    check_sbatch(job.config, job.run_dir)
                 ready(job.config, job.run_dir if job.config.resume else None)
         if not local:
             return
