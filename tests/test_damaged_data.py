@@ -12,7 +12,7 @@ import pytest
 
 import data.prepare
 import data.verified
-from data import pieces
+from data import jsonl, pieces
 from data.prepare import prepare
 from data.shards import JOURNAL
 from data.tokenwriter import LostProgress, TokenWriter
@@ -285,3 +285,21 @@ def test_raw_files_are_not_filled_up(tmp_path):
     spool.write_bytes(spool.read_bytes()[:-2])
     with pytest.raises(LostProgress, match=r"a.h5.tokens is not what was written"):
         TokenWriter(tmp_path / "a.h5", **about, held=held)
+
+
+@pytest.mark.parametrize("revision", [None, "abc"])
+def test_what_came_from_a_hub_outlives_a_refusal(revision, interrupted, tmp_path, monkeypatch):
+    """Such as one for want of a login; of files here, which are other files once they are mended, nothing is kept."""
+    killed, overrides, _ = interrupted
+    directory = tmp_path / killed.name
+    shutil.copytree(killed, directory)
+
+    def refuse(*arguments):
+        raise InputError("no login", "log in")
+
+    monkeypatch.setattr(jsonl.JsonLines, "resolve", lambda source: setattr(source, "revision", revision))
+    monkeypatch.setattr(jsonl.JsonLines, "rows", refuse)
+    with pytest.raises(InputError, match="no login"):
+        prepare(compose([*overrides, f"data.cache_dir={tmp_path}"]).data)
+    assert directory.exists() == (revision is not None)
+    assert revision is None or hashes(directory).keys() == hashes(killed).keys()
