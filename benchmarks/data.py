@@ -164,7 +164,7 @@ def write_tokens(directory: Path, n_shards: int) -> Path:
     """Random tokens in so many shards, the last shorter than the others."""
     import numpy as np
 
-    from gpt.tokenfile import TokenWriter, write_index
+    from data.tokenwriter import TokenWriter, write_index
 
     draws, left, paths = np.random.default_rng(1), N_TOKENS, []
     directory.mkdir()

@@ -34,6 +34,7 @@ class Parquet(FileRows):
     """The parquet files of ``data.files``."""
 
     n_rows: int | None = None  # of all that is read, where that is known
+    cure = "each is to be a whole parquet file, with the same columns: fetch what is damaged again, or leave it out"
 
     def share(self, cursor: Cursor) -> float:
         """See :class:`data.source.Source`."""
@@ -66,7 +67,7 @@ class Parquet(FileRows):
                     yield row
                 return
             except Exception as error:
-                failures = wait(error, failures, self.describe())
+                failures = wait(error, failures, self.describe(), self.cure)
 
     def _rows(self, cursor: Cursor | None) -> Iterator[Row]:
         cursor = cursor or {"part": 0, "state": None, "row": 0, "rows": 0}
@@ -103,6 +104,8 @@ class Parquet(FileRows):
 class Hub(Parquet):
     """A dataset of Hugging Face's hub, in whatever format it lies there."""
 
+    cure = "see data.config, data.split; a dataset that is a script has data.revision=refs/convert/parquet"
+
     def __init__(self, data: HubConfig, cache_dir: Path):
         Rows.__init__(self, data, cache_dir)
         if not data.path:
@@ -124,7 +127,7 @@ class Hub(Parquet):
             try:
                 self.revision = HfApi().dataset_info(self.data.path, revision=self.data.revision).sha
             except Exception as error:
-                failures = wait(error, failures, self.data.path, PATIENCE[:2])  # nothing is lost yet
+                failures = wait(error, failures, self.data.path, self.cure, PATIENCE[:2])  # nothing is lost yet
         return self.revision
 
     def builder(self) -> DatasetBuilder:
@@ -176,7 +179,7 @@ def position(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def wait(error: Exception, failures: int, what: str, patience: list[int] = PATIENCE) -> int:
+def wait(error: Exception, failures: int, what: str, cure: str, patience: list[int] = PATIENCE) -> int:
     """After a failure of the network, wait a while; returns how many there were in a row.
 
     Raises TrainingError after too many of them, and what is no failure of the network as :func:`explained` puts it.
@@ -187,7 +190,7 @@ def wait(error: Exception, failures: int, what: str, patience: list[int] = PATIE
     is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     is_missing = type(error).__name__ in MISSING or (status is not None and status < 500 and status != 429)
     if not is_network or is_offline or is_missing:
-        raise explained(error, what, is_network and is_offline, is_missing) from error
+        raise explained(error, what, is_network and is_offline, is_missing, cure) from error
     if failures == len(patience):
         raise TrainingError(
             f"{what}: the hub cannot be reached: {first_line(error)}\n"
@@ -199,7 +202,7 @@ def wait(error: Exception, failures: int, what: str, patience: list[int] = PATIE
     return failures + 1
 
 
-def explained(error: Exception, what: str, is_offline: bool, is_missing: bool) -> Exception:
+def explained(error: Exception, what: str, is_offline: bool, is_missing: bool, cure: str) -> Exception:
     """What the user can do about an error of the library, or the error itself."""
     if is_offline:
         return InputError(
@@ -210,11 +213,9 @@ def explained(error: Exception, what: str, is_offline: bool, is_missing: bool) -
             f"{what} is not on the hub, or not for everyone: {first_line(error)}",
             f"correct data.path and data.revision, log in (HF_TOKEN=…), {LOCAL_COPY}",
         )
-    if isinstance(error, ValueError | RuntimeError | FileNotFoundError):
-        return InputError(
-            f"{what} cannot be read: {first_line(error)}",
-            "see data.config, data.split; a dataset that is a script has data.revision=refs/convert/parquet",
-        )
+    is_damaged = isinstance(error, OSError) and error.errno is None  # pyarrow's
+    if is_damaged or isinstance(error, ValueError | RuntimeError | FileNotFoundError):
+        return InputError(f"{what} cannot be read: {first_line(error)}", cure)
     return error
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 
 from data import files
-from data.pieces import REPLACE, SURROGATE, Cursor, Row, clean, decode
+from data.pieces import MAX_DOCUMENT, REPLACE, SURROGATE, Cursor, Row, clean, decode
 from data.source import FileRows
 from gpt.errors import InputError
 
@@ -28,7 +28,12 @@ class JsonLines(FileRows):
         for number in range(cursor["file"], len(self.paths)):
             path = self.paths[number]
             with files.opened(path, cursor["byte"]) as file:
-                for raw in file:
+                for raw in iter(lambda: file.readline(MAX_DOCUMENT + 1), b""):
+                    if len(raw) > MAX_DOCUMENT:
+                        raise InputError(
+                            f"{path}, line {cursor['line'] + 1} is longer than {MAX_DOCUMENT:,} bytes",
+                            "each line is to be one JSON object, with one document",
+                        )
                     after = {"file": number, "byte": cursor["byte"] + len(raw), "line": cursor["line"] + 1}
                     if raw.strip():
                         yield Row(self.text_of(raw, f"{path}, line {after['line']}"), None, cursor, after)
@@ -39,7 +44,9 @@ class JsonLines(FileRows):
         """The text in a line. Raises InputError, which says where, when there is none."""
         try:
             record = json.loads(clean(decode(raw, self.data.invalid_utf8, where)))
-        except json.JSONDecodeError as error:
+        except RecursionError as error:
+            raise InputError(f"{where}: nested too deeply", "each line is to be one JSON object") from error
+        except ValueError as error:
             raise InputError(f"{where}: not JSON: {error}", "each line is to be one JSON object") from error
         if not isinstance(record, dict) or self.data.column not in record:
             held = ", ".join(record) if isinstance(record, dict) else "no object"

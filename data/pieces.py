@@ -10,6 +10,7 @@ from gpt.errors import InputError
 
 BLOCK = 1 << 20  # bytes that are read, and given to a tokenizer, at once
 MAX_BLOCK = 1 << 24  # where no shorter piece can be cut off
+MAX_DOCUMENT = 1 << 28  # of a line of JSON or of rows put together, which are held in memory several times
 BATCH_CHARS = 1 << 19  # of text for a worker at a time
 # Between a character that is no white space and a space or newline, every tokenizer here ends a word (of GPT-2's
 # pattern, no alternative goes on there, and none looks back), so that pieces have the tokens of the whole.
@@ -94,11 +95,18 @@ class Row(NamedTuple):
 def joined(rows: Iterable[Row], document_start: str) -> Iterator[Row]:
     """Rows that are lines, put together to documents; a row that matches the pattern begins one."""
     held: list[Row] = []
+    size = 0
     for row in rows:
         if held and (re.match(document_start, row.text) or row.split != held[0].split):
             yield Row("".join(r.text for r in held), held[0].split, held[0].before, held[-1].after)
-            held = []
+            held, size = [], 0
         held.append(row)
+        size += len(row.text)
+        if size > MAX_DOCUMENT:
+            raise InputError(
+                f"data.document_start={document_start} begins no document in {size:,} characters",
+                "correct the pattern, or give null where each row is a document",
+            )
     if held:
         yield Row("".join(r.text for r in held), held[0].split, held[0].before, held[-1].after)
 

@@ -20,11 +20,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.files import make_directory
+from data.manifest import MANIFEST, missing_shards, read_manifest
 from data.pieces import Cursor
 from data.progress import Meter, check_room
-from data.shards import SplitShards, clear, missing_shards, read_journal, remake, write_journal, write_synced
+from data.shards import JOURNAL, SplitShards, clear, read_journal, remake, write_journal, write_synced
 from data.source import Source, source_of
 from data.tokenize import release_memory
+from data.tokenwriter import LostProgress
+from data.verified import open_verified
 from gpt import cli
 from gpt.config import Config
 from gpt.errors import InputError, TrainingError
@@ -44,8 +48,13 @@ def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
 
     Raises InputError when the source cannot be read, or what lies there is no pair of token files.
     """
-    directory = Path(data.dir) if data.dir else _prepare_into_cache(data)
-    train, val = (open_tokens(directory / f"{split}.h5") for split in ("train", "val"))
+    return open_prepared(data, Path(data.dir) if data.dir else _prepare_into_cache(data))
+
+
+def open_prepared(data: DataConfig, directory: Path) -> tuple[TokenFile, TokenFile]:
+    """The training and the validation file in a directory. Raises InputError where they are not as written."""
+    cache_dir = REPOSITORY / data.cache_dir
+    train, val = (open_verified(directory / f"{split}.h5", cache_dir) for split in NAMES)
     if (train.tokenizer, train.vocab_size, train.chars) != (val.tokenizer, val.vocab_size, val.chars):
         raise InputError(f"{directory}: train.h5 and val.h5 have different tokenizers", "prepare them together")
     return train, val
@@ -64,14 +73,27 @@ def vocab_size(data: DataConfig) -> int | None:
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
     Order(config.data.seed, train.sha256, train.n_tokens, config.model.seq_len)
+    tokenizer = get_tokenizer(train.tokenizer, train.chars)
+    if train.vocab_size != tokenizer.n_vocab:
+        raise InputError(
+            f"{train.path}: its attribute vocab_size is {train.vocab_size:,}, and its tokenizer {train.tokenizer} has "
+            f"{tokenizer.n_vocab:,} tokens",
+            "correct the one or the other; model.vocab_multiple makes the embedding larger",
+        )
     if config.data.documents != "packed" and not (train.has_documents and val.has_documents):
         raise InputError(
             f"data.documents={config.data.documents}, and {Path(train.path).parent} does not say where documents start",
             "allowed without a dataset doc_offsets: data.documents=packed",
         )
+    for file in (train, val):
+        if config.data.documents == "separate" and not len(file.doc_offsets()):
+            raise InputError(
+                f"data.documents=separate, and no document starts in {file.path}",
+                "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
+            )
     if val.n_tokens < 2:
         raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
-    prompt_ids(get_tokenizer(train.tokenizer, train.chars), config.sample.prompt)
+    prompt_ids(tokenizer, config.sample.prompt)
 
 
 def prepared_directory(data: DataConfig) -> Path:
@@ -88,6 +110,7 @@ def _cache_directory(data: DataConfig, source: Source) -> Path:
 def _prepare_into_cache(data: DataConfig) -> Path:
     source = source_of(data, REPOSITORY / data.cache_dir)
     directory = _cache_directory(data, source)
+    make_directory(directory.parent)
     if _is_whole(directory) and not missing_shards(directory):
         return directory
     with _alone(directory):
@@ -98,8 +121,9 @@ def _prepare_into_cache(data: DataConfig) -> Path:
                 print(f"preparing {source.describe()} as {data.tokenizer} -> {directory}", flush=True)
                 _write(data, source, directory)
         except InputError:
-            if not _is_whole(directory):
-                clear(directory)
+            # What came from a hub, as its revision says, stays: the network or a login may be what is wrong.
+            if not _is_whole(directory) and not (source.revision and (directory / JOURNAL).exists()):
+                clear(directory, "*")
             raise
         except OSError as error:
             raise TrainingError(
@@ -112,14 +136,14 @@ def _prepare_into_cache(data: DataConfig) -> Path:
 
 
 def _is_whole(directory: Path) -> bool:
-    return all((directory / name).exists() for name in ("train.h5", "val.h5", "manifest.json"))
+    return all((directory / name).exists() for name in ("train.h5", "val.h5", MANIFEST))
 
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the directory, made if need be, for this process; others wait here."""
     while True:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -132,15 +156,13 @@ def _alone(directory: Path) -> Iterator[None]:
 
 def _write(data: DataConfig, source: Source, directory: Path) -> None:
     """The shards of both splits, then the manifest; where it was interrupted, it goes on."""
-    journal = read_journal(directory)
-    source.revision = journal["revision"]
-    source.resolve()
-    about = _about(data, source)
-    splits = {
-        name: SplitShards(directory, data.shard_tokens, about | {"split": name}, journal["splits"].get(name))
-        for name in NAMES
-    }
-    _read(data, source, about["chars"], directory, journal["cursor"], splits)
+    try:
+        about, splits, cursor = _begin(data, source, directory)
+    except LostProgress as error:
+        print(f"{error.problem}: the preparation begins anew", flush=True)
+        clear(directory, "*")
+        about, splits, cursor = _begin(data, source, directory)
+    _read(data, source, about["chars"], directory, cursor, splits)
     for name, split in splits.items():
         if split.n_tokens == 0:
             raise InputError(
@@ -156,10 +178,25 @@ def _write(data: DataConfig, source: Source, directory: Path) -> None:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    write_synced(directory / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_synced(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     clear(directory)
     said = (f"{split['tokens']:,} {NAMES[name]} tokens" for name, split in manifest["splits"].items())
     print(", ".join(said), flush=True)
+
+
+def _begin(
+    data: DataConfig, source: Source, directory: Path
+) -> tuple[dict[str, Any], dict[str, SplitShards], Cursor | None]:
+    """What the token files say of themselves, the splits as far as they are, and where the source goes on."""
+    journal = read_journal(directory)
+    source.revision = journal["revision"]
+    source.resolve()
+    about = _about(data, source)
+    splits = {
+        name: SplitShards(directory, data.shard_tokens, about | {"split": name}, journal["splits"].get(name))
+        for name in NAMES
+    }
+    return about, splits, journal["cursor"]
 
 
 def _read(
@@ -204,7 +241,7 @@ def _about(data: DataConfig, source: Source) -> dict[str, Any]:
 
 def _write_again(data: DataConfig, source: Source, directory: Path) -> None:
     """Make the shards that are missing, and no others."""
-    source.revision = json.loads((directory / "manifest.json").read_text())["revision"]
+    source.revision = read_manifest(directory)["revision"]
     about = _about(data, source)
     for split, shard in missing_shards(directory):
         print(f"{directory / shard['file']} is gone: it is made again", flush=True)

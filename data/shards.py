@@ -1,17 +1,22 @@
 """The shards of a dataset under way: what is written, and where an interrupted preparation goes on."""
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from data.pieces import Cursor
 from data.tokenize import Tokens
+from data.tokenwriter import LostProgress, TokenWriter, replace_synced, write_index
 from gpt.errors import InputError
-from gpt.tokenfile import TokenWriter, open_tokens, replace_synced, write_index
+from gpt.files import parse_object
+from gpt.tokenfile import DAMAGED, open_tokens
 
 JOURNAL = ".progress.json"
+MAX_SHARDS = 10_000  # of a split; more are a mistake, and slow to open
 
 
 class SplitShards:
@@ -21,18 +26,18 @@ class SplitShards:
     """
 
     def __init__(self, directory: Path, shard_tokens: int, about: dict[str, Any], state: dict[str, Any] | None):
-        state = state or {"shards": [], "held": [0, 0], "from": {"cursor": None, "skip": 0}}
+        state = state or {"shards": [], "held": None, "from": {"cursor": None, "skip": 0}}
         self.directory, self.shard_tokens, self.about = directory, shard_tokens, about
         self.split, self.shards, self.full = about["split"], state["shards"], []
         self.begins = state["from"]  # where the source stands at the shard's begin, and this split's tokens to skip
-        self.writer = self._writer(tuple(state["held"]))
+        self.writer = self._writer(state["held"])
 
     @property
     def itemsize(self) -> int:
         """Bytes of a token."""
         return self.writer.dtype.itemsize
 
-    def _writer(self, held: tuple[int, int]) -> TokenWriter:
+    def _writer(self, held: dict[str, Any] | None = None) -> TokenWriter:
         path = self.directory / f"{self.split}_{len(self.shards):05d}.h5"
         return TokenWriter(path, **self.about, held=held)
 
@@ -53,8 +58,13 @@ class SplitShards:
 
     def _next(self) -> None:
         self._finish_shard()
+        if len(self.shards) == MAX_SHARDS:
+            raise InputError(
+                f"data.shard_tokens={self.shard_tokens:,} makes more than {MAX_SHARDS:,} files of {self.split}",
+                "raise it: 100_000_000 tokens are a file of 200 MB",
+            )
         self.full.append(self.writer)
-        self.writer = self._writer((0, 0))
+        self.writer = self._writer()
 
     def _finish_shard(self) -> None:
         self.shards.append({"file": self.writer.path.name, **self.writer.finish(), "from": self.begins})
@@ -80,17 +90,6 @@ class SplitShards:
         return {"tokens": sum(shard["tokens"] for shard in self.shards), "sha256": sha256, "shards": self.shards}
 
 
-def missing_shards(directory: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The shards that a finished dataset should have and has not, with their splits."""
-    manifest = json.loads((directory / "manifest.json").read_text())
-    return [
-        (name, shard)
-        for name, split in manifest["splits"].items()
-        for shard in split["shards"]
-        if not (directory / shard["file"]).exists()
-    ]
-
-
 def remake(directory: Path, shard: dict[str, Any], about: dict[str, Any], source: Iterable[Tokens]) -> None:
     """Write one shard anew from the tokens of its split, as the source gives them from where the shard says.
 
@@ -109,24 +108,41 @@ def remake(directory: Path, shard: dict[str, Any], about: dict[str, Any], source
 
 
 def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits: dict[str, SplitShards]) -> None:
-    """Say from where to go on."""
+    """Say from where to go on; the hash in front of it tells a damaged journal."""
     held = {name: split.commit() for name, split in splits.items()}
-    state = {"cursor": cursor, "revision": revision, "splits": held}
-    write_synced(directory / JOURNAL, json.dumps(state))
+    state = json.dumps({"cursor": cursor, "revision": revision, "splits": held})
+    write_synced(directory / JOURNAL, f"{hashlib.sha256(state.encode()).hexdigest()}\n{state}\n")
     for split in splits.values():
         split.drop_full()
 
 
 def read_journal(directory: Path) -> dict[str, Any]:
-    """Where an interrupted preparation goes on, or where a new one begins."""
+    """Where an interrupted preparation goes on, or where a new one begins. Raises LostProgress for a damaged one."""
     path = directory / JOURNAL
-    return json.loads(path.read_text()) if path.exists() else {"cursor": None, "revision": None, "splits": {}}
+    if not path.exists():
+        return {"cursor": None, "revision": None, "splits": {}}
+    try:
+        sha256, _, state = path.read_text().rstrip("\n").partition("\n")
+        journal = parse_object(state)
+    except (OSError, ValueError) as error:
+        raise LostProgress(f"{path} is damaged: {error}", DAMAGED) from error
+    if hashlib.sha256(state.encode()).hexdigest() != sha256:
+        raise LostProgress(f"{path} is damaged: it is not what was written", DAMAGED)
+    for shard in (shard for split in journal["splits"].values() for shard in split["shards"]):
+        try:
+            open_tokens(directory / shard["file"])
+        except InputError as error:
+            raise LostProgress(error.problem, DAMAGED) from error
+    return journal
 
 
-def clear(directory: Path) -> None:
-    """Delete what only an unfinished preparation needs."""
-    for path in directory.glob(".*"):
-        path.unlink()
+def clear(directory: Path, pattern: str = ".*") -> None:
+    """Delete what only an unfinished preparation needs, or all that matches."""
+    for path in directory.glob(pattern):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_synced(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ Where it comes from, counts, a few documents, the most frequent tokens, the leng
 a plot too. Takes the overrides of data.prepare, and prepares nothing.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import tiktoken
 from rich.console import Console
 from rich.table import Table
 
-from data.prepare import prepared_directory
+from data.manifest import MANIFEST, read_manifest
+from data.prepare import open_prepared, prepared_directory
 from gpt import cli
 from gpt.errors import InputError
-from gpt.tokenfile import TokenFile, open_tokens
+from gpt.tokenfile import TokenFile
 from gpt.tokenizer import get_tokenizer, printable
 
 COUNTED = 100_000_000  # tokens of which frequencies are counted, spread over all
@@ -26,9 +26,8 @@ SHOWN = 120  # tokens of a document
 COMMON = 12  # tokens in the list of the most frequent
 
 
-def show(directory: Path, n_documents: int, png: Path) -> None:
-    """Print all, and draw the plot. Raises InputError where there is no prepared data."""
-    files = {split: open_tokens(directory / f"{split}.h5") for split in ("train", "val")}
+def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Path) -> None:
+    """Print all, and draw the plot."""
     console, train = Console(highlight=False, markup=False), files["train"]
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
     for line in provenance(directory, train):
@@ -49,10 +48,9 @@ def show(directory: Path, n_documents: int, png: Path) -> None:
 
 def provenance(directory: Path, train: TokenFile) -> list[str]:
     """Where the data comes from, as far as its manifest says."""
-    path = directory / "manifest.json"
     lines = [str(directory), f"tokenizer {train.tokenizer}, vocabulary {train.vocab_size:,}, stored as {train.dtype}"]
-    if path.exists():
-        manifest = json.loads(path.read_text())
+    if (directory / MANIFEST).exists():
+        manifest = read_manifest(directory)
         revision = f" at {manifest['revision']}" if manifest["revision"] else ""
         lines.insert(1, f"from {manifest['source']}: {manifest['of']}{revision}")
         versions = [f"{name} {version}" for name, version in manifest["versions"].items()]
@@ -116,7 +114,9 @@ def draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np.
     bins = np.unique(np.geomspace(1, most + 1, 60).astype(int))
     for split, length in lengths.items():
         below.hist(length, bins=bins, histtype="step", label=f"{split}, {len(length):,} documents")
-    below.set(xscale="log", yscale="log", xlabel="tokens of the document", ylabel="documents")
+    if any(map(len, lengths.values())):  # nothing has no logarithm
+        below.set(xscale="log", yscale="log")
+    below.set(xlabel="tokens of the document", ylabel="documents")
     below.legend()
     for axes in (above, below):
         axes.grid(alpha=0.3)
@@ -134,12 +134,15 @@ def main() -> None:
         o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("documents", "png")
     }
     n_documents = own.get("documents", 3)
-    if not isinstance(n_documents, int) or n_documents < 0:
+    if type(n_documents) is not int or n_documents < 0:
         raise InputError(f"documents={n_documents} makes no sense", "allowed: a whole number, 0 or more")
     data = compose([a for a in sys.argv[1:] if a.partition("=")[0] not in own]).data
     directory = prepared_directory(data)
-    png = Path(str(own.get("png", f"outputs/data/{directory.name}.png"))).expanduser()
-    show(directory, n_documents, png)
+    png = own.get("png", f"outputs/data/{directory.name}.png")
+    if not (isinstance(png, str) and png.endswith(".png")):
+        raise InputError(f"png={png} is no PNG file", "allowed: png=FILE.png")
+    files = dict(zip(("train", "val"), open_prepared(data, directory), strict=True))
+    show(files, directory, n_documents, Path(png).expanduser())
 
 
 if __name__ == "__main__":

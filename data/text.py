@@ -45,7 +45,7 @@ class TextFiles(Documents):
     @property
     def fetched(self) -> Path:
         """Where what ``data.url`` gives lies once it is fetched."""
-        return self.cache_dir / f"{self.data.name}.txt"
+        return self.cache_dir / f"{self.data.name}-{hashlib.sha256(self.data.url.encode()).hexdigest()[:12]}.txt"
 
     def inputs(self) -> Any:
         """See :class:`data.source.Source`."""

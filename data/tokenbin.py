@@ -88,7 +88,7 @@ def tokens_in(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         try:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise InputError(f"{path} is no array of numpy: {error}", files.FETCH_AGAIN) from error
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise InputError(f"{path} holds {ids.dtype} of shape {ids.shape}", "expected: a row of whole numbers")

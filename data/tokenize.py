@@ -1,6 +1,7 @@
 """Text to ids: piece by piece, in a pool of processes, in order, with bounded memory."""
 
 import base64
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -15,15 +16,18 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import numpy as np
 import tiktoken
 
 from data.pieces import Cursor, Piece, split_of
+from gpt.errors import TrainingError
 from gpt.tokenizer import encode, end_of_text, get_tokenizer
 
 AHEAD = 3  # batches per worker that may be under way
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INLINE_CHARS = 1 << 23  # below this, starting workers would take longer than the work
 
 
@@ -145,14 +149,26 @@ def release_memory() -> None:
 
 
 def _worker() -> None:
-    """Workers leave signals to who started them, and end when that is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Workers leave signals to who started them, and end when that is gone; the pool ends them by SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def wait() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Signals wait here, and in processes that are started meanwhile until :func:`_worker` has its say."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def cores() -> int:
@@ -163,7 +179,10 @@ def cores() -> int:
 def in_order(
     groups: Iterable[tuple[list[Piece], Cursor]], work: functools.partial, processes: int
 ) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
-    """``work`` of each group in the order of the groups, in ``processes`` once there is enough of it."""
+    """``work`` of each group in the order of the groups, in ``processes`` once there is enough of it.
+
+    Raises TrainingError where one of them is killed.
+    """
     groups, done = iter(groups), 0
     for batch, cursor in groups:
         yield work(batch), cursor
@@ -177,11 +196,17 @@ def in_order(
     with ProcessPoolExecutor(processes, context, initializer=_worker) as pool:
         try:
             for batch, cursor in groups:
-                pending.append((pool.submit(work, batch), cursor))
+                with _signals_blocked():  # a worker is started while there are too few
+                    pending.append((pool.submit(work, batch), cursor))
                 if len(pending) == AHEAD * processes:
                     future, cursor = pending.popleft()
                     yield future.result(), cursor
             for future, cursor in pending:
                 yield future.result(), cursor
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process that tokenizes was killed, as the system does where memory is short\n"
+                "  give the command again, which goes on where it was; fewer need less: data.processes=N"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -3,14 +3,14 @@
 Takes the overrides of data.prepare. Says of each file whether its tokens are what was written.
 """
 
-import json
 import sys
 from pathlib import Path
 
+from data.manifest import recorded_shards
 from data.prepare import prepared_directory
 from gpt import cli
 from gpt.errors import InputError
-from gpt.tokenfile import is_as_written, open_tokens
+from gpt.tokenfile import open_tokens, read_shard
 
 
 def verify(directory: Path) -> list[Path]:
@@ -18,18 +18,14 @@ def verify(directory: Path) -> list[Path]:
 
     Raises InputError where there is no prepared data.
     """
-    manifest, altered = directory / "manifest.json", []
-    recorded = {}
-    if manifest.exists():
-        splits = json.loads(manifest.read_text())["splits"].values()
-        recorded = {shard["file"]: shard["sha256"] for split in splits for shard in split["shards"]}
+    recorded, altered = recorded_shards(directory), []
     for split in ("train", "val"):
         for shard in open_tokens(directory / f"{split}.h5").shards:
             path = Path(shard.path)
-            is_fine, found = is_as_written(path)
-            is_fine &= recorded.get(path.name, found) == found
-            print(f"{path}  {shard.n_tokens:,} tokens  {'as written' if is_fine else 'ALTERED'}", flush=True)
-            altered += [] if is_fine else [path]
+            _, damage = read_shard(path, recorded.get(path.name, {}))
+            said = f"ALTERED: {damage}" if damage else "as written"
+            print(f"{path}  {shard.n_tokens:,} tokens  {said}", flush=True)
+            altered += [path] if damage else []
     return altered
 
 

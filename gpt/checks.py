@@ -29,6 +29,9 @@ CHOICES = {
     "schedule.name": sorted(SHAPES),
     "precision.name": ["bf16", "fp16", "fp32", "tf32"],
 }
+MIN_FRACTION = 1e-9  # of the text, which leaves a token of a billion
+MIN_SHARD, MAX_SHARD = 100, 1 << 40  # tokens of a file
+MAX_PROCESSES = 1024
 AT_LEAST_ONE = """
     model.n_head model.n_embd model.seq_len model.vocab_multiple optimizer.ns_steps
     batch.global_tokens batch.micro_batch_size schedule.decay_until
@@ -98,8 +101,7 @@ def check_names_and_data(config: "Config") -> None:
     if config.plan and config.resume:
         raise InputError("plan=true says what a run would be, and resume continues one", "leave one of them out")
     data = config.data
-    if not 0 < data.val_fraction < 1:
-        raise InputError(f"data.val_fraction={data.val_fraction} leaves a part empty", "allowed: between 0 and 1")
+    check_data(config)
     if data.files and data.source in ("stdlib", "arithmetic"):
         raise InputError(
             f"data={data.name} reads no files, and data.files={data.files} is given",
@@ -115,6 +117,36 @@ def check_names_and_data(config: "Config") -> None:
             "data.order=random with data.shuffle=false is neither",
             "data.shuffle=false reads the text from its beginning",
         )
+
+
+def check_data(config: "Config") -> None:
+    """What is read, and where what is made of it lies."""
+    data = config.data
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", data.name):
+        raise InputError(f"data.name={data.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
+    for key, given in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
+        if given == "":
+            raise InputError(f"{key} is empty", "give a directory, or leave it out")
+    if any(not isinstance(name, str) for name in data.files):
+        raise InputError(f"data.files={data.files} is no list of files", "allowed: [a.txt,'books/*.txt']")
+    if not MIN_FRACTION <= data.val_fraction <= 1 - MIN_FRACTION:
+        raise InputError(
+            f"data.val_fraction={data.val_fraction} leaves a part empty",
+            f"allowed: between 0 and 1, from {MIN_FRACTION} on",
+        )
+    for key, given, low, high in [
+        ("data.shard_tokens", data.shard_tokens, MIN_SHARD, MAX_SHARD),
+        ("data.processes", data.processes or 1, 1, MAX_PROCESSES),
+    ]:
+        if not low <= given <= high:
+            raise InputError(f"{key}={given} makes no sense", f"allowed: between {low:,} and {high:,}")
+    if pattern := getattr(data, "document_start", None):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(
+                f"data.document_start={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
+            ) from error
 
 
 def check_model(config: "Config") -> None:

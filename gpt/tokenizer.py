@@ -22,6 +22,8 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
     if name == "chars":
         ranks = {char.encode(): i for i, char in enumerate(chars)}
         return tiktoken.Encoding("chars", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={})
+    if name not in tiktoken.list_encoding_names():
+        raise InputError(f"tokenizer {name!r} is not known", "allowed: bytes, chars, gpt2")
     try:
         return tiktoken.get_encoding(name)
     except Exception as error:  # whatever the network library in use raises

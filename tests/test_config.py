@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from data.tokenwriter import TokenWriter
 from gpt import cli, config
 from gpt.compose import compose
 from gpt.config import Config, changed_keys, flatten
 from gpt.errors import InputError
 from gpt.machine import settle
-from gpt.tokenfile import TokenWriter
 from train import train
 
 OPTIONS = [(group, option) for group in cli.GROUPS for option in cli.options(group)]

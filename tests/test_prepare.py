@@ -184,12 +184,57 @@ def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, 
         process.wait()
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    (directory,) = (tmp_path / "killed").iterdir()
+    (directory,) = (tmp_path / "killed").glob("[!.]*")
     assert hashes(directory) == hashes(Path(train.path).parent)
     deadline = time.monotonic() + 10
     while left := processes_in(tmp_path):
         assert time.monotonic() < deadline, f"they outlive who started them: {left}"
         time.sleep(0.1)
+
+
+def preparing(corpus: Path, tmp_path: Path) -> tuple[subprocess.Popen, list[int]]:
+    """A preparation in a session of its own, and its workers as soon as there are two."""
+    command = [sys.executable, "-m", "data.prepare", "data=text", f"data.files=['{corpus}/*.txt']", "data.processes=2",
+               f"data.cache_dir={tmp_path}/c"]  # fmt: skip
+    env = environment() | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while True:
+        assert process.poll() is None
+        found = processes_in(tmp_path)
+        workers = [pid for pid, line in found.items() if b"spawn_main" in line]
+        if len(workers) == 2:
+            return process, workers
+        time.sleep(0.001)
+
+
+def test_workers_leave_ctrl_c_to_who_started_them(corpus, tmp_path):
+    process, _ = preparing(corpus, tmp_path)
+    os.killpg(process.pid, signal.SIGINT)  # while workers are still importing
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75
+    assert "Traceback" not in said
+    assert said.strip().count("\n") == 0
+    assert not processes_in(tmp_path)
+
+
+def test_a_worker_that_is_killed_ends_the_preparation_in_words(corpus, tmp_path):
+    process, workers = preparing(corpus, tmp_path)
+    time.sleep(0.5)  # concurrent.futures waits for ever where one is killed while another is being started
+    os.kill(workers[0], signal.SIGKILL)  # as a kernel without memory does
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "error: a process that tokenizes was killed" in said
+    assert "data.processes" in said
+    assert not processes_in(tmp_path)
 
 
 def test_of_two_preparations_at_once_one_waits_for_the_other(corpus, tmp_path):

@@ -146,7 +146,7 @@ def test_the_hub_gives_what_a_local_copy_gives(documents, tmp_path, cache, gpt2_
             assert wrong.returncode == 2, wrong.stderr
             assert problem in wrong.stderr
             assert cure in wrong.stderr
-            assert len(list((tmp_path / "c").iterdir())) == 2
+            assert len(list((tmp_path / "c").glob("[!.]*"))) == 2
         offline = run("data.revision=main", HF_HUB_OFFLINE="1")
         assert offline.returncode == 2
         assert "HF_HUB_OFFLINE is set" in offline.stderr
@@ -286,7 +286,7 @@ def test_a_full_disk_ends_a_preparation_that_then_goes_on(documents, tmp_path, m
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "it goes on where it was" in str(caught.value)
-    (directory,) = (tmp_path / "full").iterdir()
+    (directory,) = (tmp_path / "full").glob("[!.]*")
     assert (directory / ".progress.json").exists()
     train, _ = prepared(tmp_path / "full", *overrides)
     assert hashes(Path(train.path).parent) == whole

@@ -6,8 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from data.tokenwriter import TokenWriter
 from gpt.errors import InputError
-from gpt.tokenfile import TokenWriter, open_tokens
+from gpt.tokenfile import open_tokens
 
 
 def write(path, documents, vocab_size=300, tokenizer="bytes", chars=None):
