@@ -157,6 +157,10 @@ def test_who_waits_may_leave_and_a_warned_job_saves(small, tmp_path):
     job = submitted(said)
     assert f"  scancel --signal=USR2 {job}\n" in left
     assert job_state(job).startswith("RUNNING")
+    for cluster in ([], ["cluster=single"]):  # asked of SLURM, and of the training's own lock
+        second = call("resume=run", *cluster, cwd=tmp_path)
+        assert second.returncode == 2
+        assert "is in use" in second.stderr, second.stderr
     subprocess.run(["scancel", "--signal=USR2", job], check=True)  # as at the time limit
     while not (tmp_path / "run" / "slurm" / f"{job}_0_result.pkl").exists():
         assert time.monotonic() < deadline
