@@ -17,10 +17,10 @@ from gpt.files import as_path
 FLAGS = ["--help", "--cfg", "--package", "--resolve", "--multirun", "--info", "--config-dir", "--version"]
 # Of Hydra's own keys those that a command may set; the others would take from a run what resuming or a sweep needs.
 HYDRAS = re.compile(
-    r"hydra\.(run\.dir|sweep\.dir|mode|searchpath|verbose|launcher\..+|sweeper\.(params|arms|ladder)(\..+)?)"
-    r"|hydra/(launcher|job_logging|hydra_logging)"
+    r"hydra\.(run\.dir|sweep\.dir|mode|searchpath|verbose|(launcher|sweeper)\..+)"
+    r"|hydra/(launcher|sweeper|job_logging|hydra_logging)"
 )
-ADDED = re.compile(r"hydra\.sweeper\.(params|arms)\..+")  # of them those that a plus adds
+ADDED = re.compile(r"hydra\.sweeper\..+")  # of them those that a plus adds
 LONGEST = 100_000  # characters of an argument; Linux passes no more than 131,072, and reading as many takes a second
 
 

@@ -120,7 +120,7 @@ def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> t
         if is_own and value:
             given[key] = value
         elif is_own or not argument:
-            raise InputError(f"{argument!r} names nothing", f"usage: {usage}")
+            raise InputError(f"{argument or 'an empty argument'} names nothing", f"usage: {usage}")
         elif not (path := as_path("directory", argument)).exists() and (equals or argument.startswith("-")):
             raise InputError(
                 f"{argument}: no such argument, and no such directory",

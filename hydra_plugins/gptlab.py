@@ -44,7 +44,8 @@ class ArmsSweeper(BasicSweeper):
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        check_swept(overrides, list(self.params), self.arms)
+        is_named = any(override.startswith("hydra.sweep.dir=") for override in self.config.hydra.overrides.hydra)
+        check_swept(overrides, self.arms, bool(self.params) or is_named)
         (jobs,) = self.split_arguments(overrides, None)
         results = self.launcher.launch(over_arms(jobs, self.arms, self.ladder), initial_job_idx=0)
         raise_failures(results)

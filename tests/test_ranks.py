@@ -132,7 +132,7 @@ def test_a_run_goes_on_at_other_rank_counts(small, tmp_path, reference):
 
 
 def test_a_job_of_a_sweep_has_ranks_of_its_own(small, tmp_path, reference):
-    done = call("--multirun", *small, *STEPS, *DDP, "seed=choice(1337)", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    done = call("--multirun", *small, *STEPS, *DDP, "seed=1337", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (config,) = tmp_path.glob("sweep/*/config.yaml")
     assert_same_run(config.parent, reference["constant"])

@@ -130,7 +130,6 @@ WRONG = [
     (["+hydra.mine=1"], "+hydra.mine=1: runs and sweeps rely on Hydra", "allowed"),
     (["+hydra.launcher.mine=1"], "+hydra.launcher.mine=1: runs and sweeps rely on Hydra", "hydra.launcher.slots"),
     (["hydra=null"], "hydra=null: runs and sweeps rely on Hydra", "allowed"),
-    (["hydra/sweeper=basic"], "hydra/sweeper=basic: runs and sweeps rely on Hydra", "hydra.sweeper.params"),
     (["hydra/launcher=joblib"], "hydra/launcher=joblib: no such option", "allowed: basic, local"),
     (["hydra/launcher=null"], "Config group override must be a string", "the name of one of its options"),
     (["hydra/mine=x"], "hydra/mine=x: runs and sweeps rely on Hydra", "allowed"),

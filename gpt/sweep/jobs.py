@@ -63,8 +63,11 @@ class Job:
         return self.config.cluster.name == "slurm"
 
 
-def check_swept(overrides: list[Override], params: list[str], arms: dict[str, list[str]]) -> None:
-    """There are jobs, and no more than can be composed while one waits. Raises InputError."""
+def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_one: bool) -> None:
+    """There are jobs, and no more than can be composed while one waits. Raises InputError.
+
+    ``may_be_one``: a job alone is meant, such as one more of a sweep that has a name.
+    """
     for name, arm in arms.items():
         if not isinstance(arm, (list, ListConfig)) or not all(isinstance(override, str) for override in arm):
             raise InputError(f"hydra.sweeper.arms.{name}={arm} is no arm", "allowed: a list of overrides: [A=1,…]")
@@ -81,7 +84,7 @@ def check_swept(overrides: list[Override], params: list[str], arms: dict[str, li
         raise InputError(
             f"this sweep has {jobs:,} jobs", f"allowed: up to {MOST_JOBS:,}; sweep over fewer values at a time"
         )
-    if not (arms or params or any(override.is_sweep_override() for override in swept.values())):
+    if not (arms or may_be_one or any(override.is_sweep_override() for override in swept.values())):
         raise InputError(
             "--multirun without several values of anything", "give some: seed=1,2; for one run leave --multirun out"
         )
