@@ -32,18 +32,12 @@ TASKS = ["val", "sample"]
 
 
 def main() -> None:
-    from gpt.compose import compose_evaluation, parse, ready
+    from gpt.compose import compose_evaluation, ready
     from gpt.machine import check_machine
     from gpt.rundir import check_same_vocabulary, check_whole, find_checkpoint
 
-    own = {o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("checkpoint", "tasks")}
-    overrides = [a for a in sys.argv[1:] if a.partition("=")[0] not in own]
-    tasks = own.get("tasks", TASKS)
-    if not isinstance(tasks, list) or not tasks or set(tasks) - set(TASKS):
-        raise InputError(f"tasks={tasks} is not known", f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]")
-    if not own.get("checkpoint"):
-        raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
-    checkpoint = find_checkpoint(Path(str(own["checkpoint"])).expanduser())
+    checkpoint, tasks, overrides = arguments(sys.argv[1:])
+    checkpoint = find_checkpoint(checkpoint)
     check_whole(checkpoint)
     read_figures(figures_of(checkpoint))
     config = compose_evaluation(checkpoint.parents[1], overrides)
@@ -54,6 +48,32 @@ def main() -> None:
     check_machine(config)
     asked = {"tasks": tasks, "overrides": overrides}
     record(checkpoint, asked, evaluate(config, checkpoint, tasks, files))
+
+
+def arguments(argv: list[str]) -> tuple[Path, list[str], list[str]]:
+    """What to evaluate, by which tasks, and the overrides of the run's config. Raises InputError."""
+    from gpt.arguments import check_group, parse
+    from gpt.files import as_path
+
+    own: dict[str, Any] = {}
+    overrides = []
+    for override in parse(argv):
+        key, line = override.key_or_group, override.input_line
+        if key in cli.GROUPS:
+            check_group(override)
+        if key not in ("checkpoint", "tasks"):
+            overrides.append(line)
+        elif line.partition("=")[0] != key or override.is_sweep_override() or key in own:
+            raise InputError(f"{line}: {key} is given once, as {key}=…", "python eval.py checkpoint=DIR tasks=[val]")
+        else:
+            own[key] = override.value()
+    tasks = own.get("tasks", TASKS)
+    is_known = isinstance(tasks, list) and all(isinstance(task, str) and task in TASKS for task in tasks)
+    if not is_known or not tasks or len(set(tasks)) < len(tasks):
+        raise InputError(f"tasks={tasks} is not known", f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]")
+    if not own.get("checkpoint"):
+        raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
+    return as_path("checkpoint", str(own["checkpoint"])), tasks, overrides
 
 
 def evaluate(

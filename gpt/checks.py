@@ -49,9 +49,24 @@ POSITIVE = """
     model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
 """
 RATIOS = "schedule.min_lr_ratio schedule.decay_fraction plan_mfu"
-MOST_SECONDS = 2**31 // 1000  # gloo and poll(2) count milliseconds in 32 bits
-MOST_THREADS = 1024  # far above any machine's cores; very many more are too many for OpenMP
 PROBABILITIES = "model.dropout optimizer.momentum optimizer.betas"
+LARGEST = 2**63 - 1  # what torch and numpy count with
+# Where a slip of the keyboard would take hours or all memory: the most that is taken, far above what anyone has used.
+AT_MOST = {
+    "model.n_layer": (1_000, "as many as the deepest published (DeepNet, Wang et al. 2022)"),
+    "model.n_embd": (100_000, "GPT-3 has 12,288"),
+    "model.seq_len": (10_000_000, "as long as the longest published contexts (Gemini 1.5)"),
+    "model.vocab_multiple": (1_000_000, "large vocabularies have 256,000 tokens"),
+    "optimizer.ns_steps": (99, "torch.optim.Muon takes no more"),
+    "batch.global_tokens": (100_000_000, "Llama 3 has 16,000,000"),
+    "sample.tokens": (100_000, "they are drawn one after the other, after each evaluation"),
+    "cluster.threads": (1_024, "a machine has fewer cores"),
+    "cluster.timeout": (2**31 // 1000, "gloo and poll(2) count milliseconds in 32 bits"),
+}
+NOT_BELOW = {"sample.temperature": 0.01, "plan_mfu": 0.001}
+MOST_RAMP_SIZES = 10_000  # of a batch; GPT-3's ramp has some hundred
+LONGEST_NAME = 100  # characters, of the 255 that a directory's name may have
+PROJECT = r"(?=.*\S)[^/\\#?%:]{1,128}"  # W&B's rule for the names of projects and users
 
 
 def did_you_mean(given: str, allowed: list[str]) -> str:
@@ -72,6 +87,7 @@ def check(config: "Config", flat: dict[str, Any]) -> None:
     for key, allowed in CHOICES.items():
         if key in flat:
             check_names(key, flat[key], allowed)
+    check_sizes(flat)
     check_cluster(config)
     for keys, fine, allowed in [
         (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
@@ -85,7 +101,11 @@ def check(config: "Config", flat: dict[str, Any]) -> None:
             values = given if isinstance(given, list) else [] if given is None else [given]
             if not all(fine(v) for v in values):
                 raise InputError(f"{key}={given} makes no sense", f"allowed: {allowed}")
+    for key, least in NOT_BELOW.items():
+        if flat[key] < least:
+            raise InputError(f"{key}={flat[key]} is too small", f"allowed: at least {least}")
     check_names_and_data(config)
+    check_tracker(config)
     check_model(config)
     check_optimizer(config)
     check_length(config)
@@ -94,10 +114,42 @@ def check(config: "Config", flat: dict[str, Any]) -> None:
     check_schedule(config)
 
 
+def check_sizes(flat: dict[str, Any]) -> None:
+    """Whole numbers that can be counted with, and sizes that anyone could mean. Raises InputError."""
+    for key, given in flat.items():
+        if any(abs(number) > LARGEST for number in whole_numbers(given)):
+            raise InputError(f"{key}={given} does not fit into 64 bits", f"allowed: up to {LARGEST}")
+    for key, (most, why) in AT_MOST.items():
+        if (flat.get(key) or 0) > most:
+            raise InputError(f"{key}={flat[key]} is too much", f"allowed: up to {most:,}; {why}")
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """Those that a value is or holds."""
+    if isinstance(value, list):
+        return [number for inside in value for number in whole_numbers(inside)]
+    return [value] if isinstance(value, int) else []
+
+
+def check_tracker(config: "Config") -> None:
+    """Whom W&B files the run under. Raises InputError."""
+    for key in ("project", "entity"):
+        check_wandb_name(f"tracker.{key}", getattr(config.tracker, key, None))
+
+
+def check_wandb_name(key: str, name: str | None) -> None:
+    """The name of a project or a user in W&B; None: its default. Raises InputError."""
+    if name is not None and not re.fullmatch(PROJECT, name):
+        raise InputError(f"{key}={name!r} is no name in W&B", r"allowed: 1 to 128 characters, none of / \ # ? % :")
+
+
 def check_names_and_data(config: "Config") -> None:
     """What the run is called, and which tokens it reads in which order."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", config.name):
-        raise InputError(f"name={config.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", config.name) or len(config.name) > LONGEST_NAME:
+        raise InputError(
+            f"name={config.name!r} cannot name a directory",
+            f"allowed: letters, digits and . _ -, up to {LONGEST_NAME} characters",
+        )
     if config.plan and config.resume:
         raise InputError("plan=true says what a run would be, and resume continues one", "leave one of them out")
     data = config.data
@@ -127,8 +179,6 @@ def check_data(config: "Config") -> None:
     for key, given in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
         if given == "":
             raise InputError(f"{key} is empty", "give a directory, or leave it out")
-    if any(not isinstance(name, str) for name in data.files):
-        raise InputError(f"data.files={data.files} is no list of files", "allowed: [a.txt,'books/*.txt']")
     if not MIN_FRACTION <= data.val_fraction <= 1 - MIN_FRACTION:
         raise InputError(
             f"data.val_fraction={data.val_fraction} leaves a part empty",
@@ -179,9 +229,6 @@ def check_optimizer(config: "Config") -> None:
 def check_cluster(config: "Config") -> None:
     """How many ranks there are, and which machine this is."""
     cluster = config.cluster
-    for key, most in {"timeout": MOST_SECONDS, "threads": MOST_THREADS}.items():
-        if (getattr(cluster, key) or 0) > most:
-            raise InputError(f"cluster.{key}={getattr(cluster, key)} makes no sense", f"allowed: 1 to {most}")
     if cluster.name == "single" and cluster.nproc != 1:
         raise InputError(
             f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
@@ -288,6 +335,11 @@ def check_linear_ramp(config: "Config") -> tuple[int, int, int, int]:
         raise InputError(
             f"batch.ramp.multiple_of={multiple_of} is not divisible by {unit_in_words(config)}",
             f"nearest batch.ramp.multiple_of that are: {nearest(multiple_of, config.unit_tokens)}",
+        )
+    if (sizes := (full - start) // multiple_of) > MOST_RAMP_SIZES:
+        raise InputError(
+            f"the batch ramp has {sizes:,} sizes, {multiple_of} tokens apart",
+            f"allowed: up to {MOST_RAMP_SIZES:,}; raise batch.ramp.multiple_of",
         )
     for key, size in {"batch.ramp.start_tokens": start, "batch.global_tokens": full}.items():
         if size % multiple_of:

@@ -31,6 +31,7 @@ EXAMPLES = """
   python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
 """.strip("\n")
 
+LONGEST_LINE = 500  # characters of a message, where what was given has thousands
 
 # Seconds for which torchrun's other ranks keep silent: mostly rank 0 says the same, and torchrun then ends them.
 RANK_0_FIRST = 3
@@ -109,22 +110,27 @@ def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> t
     Raises InputError.
     """
     from gpt.checks import did_you_mean
+    from gpt.files import as_path
 
     directories, given = [], {}
     for argument in argv:
         key, equals, value = argument.partition("=")
-        path = Path(argument).expanduser()
-        if path.exists() or not (equals or argument.startswith("-")):
-            directories.append(path)
-        elif key not in own or not equals:
+        is_own = key in own and bool(equals) and not os.path.exists(argument)
+        if is_own and key in given:
+            raise InputError(f"{key}={given[key]} and {argument}: two values", f"give one; usage: {usage}")
+        if is_own and value:
+            given[key] = value
+        elif is_own or not argument:
+            raise InputError(f"{argument or 'an empty argument'} names nothing", f"usage: {usage}")
+        elif not (path := as_path("directory", argument)).exists() and (equals or argument.startswith("-")):
             raise InputError(
                 f"{argument}: no such argument, and no such directory",
                 f"usage: {usage}{did_you_mean(key.lstrip('-'), list(own))}",
             )
-        elif not value:
-            raise InputError(f"{argument} names nothing", f"usage: {usage}")
+        elif path.resolve() in (other.resolve() for other in directories):
+            raise InputError(f"{argument} is there twice", "give every directory once")
         else:
-            given[key] = value
+            directories.append(path)
     if not directories:
         raise InputError("no directory is given", f"usage: {usage}")
     return directories, given
@@ -170,5 +176,12 @@ def report(error: InputError | TrainingError | Interrupted) -> int:
     if (rank := os.environ.get("RANK", "0")) != "0":
         time.sleep(RANK_0_FIRST)
         prefix += f"rank {rank}: "
-    print(f"{prefix}{error}", file=sys.stderr)
+    print(f"{prefix}{shortened(error) if isinstance(error, InputError) else error}", file=sys.stderr)
     return error.exit_code
+
+
+def shortened(error: InputError) -> str:
+    """What is wrong and what helps, on four lines at most, none of which fills the screen."""
+    half = LONGEST_LINE // 2
+    lines = str(error).splitlines()[:4]
+    return "\n".join(f"{line[:half]} … {line[-half:]}" if len(line) > LONGEST_LINE else line for line in lines)

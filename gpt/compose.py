@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -23,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt import layouts
+from gpt.arguments import check_arguments, parse, unreadable
 from gpt.checks import did_you_mean
 from gpt.cli import CONF, GROUPS
 from gpt.config import Config, explain, flatten, load, read, read_saved
@@ -73,12 +72,18 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
             return None
         return result
 
-    argv = as_rank(with_resume(sys.argv[1:]))
-    sys.argv[1:] = sorted(argv, key=lambda argument: argument not in MULTIRUN)  # anywhere, which Hydra refuses
+    argv = as_rank(with_resume(check_arguments(sys.argv[1:])))
+    sys.argv[1:] = sorted(argv, key=lambda argument: not argument.startswith("--"))  # anywhere, which Hydra refuses
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except SystemExit as error:
+        package = next((a for a in sys.argv[1:] if a.startswith("--package=")), None)
+        if error.code and package:
+            raise InputError(f"{package} is not there", "a group or a part of the config, such as model") from None
+        raise
     except Refused as refused:
-        raise refused.args[0] from None
+        error = refused.args[0]
+        raise explain_composition(error) if isinstance(error, OmegaConfBaseException) else error from None
     except Exception as error:
         if running or isinstance(error, (InputError, TrainingError)):
             raise
@@ -110,21 +115,25 @@ def explain_composition(error: Exception) -> InputError:
             f"{group}={option}: no such option", f"allowed: {', '.join(allowed)}{did_you_mean(option, allowed)}"
         )
     if isinstance(error, OverrideParseException):
-        return InputError(
-            f"cannot read {error.override!r}", "an override is KEY=VALUE; quote lists and spaces: 'data.files=[a,b]'"
-        )
-    reason = str(error).splitlines()[0]
+        return unreadable(error.override, error)
+    if isinstance(error, RecursionError):
+        return InputError("a value is nested too deeply", "a value has a few brackets at most")
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
+    if isinstance(error, OverflowError):
+        return InputError(f"a number is too large: {reason}", "allowed: numbers of 64 bits")
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         return explain(cause, given=reason.removeprefix("Error merging override ") if "=" in reason else None)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return InputError(f"the output directory cannot be made: {error}", "choose another with hydra.run.dir=DIR")
-    if reason.startswith("Ambiguous value"):
+    if reason.startswith(("Ambiguous value", "Sweep parameters")):
         return InputError(reason, "several values are several runs: add --multirun; a list is [a,b]")
     if isinstance(error, HydraException):
         return InputError(reason, "groups and keys: python train.py --help")
-    groups = " ".join(argument for argument in sys.argv[1:] if argument.partition("=")[0] in GROUPS)
-    return InputError(f"{groups}: {reason}", "a group takes the name of one of its options: python train.py --help")
+    groups = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in GROUPS]
+    what = " ".join(groups) or "the config cannot be composed"
+    return InputError(f"{what}: {reason}", "a group takes the name of one of its options: python train.py --help")
 
 
 def with_resume(argv: list[str]) -> list[str]:
@@ -250,14 +259,6 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
     return load(saved)
 
 
-def parse(overrides: list[str]) -> list[Override]:
-    """Overrides by key and value. Raises InputError."""
-    try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        raise explain_composition(error) from error
-
-
 def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]":
     """All that can be checked before torch is needed, preparing the data on the way. Raises InputError.
 
@@ -291,12 +292,13 @@ def check_first(config: Config, run_dir: Path | None) -> None:
             )
         ready(config, run_dir)
         return
-    from gpt.machine import check_machine, check_meeting_place, settle
+    from gpt.machine import check_machine, check_meeting_place, check_memory, settle
 
     ready(config, run_dir)
     settle(config)
     check_meeting_place(config.cluster)
     check_machine(config)
+    check_memory(config)
 
 
 class Refused(BaseException):
@@ -311,16 +313,18 @@ class CheckFirst(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             typed = load(config)
+            is_fresh = "${fresh:" in OmegaConf.to_container(config.hydra.run)["dir"]  # resolving it makes the directory
+            if typed.plan and not is_fresh:
+                check_unused(Path(config.hydra.run.dir))
             if not typed.plan and not typed.is_dry_run:
-                self.check(typed, config)
+                self.check(typed, config, is_fresh)
         except Exception as error:
             raise Refused(error) from error
 
-    def check(self, typed: Config, config: DictConfig) -> None:
+    def check(self, typed: Config, config: DictConfig, is_fresh: bool) -> None:
         """Check a run and hold its directory, which is made last, when nothing can be wrong any more."""
         if config.hydra.output_subdir is None:  # rank 0 has the directory
             return check_first(typed, None)
-        is_fresh = "${fresh:" in OmegaConf.to_container(config.hydra.run)["dir"]  # resolving it makes the directory
         run_dir = None if is_fresh else Path(config.hydra.run.dir)
         if run_dir is not None and run_dir.is_dir():
             self.held.enter_context(held(run_dir))

@@ -11,7 +11,12 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from gpt import layouts
 from gpt.checks import check, check_names, did_you_mean
@@ -252,7 +257,11 @@ def load(composed: DictConfig) -> Config:
         config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    check(config, flatten(config))
+    flat = flatten(config)
+    for key, value in flat.items():  # a merge takes lists in lists of text, which could not be saved
+        if isinstance(value, list) and depth(value) > (2 if key == "batch.ramp.stages" else 1):
+            raise InputError(f"{key}={value}: lists in a list", f"{key} takes {expected_type(key)}")
+    check(config, flat)
     return config
 
 
@@ -277,6 +286,11 @@ def keys_of(schema: dict[str, type]) -> dict[str, Any]:
         name: keys_of({field.name: field.type for field in fields(kind)}) if is_dataclass(kind) else None
         for name, kind in schema.items()
     }
+
+
+def depth(value: Any) -> int:
+    """How many lists and dicts are in one another."""
+    return 1 + max(map(depth, value), default=0) if isinstance(value, (list, dict)) else 0
 
 
 def save(config: Config, path: Path) -> None:
@@ -355,7 +369,12 @@ def explain(error: OmegaConfBaseException, given: str | None = None) -> InputErr
         hint = f"; it is a key of {' and '.join(elsewhere)}" if elsewhere else did_you_mean(name, allowed)
         return InputError(f"unknown key {key}", f"{where}: {', '.join(allowed)}{hint}")
     reason = str(error).splitlines()[0]
-    return InputError(f"{given or key}: {reason}", f"{key} takes {expected_type(key)}")
+    what = given or key or "the config"
+    if isinstance(error, InterpolationResolutionError) or not key:
+        return InputError(f"{what}: {reason}", "${…} holds the name of a key, or a resolver: ${oc.env:HOME}")
+    if key.startswith("hydra."):
+        return InputError(f"{what}: {reason}", "give what Hydra takes there: python train.py --cfg hydra")
+    return InputError(f"{what}: {reason}", f"{key} takes {expected_type(key)}")
 
 
 TYPES_IN_WORDS = {

@@ -16,6 +16,19 @@ LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not r
 CURE = "take a directory that runs or sweeps of gptlab have made, or restore this file from a copy"
 
 
+def as_path(key: str, text: str) -> Path:
+    """The path that a user gives as ``key``. Raises InputError for what none can be: too long, with a zero byte."""
+    try:
+        path = Path(text).expanduser()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{key}: {text!r} cannot be a path here: {reason}", "correct the path") from error
+    return path
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a directory or a file for this process alone. Raises InputError while another process does."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gpt.checks import check
 from gpt.config import Config, flatten
-from gpt.errors import InputError
+from gpt.errors import InputError, Unavailable
 from gpt.schema import ClusterConfig, MultinodeConfig
 
 
@@ -20,9 +20,49 @@ def check_machine(config: Config) -> None:
     check_optimizer(config.optimizer, device)
 
 
+# What a process holds that has imported torch, at least (measured: 150 to 300 MB).
+PROCESS_BYTES = 100_000_000
+# Bytes per parameter: weight and gradient, and the averages that the optimizer keeps.
+STATE_BYTES = {"adamw": 16, "muon": 12, "custom": 8}
+
+
+def least_memory(config: Config) -> int:
+    """Bytes that a rank needs in training at the very least; :func:`gpt.plan.memory` says what it will need."""
+    model = config.model
+    positions = model.seq_len if model.position == "learned" else 0
+    parameters = model.n_embd * (model.vocab_multiple + positions + 12 * model.n_layer * model.n_embd)
+    inputs = 2 * config.micro_batch_size * model.seq_len * model.n_embd * model.n_layer  # of the blocks, in 16 bits
+    return STATE_BYTES[config.optimizer.name] * parameters + inputs
+
+
+def check_memory(config: Config) -> None:
+    """What training needs at the very least is there. Raises Unavailable."""
+    from gpt.precision import pick_device
+
+    needed, what = least_memory(config), "this machine"
+    device = pick_device(config.device)
+    if device.type == "cuda":
+        from torch.cuda import get_device_properties
+
+        what, available = "the GPU", get_device_properties(device).total_memory
+    else:
+        needed = config.cluster.nproc * (PROCESS_BYTES + needed)
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
+        raise Unavailable(
+            f"training needs {needed / 1e9:,.0f} GB of memory at least, and {what} has {available / 1e9:,.0f} GB",
+            "take less of model.n_layer, n_embd, seq_len or vocab_multiple, batch.micro_batch_size or cluster.nproc",
+        )
+
+
 def settle(config: Config) -> None:
     """Fill in ``cluster.nproc`` where it is one rank per GPU, and see that all find one. Raises InputError."""
     cluster = config.cluster
+    if cluster.name == "torchrun" and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise InputError(
+            "cluster=torchrun takes the ranks that torchrun has started, and it has started none",
+            "torchrun --nproc_per_node=N train.py …, or cluster=single, or cluster=ddp",
+        )
     if cluster.nproc == 1 or cluster.name == "slurm":  # where SLURM runs it, it is checked as ddp
         return
     from torch.cuda import device_count
@@ -63,6 +103,7 @@ def check_machines(configs: list[Config]) -> Found:
         try:
             settle(config)
             check_machine(config)
+            check_memory(config)
             ranks.append(config.cluster.nproc)
         except InputError as error:
             ranks.append(error)

@@ -107,6 +107,13 @@ class Mirror:
         self.process = None
 
 
+def beside_run(argv: list[str]) -> Path | None:
+    """The run beside which a mirror was started, as :meth:`Mirror.start` does it; None where a user calls it."""
+    if len(argv) == 2 and argv[0] == "--beside" and Path(argv[1]).is_dir():
+        return Path(argv[1])
+    return None
+
+
 def cure(module: str, run_dir: Path) -> str:
     """How to bring there what is missing."""
     return f"for the rest: python -m {module} {run_dir}"

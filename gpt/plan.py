@@ -115,11 +115,18 @@ def activation_bytes(config: Config, model_config: ModelConfig, vocab_size: int)
         return sum(storage.nbytes() for storage in saved)
 
 
+def saved_bytes(config: Config, model_config: ModelConfig, vocab_size: int) -> int:
+    """What one micro-batch saves for backward; all blocks save the same, so that two tell what a thousand save."""
+    n_layer = model_config.n_layer
+    few = [activation_bytes(config, replace(model_config, n_layer=n), vocab_size) for n in range(min(n_layer, 2) + 1)]
+    return few[-1] + (n_layer - 2) * (few[2] - few[1]) if n_layer > 2 else few[-1]
+
+
 def memory(config: Config, model: GPT) -> dict[str, int]:
     """Bytes of a rank, by part. Without torch.compile, which needs less."""
-    activations = activation_bytes(config, config.model, model.vocab_size)
+    activations = saved_bytes(config, config.model, model.vocab_size)
     if config.model.activation_checkpointing == "blocks":  # and all that one block saves, when it runs again
-        whole = activation_bytes(config, replace(config.model, activation_checkpointing="none"), model.vocab_size)
+        whole = saved_bytes(config, replace(config.model, activation_checkpointing="none"), model.vocab_size)
         activations += (whole - activations) // config.model.n_layer if config.model.n_layer else 0
     parameters = {name: p.numel() for name, p in model.named_parameters()}
     n = sum(parameters.values())

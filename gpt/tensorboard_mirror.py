@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 
 from gpt import cli
 from gpt.compare.runs import check_logs, run_directories
-from gpt.mirror import PATIENCE, Tail, attend, cure, follow, say
+from gpt.mirror import PATIENCE, Tail, attend, beside_run, cure, follow, say
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples
 
 DIRECTORY = "tensorboard"
@@ -57,8 +57,7 @@ def add_histogram(writer: SummaryWriter, key: str, held: dict, tokens: int) -> N
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--beside"]:
-        run_dir = Path(sys.argv[2])
+    if run_dir := beside_run(sys.argv[1:]):
         copy(
             run_dir, attend(PATIENCE - 1, f"tensorboard not all is written; {cure('gpt.tensorboard_mirror', run_dir)}")
         )

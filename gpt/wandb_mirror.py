@@ -24,12 +24,12 @@ from omegaconf import OmegaConf
 
 from gpt import cli
 from gpt.about import DIFF
-from gpt.checks import CHOICES, check_names
+from gpt.checks import CHOICES, check_names, check_wandb_name
 from gpt.compare.runs import Run, check_logs, load, run_directories
 from gpt.config import Config, read, read_saved
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
-from gpt.mirror import PATIENCE, POLL, Tail, attend, cure, follow, say, step_back
+from gpt.mirror import PATIENCE, POLL, Tail, attend, beside_run, cure, follow, say, step_back
 from gpt.rundir import INDEX, held, latest_checkpoint, read_about
 from gpt.schema import WandbConfig
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples
@@ -178,6 +178,8 @@ def target(config: Config, given: dict[str, str]) -> WandbConfig:
     if not isinstance(own, WandbConfig):
         conf = OmegaConf.to_container(OmegaConf.load(cli.CONF / "tracker" / "wandb.yaml"))
         own = WandbConfig(**{field.name: conf[field.name] for field in fields(WandbConfig)})
+    for key in ("project", "entity"):
+        check_wandb_name(key, given.get(key))
     if "artifacts" in given:
         check_names("artifacts", given["artifacts"], CHOICES["tracker.artifacts"])
     return replace(own, **given)
@@ -293,8 +295,8 @@ def later(run_dir: Path, given: dict[str, str]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--beside"]:
-        return beside(Path(sys.argv[2]))
+    if run_dir := beside_run(sys.argv[1:]):
+        return beside(run_dir)
     directories, given = cli.directories_and_values(sys.argv[1:], OWN, USAGE)
     runs = [run_dir for directory in directories for run_dir in run_directories(directory)[0]]
     failed = 0

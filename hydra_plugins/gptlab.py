@@ -40,10 +40,13 @@ class ArmsSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises TrainingError where one failed."""
-        from gpt.sweep import over_arms, raise_failures
+        from gpt.sweep import check_swept, over_arms, raise_failures
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (jobs,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        is_named = any(override.startswith("hydra.sweep.dir=") for override in self.config.hydra.overrides.hydra)
+        check_swept(overrides, self.arms, bool(self.params) or is_named)
+        (jobs,) = self.split_arguments(overrides, None)
         results = self.launcher.launch(over_arms(jobs, self.arms, self.ladder), initial_job_idx=0)
         raise_failures(results)
         return results

@@ -234,9 +234,7 @@ def test_a_worker_of_the_loader_that_is_killed_ends_the_run_in_words(small, tmp_
 def test_ranks_leave_an_evaluation_together(small, tmp_path):
     run_dir = tmp_path / "run"
     long = ["trainer.eval_tokens=null", "checkpoint.every=4", "batch.micro_batch_size=1"]
-    process = Started(
-        *small, *TIMES, *long, "cluster=ddp", "cluster.nproc=2", f"hydra.run.dir={run_dir}", cwd=tmp_path
-    )
+    process = Started(*small, *TIMES, *long, "cluster=ddp", "cluster.nproc=2", f"hydra.run.dir={run_dir}", cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not (run_dir / "checkpoints" / "last").exists():  # step 4 has been saved, and is evaluated
         assert time.monotonic() < deadline

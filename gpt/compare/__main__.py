@@ -8,10 +8,10 @@ compare.html into the sweep's directory, or into out=DIR (outputs/compare, where
 """
 
 import sys
-from pathlib import Path
 
 from gpt import cli
 from gpt.compare import render, report
+from gpt.files import as_path
 from gpt.tracker import plain_console
 
 OWN = ("baseline", "out")  # arguments with a value
@@ -20,7 +20,7 @@ USAGE = "python -m gpt.compare DIR… [baseline=NAME] [out=DIR]"
 
 def main() -> None:
     directories, given = cli.directories_and_values(sys.argv[1:], OWN, USAGE)
-    out = Path(given["out"]).expanduser() if "out" in given else None
+    out = as_path("out", given["out"]) if "out" in given else None
     comparison = report(directories, given.get("baseline"), out)
     console = plain_console()
     if console.is_terminal:

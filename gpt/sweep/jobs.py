@@ -1,16 +1,19 @@
 """The jobs of a sweep: which there are, what they are called, and how each stands by what its directory holds."""
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, ListConfig
 
+from gpt.arguments import parse
 from gpt.checks import check_names
-from gpt.compose import parse
 from gpt.config import SAME_RUN, Config, changed_keys, read
 from gpt.errors import InputError
 from gpt.files import locked
@@ -25,6 +28,7 @@ HYDRAS = "multirun.yaml"  # what Hydra's own sweeper puts there before it launch
 REPLACED = "replaced"  # the directory in it of runs that sweep.on_change=rerun has replaced
 LONGEST_NAME = 100
 UNNAMED = re.compile(rf"{SAME_RUN.pattern}|cluster|tracker|name|tags|plan|sweeps")  # keys that name no job
+MOST_JOBS = 1_000  # composing and checking each, before the first starts, takes a tenth of a second
 NOT_IN_NAMES = r"[^A-Za-z0-9.+_-]+"
 
 
@@ -58,6 +62,49 @@ class Job:
     def on_slurm(self) -> bool:
         """Whether SLURM runs it."""
         return self.config.cluster.name == "slurm"
+
+
+def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_one: bool) -> None:
+    """There are jobs, and no more than can be composed while one waits. Raises InputError.
+
+    ``may_be_one``: a job alone is meant, such as one more of a sweep that has a name.
+    """
+    for name, arm in arms.items():
+        if not isinstance(arm, (list, ListConfig)) or not all(isinstance(override, str) for override in arm):
+            raise InputError(f"hydra.sweeper.arms.{name}={arm} is no arm", "allowed: a list of overrides: [A=1,…]")
+    swept = {override.get_key_element(): override for override in overrides}  # the last of each, as Hydra takes it
+    jobs = 1 if "sweep.arm" in swept else max(1, len(arms))
+    for override in swept.values():
+        if not override.is_sweep_override():
+            continue
+        values = count_values(override)
+        if not values:
+            raise InputError(f"{override.input_line} has no values", "give some: KEY=1,2,3 or KEY=range(1,4)")
+        jobs *= values
+    if jobs > MOST_JOBS:
+        raise InputError(
+            f"this sweep has {jobs:,} jobs", f"allowed: up to {MOST_JOBS:,}; sweep over fewer values at a time"
+        )
+    if not (arms or may_be_one or any(override.is_sweep_override() for override in swept.values())):
+        raise InputError(
+            "--multirun without several values of anything", "give some: seed=1,2; for one run leave --multirun out"
+        )
+    if not arms and "sweep.arm" in swept:
+        raise InputError(f"{swept['sweep.arm'].input_line}: this sweep has no arms", "leave sweep.arm out")
+
+
+def count_values(override: Override) -> int:
+    """How many values an override sweeps over, without making them. Raises InputError where they cannot be listed."""
+    swept = override.value()
+    if isinstance(swept, RangeSweep):
+        numbers = [float(number) for number in (swept.start, swept.stop, swept.step)]
+        if not all(map(math.isfinite, numbers)) or not swept.step:
+            raise InputError(f"{override.input_line} has no end", "allowed: range(START,STOP,STEP), such as range(1,4)")
+        start, stop, step = map(Fraction, (swept.start, swept.stop, swept.step))
+        return max(0, math.ceil((stop - start) / step))
+    if isinstance(swept, IntervalSweep):
+        raise InputError(f"{override.input_line} has no values that can be listed", "give some: KEY=0.1,0.2")
+    return len(list(override.sweep_string_iterator()))
 
 
 def over_arms(jobs: list[list[str]], arms: dict[str, list[str]], ladder: bool) -> list[list[str]]:

@@ -35,7 +35,7 @@ def share_out(slots: int | None, gpus: int | None, threads: int | None, present:
     The other arguments are the keys of ``hydra.launcher``. Raises InputError where there is not so much.
     """
     for key, value in (("slots", slots), ("gpus", gpus), ("threads", threads)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"hydra.launcher.{key}={value} makes no sense", "allowed: at least 1, or null")
     each = gpus or ranks
     count = slots or max(1, len(present) // each)

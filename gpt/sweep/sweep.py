@@ -167,11 +167,16 @@ class Sweep:
         self.slots = [Slot()]
         if waiting:
             self.check(waiting)
-        if self.dir is None:
-            self.dir = output_path(self.config.hydra.sweep.dir)
-            for job in self.jobs:
-                job.run_dir = self.dir / job.run_dir
-        self.dir.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.dir is None:
+                self.dir = output_path(self.config.hydra.sweep.dir)
+                for job in self.jobs:
+                    job.run_dir = self.dir / job.run_dir
+            self.dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the sweep's directory cannot be made: {error}", "choose another with hydra.sweep.dir=DIR"
+            ) from error
 
     def leave_out_again(self) -> None:
         """Where nothing else is left, do not ask this machine again for what it could not run: asking takes torch."""
