@@ -268,6 +268,17 @@ def check_first(config: Config, run_dir: Path | None) -> None:
     check_memory(config)
 
 
+def check_plan(config: Config, run_dir: Path | None) -> None:
+    """What a plan needs of data, device and directory. Raises InputError."""
+    if run_dir is not None:
+        check_unused(run_dir)
+    from data.prepare import vocab_size
+    from gpt.precision import pick_device
+
+    vocab_size(config.data)
+    pick_device(config.device)
+
+
 class Refused(BaseException):
     """Carries an exception past Hydra, which turns those of callbacks into warnings, and past who explains its own."""
 
@@ -279,10 +290,10 @@ class CheckFirst(Callback):
         directory = OmegaConf.to_container(config.hydra.run)["dir"]
         try:
             typed = load(config)
-            if typed.plan and "${fresh:" not in directory:
-                check_unused(Path(config.hydra.run.dir))
-            if not typed.plan and not typed.is_dry_run:
-                is_fresh = "${fresh:" in directory  # resolving it would make the directory
+            is_fresh = "${fresh:" in directory  # resolving it would make the directory
+            if typed.plan:
+                check_plan(typed, None if is_fresh else Path(config.hydra.run.dir))
+            elif not typed.is_dry_run:
                 follows = config.hydra.output_subdir is None
                 check_first(typed, None if is_fresh or follows else Path(config.hydra.run.dir))
         except Exception as error:
