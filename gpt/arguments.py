@@ -30,7 +30,8 @@ def check_arguments(argv: list[str]) -> list[str]:
     Raises InputError.
     """
     given = read_flags(argv)
-    overrides = parse(given.overrides)
+    resumed = [argument for argument in given.overrides if argument.startswith("resume=")]
+    overrides = parse([argument for argument in given.overrides if argument not in resumed])
     for override in overrides:
         key = override.key_or_group
         if key in GROUPS:
@@ -38,7 +39,7 @@ def check_arguments(argv: list[str]) -> list[str]:
         elif re.match(r"hydra\b", key):
             check_hydra(override)
     check_mode(given, overrides)
-    check_resume(overrides)
+    check_resume(resumed, overrides)
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, value in vars(given).items()
@@ -164,23 +165,23 @@ def check_mode(given: Namespace, overrides: list[Override]) -> None:
         )
 
 
-def check_resume(overrides: list[Override]) -> None:
-    """One directory, in which a run goes on. Raises InputError."""
-    given = [override for override in overrides if override.key_or_group == "resume" and not override.is_delete()]
+def check_resume(resumed: list[str], overrides: list[Override]) -> None:
+    """One directory, in which a run goes on: ``resumed`` as typed, for a path may hold what no override can.
+
+    Raises InputError.
+    """
     directories = [str(o.value()) for o in overrides if o.key_or_group == "hydra.run.dir"]
-    for override in given:
-        if override.is_add() or override.is_force_add():  # as jobs of sweeps are started
-            path = str(override.value())
+    for override in overrides:
+        if override.key_or_group == "resume" and (override.is_add() or override.is_force_add()):
+            path = str(override.value())  # as jobs of sweeps are started
             if directories[-1:] != [path] or not (as_path("resume", path) / "config.yaml").is_file():
                 raise InputError(f"{override.input_line}: resume is there already", "leave the plus out: resume=DIR")
-            return
-    paths = {str(override.value()): override for override in given if override.value() is not None}
-    if not paths:
+    given = dict.fromkeys(argument.removeprefix("resume=").strip("'\"") for argument in resumed)
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(resumed)}: a command continues one run", "give one directory")
+    if not given or set(given) <= {"", "null"}:
         return
-    if len(paths) > 1:
-        lines = " and ".join(override.input_line for override in paths.values())
-        raise InputError(f"{lines}: a command continues one run", "give one directory")
-    path = as_path("resume", next(iter(paths)))
+    path = as_path("resume", next(iter(given)))
     if directories and as_path("hydra.run.dir", directories[-1]).resolve() != path.resolve():
         raise InputError(
             f"hydra.run.dir={directories[-1]} is another directory than resume={path}",

@@ -301,6 +301,17 @@ def check_first(config: Config, run_dir: Path | None) -> None:
     check_memory(config)
 
 
+def check_plan(config: Config, run_dir: Path | None) -> None:
+    """What a plan needs of data, device and directory. Raises InputError."""
+    if run_dir is not None:
+        check_unused(run_dir)
+    from data.prepare import vocab_size
+    from gpt.precision import pick_device
+
+    vocab_size(config.data)
+    pick_device(config.device)
+
+
 class Refused(BaseException):
     """Carries an exception past Hydra, which turns those of callbacks into warnings, and past who explains its own."""
 
@@ -314,9 +325,9 @@ class CheckFirst(Callback):
         try:
             typed = load(config)
             is_fresh = "${fresh:" in OmegaConf.to_container(config.hydra.run)["dir"]  # resolving it makes the directory
-            if typed.plan and not is_fresh:
-                check_unused(Path(config.hydra.run.dir))
-            if not typed.plan and not typed.is_dry_run:
+            if typed.plan:
+                check_plan(typed, None if is_fresh else Path(config.hydra.run.dir))
+            elif not typed.is_dry_run:
                 self.check(typed, config, is_fresh)
         except Exception as error:
             raise Refused(error) from error

@@ -43,6 +43,7 @@ SWEEPS = [
     (["-m", "seed=interval(0,1)"], "seed=interval(0,1) has no values that can be listed", "KEY=0.1,0.2"),
     (["-m", "seed=1,2,"], "cannot read 'seed=1,2,'", "KEY=VALUE"),
     (["-m", "seed=1,2", "sweep.arm=a"], "sweep.arm=a: this sweep has no arms", "leave sweep.arm out"),
+    (["-m", "+sweep.arm=a,b"], "+sweep.arm=a,b: this sweep has no arms", "leave sweep.arm out"),
     (["sweeps=seeds", "sweep.arm=a"], "sweep.arm=a: this sweep has no arms", "leave sweep.arm out"),
     (["sweeps=a,b"], "sweeps=a,b names several sweeps", "sweeps=lr"),
     (["-m", "sweeps=glob(*)"], "sweeps=glob(*) names several sweeps", "sweeps=lr"),

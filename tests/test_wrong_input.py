@@ -132,6 +132,8 @@ WRONG = [
     (["resume=" + "x" * 300], "cannot be a path here: File name too long", "correct the path"),
     (["resume=a", "hydra.run.dir=b"], "hydra.run.dir=b is another directory than resume=a", "leave it out"),
     (["resume=a", "sweeps=lr"], "resume continues one run, and sweeps= starts many", "leave one of them out"),
+    (["resume=ü ~(a"], "resume=ü ~(a: no run there", "give the output directory"),
+    (["plan=true", "data.dir=nowhere"], "no token file at nowhere/train.h5", "correct data.dir"),
     # Hydra's own keys
     (["hydra.output_subdir=null"], "hydra.output_subdir=null: runs and sweeps rely on Hydra as it is", "hydra.run.dir"),
     (["hydra.job.chdir=true"], "hydra.job.chdir=true: runs and sweeps rely on Hydra", "allowed: hydra.run.dir"),

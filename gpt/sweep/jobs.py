@@ -73,7 +73,8 @@ def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_on
         if not isinstance(arm, (list, ListConfig)) or not all(isinstance(override, str) for override in arm):
             raise InputError(f"hydra.sweeper.arms.{name}={arm} is no arm", "allowed: a list of overrides: [A=1,…]")
     swept = {override.get_key_element(): override for override in overrides}  # the last of each, as Hydra takes it
-    jobs = 1 if "sweep.arm" in swept else max(1, len(arms))
+    named = [override.input_line for override in overrides if override.key_or_group == "sweep.arm"]
+    jobs = 1 if named else max(1, len(arms))
     for override in swept.values():
         if not override.is_sweep_override():
             continue
@@ -89,8 +90,8 @@ def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_on
         raise InputError(
             "--multirun without several values of anything", "give some: seed=1,2; for one run leave --multirun out"
         )
-    if not arms and "sweep.arm" in swept:
-        raise InputError(f"{swept['sweep.arm'].input_line}: this sweep has no arms", "leave sweep.arm out")
+    if named and not arms:
+        raise InputError(f"{named[0]}: this sweep has no arms", "leave sweep.arm out")
 
 
 def count_values(override: Override) -> int:
