@@ -22,8 +22,8 @@ def check_machine(config: Config) -> None:
 
 # What a process holds that has imported torch, at least (measured: 150 to 300 MB).
 PROCESS_BYTES = 100_000_000
-# Bytes per parameter: weight and gradient, and the averages that the optimizer keeps.
-STATE_BYTES = {"adamw": 16, "muon": 12, "custom": 8}
+# Bytes per parameter: weight and gradient, and the averages that the optimizer keeps, where they are known.
+STATE_BYTES = {"adamw": 16, "muon": 12}
 
 
 def least_memory(config: Config) -> int:
@@ -32,7 +32,7 @@ def least_memory(config: Config) -> int:
     positions = model.seq_len if model.position == "learned" else 0
     parameters = model.n_embd * (model.vocab_multiple + positions + 12 * model.n_layer * model.n_embd)
     inputs = 2 * config.micro_batch_size * model.seq_len * model.n_embd * model.n_layer  # of the blocks, in 16 bits
-    return STATE_BYTES[config.optimizer.name] * parameters + inputs
+    return STATE_BYTES.get(config.optimizer.name, 8) * parameters + inputs
 
 
 def check_memory(config: Config) -> None:
