@@ -60,6 +60,7 @@ AT_MOST = {
     "optimizer.ns_steps": (99, "torch.optim.Muon takes no more"),
     "batch.global_tokens": (100_000_000, "Llama 3 has 16,000,000"),
     "sample.tokens": (100_000, "they are drawn one after the other, after each evaluation"),
+    "data.num_workers": (1_024, "a machine has fewer cores"),
     "cluster.threads": (1_024, "a machine has fewer cores"),
     "cluster.timeout": (2**31 // 1000, "gloo and poll(2) count milliseconds in 32 bits"),
 }

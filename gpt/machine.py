@@ -46,7 +46,9 @@ def check_memory(config: Config) -> None:
 
         what, available = "the GPU", get_device_properties(device).total_memory
     else:
-        needed = config.cluster.nproc * (PROCESS_BYTES + needed)
+        is_torchrun = config.cluster.name == "torchrun"  # whose nproc counts the ranks of all machines
+        ranks = int(os.environ["LOCAL_WORLD_SIZE"]) if is_torchrun else config.cluster.nproc
+        needed = ranks * (PROCESS_BYTES + needed)
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise Unavailable(
@@ -81,8 +83,13 @@ def settle(config: Config) -> None:
         check(config, flatten(config))  # now that the ranks are known
     elif 0 < gpus < ranks:
         raise InputError(
+<<<<<<< HEAD
             f"{key}={ranks} is more ranks than there are GPUs here: {gpus}",
             f"allowed: up to {gpus}; with device=cpu as many as you like",
+=======
+            f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
+            f"allowed: up to {gpus}; with device=cpu as many as there is memory for",
+>>>>>>> door
         )
 
 

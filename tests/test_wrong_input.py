@@ -254,6 +254,7 @@ WRONG = [
     (["plan=true", "batch=ramp", "model.seq_len=1", "batch.global_tokens=50000000", "trainer.eval_every=50000000", "batch.ramp.multiple_of=1"], "the batch ramp has 46,875,000 sizes", "raise batch.ramp.multiple_of"),
     (["optimizer=muon", "optimizer.ns_steps=100"], "optimizer.ns_steps=100 is too much", "up to 99"),
     (["sample.tokens=1" + "0" * 9], "sample.tokens=1000000000 is too much", "up to 100,000"),
+    (["data.num_workers=1000000"], "data.num_workers=1000000 is too much", "up to 1,024"),
     (["cluster.threads=100000"], "cluster.threads=100000 is too much", "up to 1,024"),
     (["cluster.timeout=1" + "0" * 18], "is too much", "up to 2,147,483"),
     ([*READY, "model.n_embd=100000", "model.n_head=100"], "GB of memory at least, and this machine has", "n_embd"),
