@@ -83,13 +83,8 @@ def settle(config: Config) -> None:
         check(config, flatten(config))  # now that the ranks are known
     elif 0 < gpus < ranks:
         raise InputError(
-<<<<<<< HEAD
             f"{key}={ranks} is more ranks than there are GPUs here: {gpus}",
-            f"allowed: up to {gpus}; with device=cpu as many as you like",
-=======
-            f"cluster.nproc={cluster.nproc} is more ranks than there are GPUs here: {gpus}",
             f"allowed: up to {gpus}; with device=cpu as many as there is memory for",
->>>>>>> door
         )
 
 
