@@ -74,11 +74,11 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def _handling(handlers: dict) -> Iterator[None]:
-    """Handle signals so, but for those that the user has had ignored, such as SIGHUP by nohup."""
+    """Handle signals so, but for SIGHUP where nohup has had it ignored."""
     previous = {}
     if threading.current_thread() is threading.main_thread():  # the others get no signals
         for number, handler in handlers.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, handler)
     try:
         yield

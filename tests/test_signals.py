@@ -113,15 +113,16 @@ def test_a_closed_terminal_signals_twice_and_that_is_no_second_one(capfd):
     )
 
 
-def test_signals_that_the_user_ignores_stay_ignored():
-    """As nohup does with SIGHUP."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number, is_heard", [(signal.SIGHUP, False), (signal.SIGINT, True)])
+def test_nohup_is_respected_and_a_shell_that_ignores_ctrl_c_is_not(number, is_heard):
+    """Scripts start what is to run beside them with SIGINT ignored, by which a sweep stops its jobs."""
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not interrupt.received
+            os.kill(os.getpid(), number)
+            assert interrupt.received == is_heard
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 ENDLESS = ["trainer.max_steps=100_000", "trainer.eval_every=1_000_000_000", "checkpoint.every=100_000"]
