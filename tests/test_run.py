@@ -266,7 +266,7 @@ def test_prepare_is_a_command(text_file, tmp_path):
         [sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    (directory,) = (tmp_path / "c").iterdir()
+    (directory,) = (tmp_path / "c").glob("[!.]*")
     assert {path.name for path in directory.iterdir()} == {"train.h5", "val.h5", "manifest.json"}
     assert f"{directory}/train.h5" in done.stdout
     wrong = subprocess.run(

@@ -264,7 +264,10 @@ def test_ctrl_c_ends_all_jobs_in_order(small, tmp_path):
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 75, said + errors
-    assert errors == "sweep: interrupted; the same command goes on with it, with hydra.sweep.dir=sweep\n"
+    assert errors == (
+        "SIGINT: its jobs end after their steps and save; a second one ends them at once\n"
+        "sweep: interrupted; the same command goes on with it, with hydra.sweep.dir=sweep\n"
+    )
     found = results(tmp_path / "sweep")
     assert {name: result["status"] for name, result in found.items()} == {
         "seed-1": "interrupted",
