@@ -88,6 +88,7 @@ def evaluate(
     from gpt.rundir import read_state
     from gpt.tokenfile import data_fingerprint
     from gpt.tokenizer import get_tokenizer, printable
+    from gpt.tracker import plain_console
     from gpt.windows import Windows
 
     device, state = pick_device(config.device), read_state(checkpoint)
@@ -96,7 +97,8 @@ def evaluate(
     model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
     load_model(checkpoint, model)
     results: dict[str, Any] = {"step": state["progress"]["step"]}
-    print(f"checkpoint  {checkpoint}")
+    say = plain_console().print
+    say(f"checkpoint  {checkpoint}")
     with cpu_threads(config.cluster.threads):
         if files:
             results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
@@ -110,10 +112,10 @@ def evaluate(
             results["val"] |= per_byte(loss, validation, tokenizer)
             for name, value in results["val"].items():
                 shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
-                print(f"val         {name:<20} {shown:>12}")
+                say(f"val         {name:<20} {shown:>12}")
         if "sample" in tasks:
             results["sample"] = generate_text(model.eval(), tokenizer, config.sample, config.seed, results["step"])
-            print("sample\n  " + printable(results["sample"]))
+            say("sample\n  " + printable(results["sample"]))
     return results
 
 

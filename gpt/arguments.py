@@ -94,6 +94,8 @@ def unreadable(text: str, error: Exception) -> InputError:
     """What is said of an argument that is no override."""
     if isinstance(error, RecursionError):
         return InputError(f"cannot read {text!r}: it is nested too deeply", "a value has a few brackets at most")
+    if text.startswith("-"):
+        return InputError(f"cannot read {text!r}: there are no such flags here", "an argument is KEY=VALUE")
     if strange := [character for character in text if not character.isascii()]:
         return InputError(
             f"cannot read {text!r}: {strange[0]!r} is no ASCII character", "text with others is quoted: \"KEY='VALUE'\""

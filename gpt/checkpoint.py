@@ -178,6 +178,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
+        if not path.parent.exists():
+            read_state(path.parent)  # says that its run has replaced it
         raise InputError(
             f"{path} cannot be read: {error}", "restore it from a copy, or take another checkpoint"
         ) from error

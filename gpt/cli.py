@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import InputError, Interrupted, TrainingError
-from gpt.interrupt import ending_at_once
+from gpt.interrupt import ending_at_once, mute
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -154,6 +154,9 @@ def guard(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("\nstopped at once", file=sys.stderr)
         return Interrupted.exit_code
+    except BrokenPipeError:  # nobody reads what is said, as behind | head
+        mute(sys.stdout.fileno())
+        return 1
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("gpt", "data"):
             raise

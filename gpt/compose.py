@@ -59,15 +59,20 @@ OmegaConf.register_new_resolver("sweep_dir", sweep_dir, use_cache=True, replace=
 
 def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose from the command line and call ``task`` in every job. Raises InputError for a wrong command."""
-    running, submitted = False, None
+    running, submitted, failed = False, None, None
 
     @functools.wraps(task)
     def job(composed: DictConfig) -> Any:
-        nonlocal running, submitted
+        nonlocal running, submitted, failed
         running = True
-        result = task(composed)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return task(composed)
+        try:
+            result = task(composed)
+        except (InputError, TrainingError) as error:
+            result, failed = None, error  # raised below, because Hydra would print a line of its own before it
         running = False
-        if composed.cluster.name == "slurm" and HydraConfig.get().mode != RunMode.MULTIRUN:
+        if composed.cluster.name == "slurm":
             submitted = result  # waited for below, where Hydra says nothing of how it ends
             return None
         return result
@@ -90,6 +95,8 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
         raise explain_composition(error) from error
     finally:
         CheckFirst.held.close()
+    if failed is not None:
+        raise failed
     if submitted is not None:
         from gpt.slurm import wait
 

@@ -20,8 +20,8 @@ from omegaconf.errors import (
 
 from gpt import layouts
 from gpt.checks import check, check_names, did_you_mean
-from gpt.errors import InputError
-from gpt.files import CURE, read_yaml
+from gpt.errors import InputError, TrainingError
+from gpt.files import CURE, read_yaml, write_text
 from gpt.schedule import Stages, linear_stages, run_length, whole_batches
 from gpt.schema import (
     AdamWConfig,
@@ -294,10 +294,11 @@ def depth(value: Any) -> int:
 
 
 def save(config: Config, path: Path) -> None:
-    """Write the config as YAML, whole or not at all; :func:`read` gives it back."""
-    part = path.with_name(f".{path.name}")
-    OmegaConf.save(OmegaConf.structured(config), part)
-    os.replace(part, path)
+    """Write the config as YAML, whole or not at all; :func:`read` gives it back. Raises TrainingError."""
+    try:
+        write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error}\n  make room, and give the command again") from error
 
 
 def read(path: Path) -> Config:

@@ -42,11 +42,23 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file, whole or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all, whatever happens to the machine. Raises OSError."""
     part = path.with_name(f".{path.name}")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
+    try:
+        with open(part, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all. Raises OSError."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -> dict[str, Any]:

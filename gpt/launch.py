@@ -147,7 +147,10 @@ def explain(failure: ProcessFailure, rank: int) -> InputError | TrainingError:
     """What a failed rank has left behind, as an error of ours."""
     if not isinstance(failure.message, dict):  # it left no word
         how = f"was ended by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
-        return TrainingError(f"rank {rank} {how} and no message\n  logs/rank_{rank}.log may say more")
+        return TrainingError(
+            f"rank {rank} {how} and left no message\n"
+            f"  logs/rank_{rank}.log may say more; where memory ran out, Linux ends a process by SIGKILL"
+        )
     kind, _, text = failure.message["message"].partition(": ")
     if kind == InputError.__name__:
         problem, _, cure = text.partition("\n  ")

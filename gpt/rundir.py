@@ -69,7 +69,7 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     path = run_dir / "result.json"
     if not path.exists():
         return None
-    result = read_json(path, ("status",))
+    result = read_json(path, ("status",), "delete it: the run writes it again when it goes on")
     check_kinds(path, result, RESULT)
     return result
 
@@ -211,6 +211,8 @@ def _find_damage(checkpoint: Path) -> tuple[str, str] | None:
 
 def _damaged(checkpoint: Path, name: str, reason: str) -> InputError:
     """The refusal of a checkpoint, and which would do in its place: the newest older one that is whole."""
+    if not checkpoint.exists():
+        return InputError(f"{checkpoint} is gone: its run has replaced it by a newer one", "give the command again")
     others = [path for path in checkpoints(checkpoint.parents[1]) if path.name != checkpoint.name]
     others.sort(key=lambda path: (path.name < checkpoint.name, path.name), reverse=True)
     whole = next((path for path in others if _find_damage(path) is None), None)
@@ -219,6 +221,16 @@ def _damaged(checkpoint: Path, name: str, reason: str) -> InputError:
     else:
         cure = f"{whole} is whole: evaluate that one; to go on from there, delete {checkpoint.name} and resume"
     return InputError(f"{checkpoint / name} is damaged: {reason}", cure)
+
+
+def check_links(run_dir: Path) -> None:
+    """``last`` and ``best`` are links, and no copies of what they name. Raises InputError."""
+    for path in (run_dir / "checkpoints" / name for name in ("last", "best")):
+        if path.is_dir() and not path.is_symlink():
+            raise InputError(
+                f"{path} is a directory, and should be a link to a checkpoint beside it",
+                "delete it, if that checkpoint is there: the link is made again",
+            )
 
 
 def check_logs(run_dir: Path, checkpoint: Path) -> None:
@@ -263,10 +275,16 @@ def check_resumable(config: Config, run_dir: Path) -> None:
         if is_done:
             raise InputError(f"resume={run_dir}: this run is finished, and its checkpoints are gone", "restore them")
         return  # ended before its first checkpoint: it starts again
+    check_links(run_dir)
     check_whole(checkpoint)
     check_logs(run_dir, checkpoint)
     step = read_state(checkpoint)["progress"]["step"]
-    if step > config.total_steps or (is_done and step == config.total_steps):
+    if step > config.total_steps:
+        raise InputError(
+            f"resume={run_dir}: this run is at step {step}, and would end at step {config.total_steps}",
+            "allowed: trainer.max_steps or trainer.max_tokens that it has not passed",
+        )
+    if is_done and step == config.total_steps:
         raise InputError(
             f"resume={run_dir}: this run is finished, at step {step} of {config.total_steps}",
             "train on with a larger trainer.max_steps or trainer.max_tokens",

@@ -180,10 +180,10 @@ class Trainer:
         except OSError as error:
             raise TrainingError(
                 f"step {self.state.progress.step}: {self.run_dir} cannot be written: {error}\n"
-                f"  make room, or mend that; then: {what_is_saved(self.run_dir)}"
+                f"  mend that, or make room; {what_is_saved(self.run_dir)}"
             ) from error
         except RuntimeError as error:
-            step, reason = self.state.progress.step + 1, str(error).splitlines()[0]
+            step, reason = self.state.progress.step + 1, str(error).partition("\n")[0]
             if reason.startswith("DataLoader worker"):
                 raise TrainingError(
                     f"step {step}: one of data.num_workers={self.config.data.num_workers} is gone: {reason}\n"
@@ -210,6 +210,7 @@ class Trainer:
         if mirror is None:
             return Silent()
         step, rebuilt = self.state.progress.step, []
+        (self.run_dir / "result.json").unlink(missing_ok=True)  # of an earlier end, which this run goes beyond
         if step:
             path = step_directory(self.run_dir, step)
             rebuilt = checkpoint.restore_logs(path, self.run_dir, self.logs)

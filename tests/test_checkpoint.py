@@ -313,3 +313,31 @@ def test_a_training_holds_its_logs(trainer, monkeypatch):
     assert refusals
     with held(run.run_dir):
         assert (run.run_dir / METRICS).exists()
+
+
+def test_a_longer_run_that_is_killed_in_its_last_evaluation_is_not_taken_for_the_shorter(run_dir, monkeypatch):
+    run = resumed(run_dir)
+    monkeypatch.setattr(
+        run, "evaluate_pending", lambda *arguments: os._exit(9) if run.state.progress.step == 25 else True
+    )
+    if not (pid := os.fork()):
+        run.fit()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert not (run_dir / "result.json").exists()
+    config = run.config
+    config.trainer.max_steps = 25
+    check_resumable(config, run_dir)  # whose last evaluation is still to come
+
+
+def test_links_that_were_copied_as_directories_are_refused(run_dir):
+    last = run_dir / "checkpoints" / "last"
+    last.unlink()
+    shutil.copytree(run_dir / "checkpoints" / "step_00000020", last)
+    with pytest.raises(InputError, match=r"checkpoints/last is a directory, and should be a link"):
+        check_resumable(resumed(run_dir).config, run_dir)
+
+
+def test_a_checkpoint_that_its_run_has_replaced_is_not_called_damaged(run_dir):
+    gone = run_dir / "checkpoints" / "step_00000005"
+    with pytest.raises(InputError, match="step_00000005 is gone: its run has replaced it by a newer one"):
+        read_state(gone)

@@ -262,7 +262,7 @@ class Hangs(Fault):
     "fault, message",
     [
         ("Raises", "error: rank 1: ValueError: a wrong turn"),
-        ("Exits", "error: rank 1 ended with 3 and no message"),
+        ("Exits", "error: rank 1 ended with 3 and left no message"),
         ("Hangs", "step 4: another rank is gone, or did not answer within cluster.timeout=4 s"),
     ],
 )

@@ -154,7 +154,7 @@ def test_the_output_directory_is_complete(small, tmp_path):
     assert [row["step"] for row in read_metrics(run_dir)] == list(range(1, 31))
     shorter = call(f"resume={run_dir}", "trainer.max_steps=25", cwd=tmp_path)
     assert shorter.returncode == 2
-    assert "this run is finished, at step 30 of 25" in shorter.stderr
+    assert "this run is at step 30, and would end at step 25" in shorter.stderr
 
 
 def test_a_run_made_longer_says_what_becomes_of_its_curve_and_can_keep_it(saved, tmp_path):

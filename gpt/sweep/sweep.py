@@ -23,7 +23,7 @@ from omegaconf import OmegaConf, open_dict
 from gpt.compose import Refused, explain_composition, output_path, ready
 from gpt.config import load
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
-from gpt.files import LAYOUT, locked, write_json
+from gpt.files import LAYOUT, locked, read_yaml, write_json
 from gpt.interrupt import Interrupt, end_with
 from gpt.machine import check_machines
 from gpt.rundir import INDEX, read_result, read_sweep
@@ -111,6 +111,8 @@ class Sweep:
             return None
         result = read_result(self.dir / name)
         is_done = result is not None and result["status"] == "done"
+        if is_done:
+            read_yaml(self.dir / name / "config.yaml", dict)  # or it could not be compared
         return Job(name, overrides, None, None, Path(name), "kept", result=result) if is_done else None
 
     def entry(self, overrides: list[str]) -> dict[str, Any]:
