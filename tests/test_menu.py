@@ -506,6 +506,7 @@ LIMIT = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(small, tmp_path):
     """No file may grow beyond a size under which the first checkpoint fits and metrics.jsonl soon does not."""
+    prepare(compose(small).data)  # whose files are larger
     arguments = [*small, "trainer.max_steps=100_000", "trainer.eval_every=256", "trainer.eval_tokens=32", "checkpoint.every=1",
                  "model.n_layer=1", "model.n_embd=16", f"hydra.run.dir={tmp_path}/run"]  # fmt: skip
     size = 90_000
