@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 
 from gpt.errors import Interrupted
 
@@ -85,6 +86,31 @@ def _handling(handlers: dict) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def children_without_signals() -> Iterator[None]:
+    """Start processes with signals blocked until they call :func:`let_signals_in`; this process goes on hearing them.
+
+    A terminal signals all processes, and one that is still importing would end with a traceback.
+    """
+    over = threading.Event()
+    listener = threading.Thread(target=over.wait, daemon=True)  # blocks none, so that the system hands them to it
+    listener.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGQUIT))
+    try:
+        resource_tracker.ensure_running()  # which unblocks some again, so that it is started now
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGQUIT))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        over.set()
+        listener.join()
+
+
+def let_signals_in() -> None:
+    """Get the signals that were blocked when this process was started, those that have come meanwhile first."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGQUIT))
 
 
 class Interrupt:

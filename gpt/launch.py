@@ -22,7 +22,16 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gpt.distributed import World
 from gpt.errors import InputError, TrainingError
-from gpt.interrupt import FINISH_STEP, GO_ON, INSISTENT, Interrupt, end_with, ignore_signals
+from gpt.interrupt import (
+    FINISH_STEP,
+    GO_ON,
+    INSISTENT,
+    Interrupt,
+    children_without_signals,
+    end_with,
+    ignore_signals,
+    let_signals_in,
+)
 from gpt.rendezvous import Rendezvous
 from gpt.schema import ClusterConfig, MultinodeConfig
 
@@ -44,7 +53,7 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
     stop = multiprocessing.get_context("spawn").RawValue("i", GO_ON)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said once, here
     try:
-        with tempfile.TemporaryDirectory() as private, Interrupt(stop):
+        with tempfile.TemporaryDirectory() as private, Interrupt(stop), children_without_signals():
             agent = elastic_launch(launch_config(cluster, private), run_rank)
             results = agent(stop, Path(private), cluster, function, arguments)
     except ChildFailedError as error:
@@ -141,6 +150,7 @@ def obey(stop: ctypes.c_int) -> None:
 
     told.detach()  # open as long as the process
     threading.Thread(target=listen, daemon=True).start()
+    let_signals_in()
 
 
 def explain(failure: ProcessFailure, rank: int) -> InputError | TrainingError:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Started, call, command, environment
+from conftest import Started, call, command, environment, processes_in
 
 from gpt import checkpoint, evaluate, generate
 from gpt.interrupt import Interrupt
@@ -257,3 +257,25 @@ def test_ranks_leave_an_evaluation_together(small, tmp_path):
     done = call(f"resume={run_dir}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in read_metrics(run_dir) if "val/loss" in row] == [4, 8, 12]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_all_while_ranks_start_is_heard_once(small, tmp_path, number):
+    """Ranks import for seconds before they can handle anything."""
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*small, *ENDLESS, "cluster=ddp", "cluster.nproc=2", f"hydra.run.dir={run_dir}"), cwd=tmp_path,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(processes_in(tmp_path)) < 4:  # the command, what tracks its resources, and the ranks
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert said == (
+        f"{number.name}: ends after this step and saves; a second one ends at once, without saving\n"
+        "interrupted after step 1; continue with\n  python train.py resume=run\n"
+    )

@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO
 
@@ -67,6 +68,7 @@ class Forked:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log.fileno(), 1)
         os.closerange(3, 1024)  # such as the lock on the sweep's directory
+        resource_tracker._resource_tracker._fd = None  # one of its own is started
         GlobalHydra.instance().clear()
         become(argv, True, Path.cwd(), environment, sys.stdout, sys.stdout)
 
