@@ -9,7 +9,6 @@ Interrupted, it goes on where it was when the command is given again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ from data.verified import open_verified
 from gpt import cli
 from gpt.config import Config
 from gpt.errors import InputError, TrainingError
+from gpt.files import lock_or_wait
 from gpt.order import Order
 from gpt.schema import DataConfig
 from gpt.tokenfile import LAYOUT, TokenFile, open_tokens
@@ -146,7 +146,7 @@ def _alone(directory: Path) -> Iterator[None]:
         make_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_or_wait(descriptor, f"another command prepares {directory}")
             if directory.exists() and os.path.samestat(os.fstat(descriptor), directory.stat()):
                 yield
                 return

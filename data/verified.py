@@ -1,7 +1,6 @@
 """Token files whose tokens are what was written: read once per change of a file, and remembered."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from data.manifest import MANIFEST, recorded_shards
 from gpt.errors import InputError
-from gpt.files import LAYOUT, parse_object, write_json
+from gpt.files import LAYOUT, lock_or_wait, parse_object, write_json
 from gpt.tokenfile import DAMAGED, Contents, Shard, TokenFile, check_ids, open_tokens, read_shards
 
 NOTES = ".verified"  # below data.cache_dir, because data.dir may be read-only
@@ -42,7 +41,7 @@ def _contents(path: Path, shards: tuple[Shard, ...], notes: Path) -> Contents:
     note, files = notes / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json", _state(path, shards)
     if held := _noted(note, files):
         return held
-    with _alone(notes):
+    with _alone(note.with_suffix(".lock"), path):
         if held := _noted(note, files):  # by another run, which has started at the same time
             return held
         size = sum(Path(shard.path).stat().st_size for shard in shards)
@@ -73,13 +72,13 @@ def _noted(note: Path, files: dict[str, Any]) -> Contents | None:
 
 
 @contextlib.contextmanager
-def _alone(notes: Path) -> Iterator[None]:
-    """Let one process verify while others wait; where nothing can be written, each does it for itself."""
+def _alone(lock: Path, path: Path) -> Iterator[None]:
+    """Let one process verify a file while others wait; where nothing can be written, each does it for itself."""
     descriptor = None
     with contextlib.suppress(OSError):
-        notes.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(notes, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
+        lock_or_wait(descriptor, f"another command verifies {path}")
     try:
         yield
     finally:

@@ -42,6 +42,15 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def lock_or_wait(descriptor: int, reason: str) -> None:
+    """Lock an open file or directory; while another process has it, say why this one waits. Raises OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting: {reason}", flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all, whatever happens to the machine. Raises OSError."""
     part = path.with_name(f".{path.name}")

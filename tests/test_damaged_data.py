@@ -1,9 +1,11 @@
 """Every file of prepared data, damaged in every way: refused by name, or made again with the same bytes."""
 
 import hashlib
+import os
 import random
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import h5py
@@ -19,6 +21,7 @@ from data.tokenwriter import LostProgress, TokenWriter
 from data.verified import NOTES
 from gpt.compose import compose, ready
 from gpt.errors import InputError
+from gpt.files import lock_or_wait
 from gpt.tokenfile import open_tokens
 
 
@@ -303,3 +306,14 @@ def test_what_came_from_a_hub_outlives_a_refusal(revision, interrupted, tmp_path
         prepare(compose([*overrides, f"data.cache_dir={tmp_path}"]).data)
     assert directory.exists() == (revision is not None)
     assert revision is None or hashes(directory).keys() == hashes(killed).keys()
+
+
+def test_who_waits_for_another_command_says_so(tmp_path, capsys):
+    """And waits for nobody who verifies other data."""
+    holder, other, same = (os.open(tmp_path / name, os.O_RDONLY | os.O_CREAT) for name in ("a", "b", "a"))
+    lock_or_wait(holder, "nobody")
+    lock_or_wait(other, "nobody")
+    freed = threading.Timer(0.2, os.close, [holder])
+    freed.start()
+    lock_or_wait(same, "another command verifies a")
+    assert capsys.readouterr().out == "waiting: another command verifies a\n"
