@@ -26,7 +26,7 @@ from gpt.checks import did_you_mean
 from gpt.cli import CONF, GROUPS
 from gpt.config import Config, explain, flatten, load, read, read_saved
 from gpt.errors import InputError, TrainingError
-from gpt.files import read_yaml
+from gpt.files import read_yaml, write_text
 from gpt.rundir import check_resumable, check_same_data, check_unused, held
 
 if TYPE_CHECKING:
@@ -174,12 +174,27 @@ def with_resume(argv: list[str]) -> list[str]:
     return [*saved, *rest, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
 
 
+# Hydra writes the one at each resume, in place, so that what it held is kept in the other until then.
+OVERRIDES, OVERRIDES_BEFORE = ".hydra/overrides.yaml", ".hydra/.overrides.yaml"
+
+
+def keep_overrides(run_dir: Path) -> None:
+    """Keep the overrides of a run while Hydra writes those of its resume. Raises TrainingError."""
+    try:
+        if text := (run_dir / OVERRIDES).read_text():
+            write_text(run_dir / OVERRIDES_BEFORE, text)
+    except OSError as error:
+        raise TrainingError(f"{run_dir} cannot be written: {error}\n  make room, and give the command again") from error
+
+
 def saved_overrides(run_dir: Path) -> list[str]:
     """The overrides that a run was composed from, in today's names, after those that keep what it had as default.
 
     Raises InputError, with the path, for damaged files.
     """
-    path = run_dir / ".hydra" / "overrides.yaml"
+    path, before = run_dir / OVERRIDES, run_dir / OVERRIDES_BEFORE
+    if path.is_file() and not path.stat().st_size and before.is_file():
+        path = before  # Hydra was killed while it wrote the other
     flat = flatten(read(run_dir / "config.yaml"))
     cure = "restore it from a copy, or write it: a line '- KEY=VALUE' for each override of the run's command"
     overrides = read_yaml(path, list, cure)
@@ -346,7 +361,8 @@ class CheckFirst(Callback):
         run_dir = None if is_fresh else Path(config.hydra.run.dir)
         if run_dir is not None and run_dir.is_dir():
             self.held.enter_context(held(run_dir))
-            return check_first(typed, run_dir)
+            check_first(typed, run_dir)
+            return keep_overrides(run_dir) if typed.resume else None
         check_first(typed, run_dir)
         try:
             run_dir = Path(config.hydra.run.dir)

@@ -152,6 +152,8 @@ def test_the_output_directory_is_complete(small, tmp_path):
     longer = call(f"resume={run_dir}", "trainer.max_steps=30", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
     assert [row["step"] for row in read_metrics(run_dir)] == list(range(1, 31))
+    assert (run_dir / ".hydra" / ".overrides.yaml").read_text() == overrides
+    (run_dir / ".hydra" / "overrides.yaml").write_text("")  # as where Hydra is killed while it writes
     shorter = call(f"resume={run_dir}", "trainer.max_steps=25", cwd=tmp_path)
     assert shorter.returncode == 2
     assert "this run is at step 30, and would end at step 25" in shorter.stderr
