@@ -16,7 +16,6 @@ Results go to the terminal and to eval-STEP.json beside the checkpoint.
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,12 +138,12 @@ def read_figures(path: Path) -> list[dict[str, Any]]:
 
 def record(checkpoint: Path, asked: dict[str, Any], results: dict[str, Any]) -> None:
     """Add the results to those of the same checkpoint; the same evaluation again replaces its own."""
+    from gpt.files import write_text
+
     path = figures_of(checkpoint)
     others = [entry for entry in read_figures(path) if any(entry.get(key) != value for key, value in asked.items())]
-    part = path.with_name(f".{path.name}")
     try:
-        part.write_text(json.dumps([*others, asked | results], indent=1, ensure_ascii=False) + "\n")
-        os.replace(part, path)
+        write_text(path, json.dumps([*others, asked | results], indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
     print(f"figures     {path}")

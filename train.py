@@ -10,6 +10,7 @@ def train(composed: Any) -> Any:
     """One run, from the composed config to its validation loss (nats per token), or to the SLURM job that runs it."""
     from gpt.compose import output_dir, ready
     from gpt.config import load, save
+    from gpt.interrupt import say
     from gpt.machine import settle
     from gpt.rundir import outcome, told_length
 
@@ -28,7 +29,7 @@ def train(composed: Any) -> Any:
     settle(config)
     if run_dir:
         if config.resume and (line := told_length(config, run_dir)):
-            print(line, flush=True)
+            say(line)
         save(config, run_dir / "config.yaml")
     if config.cluster.name == "slurm":
         from gpt.slurm import submit

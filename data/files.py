@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from gpt.errors import InputError
+from gpt.interrupt import say
 from gpt.schema import DataConfig
 
 TIMEOUT_SECONDS = 30
@@ -150,7 +151,7 @@ def fetch(url: str, sha256: str | None, path: Path) -> Path:
         raise InputError(
             f"data.url={url} is no address", "allowed: http://… and https://…; a file of yours is data.files=[FILE]"
         )
-    print(f"fetching {url}", flush=True)
+    say(f"fetching {url}")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             content = response.read()

@@ -17,6 +17,7 @@ from data import files
 from data.pieces import Cursor, Row, clean, decode
 from data.source import FileRows, Rows
 from gpt.errors import InputError, TrainingError
+from gpt.interrupt import say
 from gpt.schema import HubConfig
 
 ROWS = 256  # read at a time
@@ -197,7 +198,7 @@ def wait(error: Exception, failures: int, what: str, cure: str, patience: list[i
             "  check the network (HF_ENDPOINT, HTTPS_PROXY) and give the command again, which goes on where it was;\n"
             f"  {LOCAL_COPY}"
         ) from error
-    print(f"{what}: {first_line(error)}; trying again in {patience[failures]} s", flush=True)
+    say(f"{what}: {first_line(error)}; trying again in {patience[failures]} s")
     time.sleep(patience[failures])
     return failures + 1
 

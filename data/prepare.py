@@ -23,7 +23,7 @@ from data.files import make_directory
 from data.manifest import MANIFEST, missing_shards, read_manifest
 from data.pieces import Cursor
 from data.progress import Meter, check_room
-from data.shards import JOURNAL, SplitShards, clear, read_journal, remake, write_journal, write_synced
+from data.shards import JOURNAL, SplitShards, clear, read_journal, remake, write_journal
 from data.source import Source, source_of
 from data.tokenize import release_memory
 from data.tokenwriter import LostProgress
@@ -31,7 +31,8 @@ from data.verified import open_verified
 from gpt import cli
 from gpt.config import Config
 from gpt.errors import InputError, TrainingError
-from gpt.files import lock_or_wait
+from gpt.files import lock_or_wait, write_text
+from gpt.interrupt import say
 from gpt.order import Order
 from gpt.schema import DataConfig
 from gpt.tokenfile import LAYOUT, TokenFile, open_tokens
@@ -118,7 +119,7 @@ def _prepare_into_cache(data: DataConfig) -> Path:
             if _is_whole(directory):  # but for some shards, or another process has prepared it meanwhile
                 _write_again(data, source, directory)
             else:
-                print(f"preparing {source.describe()} as {data.tokenizer} -> {directory}", flush=True)
+                say(f"preparing {source.describe()} as {data.tokenizer} -> {directory}")
                 _write(data, source, directory)
         except InputError:
             # What came from a hub, as its revision says, stays: the network or a login may be what is wrong.
@@ -159,7 +160,7 @@ def _write(data: DataConfig, source: Source, directory: Path) -> None:
     try:
         about, splits, cursor = _begin(data, source, directory)
     except LostProgress as error:
-        print(f"{error.problem}: the preparation begins anew", flush=True)
+        say(f"{error.problem}: the preparation begins anew")
         clear(directory, "*")
         about, splits, cursor = _begin(data, source, directory)
     _read(data, source, about["chars"], directory, cursor, splits)
@@ -178,10 +179,10 @@ def _write(data: DataConfig, source: Source, directory: Path) -> None:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    write_synced(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_text(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     clear(directory)
     said = (f"{split['tokens']:,} {NAMES[name]} tokens" for name, split in manifest["splits"].items())
-    print(", ".join(said), flush=True)
+    say(", ".join(said))
 
 
 def _begin(
@@ -244,7 +245,7 @@ def _write_again(data: DataConfig, source: Source, directory: Path) -> None:
     source.revision = read_manifest(directory)["revision"]
     about = _about(data, source)
     for split, shard in missing_shards(directory):
-        print(f"{directory / shard['file']} is gone: it is made again", flush=True)
+        say(f"{directory / shard['file']} is gone: it is made again")
         results = source.tokens(shard["from"]["cursor"], about["chars"])
         tokens = (result[split] for result, _ in results if split in result)
         remake(directory, shard, about | {"split": split}, tokens)
@@ -257,7 +258,7 @@ def main() -> None:
     train, val = prepare(config.data)
     check_fits(config, train, val)
     for file in (train, val):
-        print(f"{file.path}: {file.n_tokens:,} tokens, {file.tokenizer}, vocabulary {file.vocab_size:,}")
+        say(f"{file.path}: {file.n_tokens:,} tokens, {file.tokenizer}, vocabulary {file.vocab_size:,}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import shutil
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gpt.errors import InputError
+from gpt.tracker import plain_console
 
 SECONDS = 10  # between two lines where there is no terminal
 
@@ -18,7 +18,7 @@ class Meter:
     def __init__(self, n_tokens: int, itemsize: int):
         self.itemsize, self.before = itemsize, n_tokens
         self.begun = self.told = time.monotonic()
-        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.console = plain_console()
         columns = [BarColumn(), TextColumn("{task.percentage:.0f} %  {task.fields[line]}"), TimeRemainingColumn()]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.task = self.bar.add_task("", total=1.0, line="")

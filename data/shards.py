@@ -10,9 +10,9 @@ from typing import Any
 
 from data.pieces import Cursor
 from data.tokenize import Tokens
-from data.tokenwriter import LostProgress, TokenWriter, replace_synced, write_index
+from data.tokenwriter import LostProgress, TokenWriter, write_index
 from gpt.errors import InputError
-from gpt.files import parse_object
+from gpt.files import parse_object, write_text
 from gpt.tokenfile import DAMAGED, open_tokens
 
 JOURNAL = ".progress.json"
@@ -111,7 +111,7 @@ def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits:
     """Say from where to go on; the hash in front of it tells a damaged journal."""
     held = {name: split.commit() for name, split in splits.items()}
     state = json.dumps({"cursor": cursor, "revision": revision, "splits": held})
-    write_synced(directory / JOURNAL, f"{hashlib.sha256(state.encode()).hexdigest()}\n{state}\n")
+    write_text(directory / JOURNAL, f"{hashlib.sha256(state.encode()).hexdigest()}\n{state}\n")
     for split in splits.values():
         split.drop_full()
 
@@ -143,10 +143,3 @@ def clear(directory: Path, pattern: str = ".*") -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    replace_synced(part, path)

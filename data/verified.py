@@ -10,6 +10,7 @@ from typing import Any
 from data.manifest import MANIFEST, recorded_shards
 from gpt.errors import InputError
 from gpt.files import LAYOUT, lock_or_wait, parse_object, write_json
+from gpt.interrupt import say
 from gpt.tokenfile import DAMAGED, Contents, Shard, TokenFile, check_ids, open_tokens, read_shards
 
 NOTES = ".verified"  # below data.cache_dir, because data.dir may be read-only
@@ -46,7 +47,7 @@ def _contents(path: Path, shards: tuple[Shard, ...], notes: Path) -> Contents:
             return held
         size = sum(Path(shard.path).stat().st_size for shard in shards)
         if size > LARGE:
-            print(f"verifying {path}, {size / 1e9:,.1f} GB: once, until it changes", flush=True)
+            say(f"verifying {path}, {size / 1e9:,.1f} GB: once, until it changes")
         held = read_shards(shards, recorded_shards(path.parent))
         with contextlib.suppress(OSError):  # read-only: it is read each time
             write_json(note, {"layout": LAYOUT, "files": files, **held._asdict()})

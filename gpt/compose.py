@@ -64,15 +64,15 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     @functools.wraps(task)
     def job(composed: DictConfig) -> Any:
         nonlocal running, submitted, failed
-        running = True
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return task(composed)
+        is_single, result, running = HydraConfig.get().mode != RunMode.MULTIRUN, None, True
         try:
             result = task(composed)
         except (InputError, TrainingError) as error:
-            result, failed = None, error  # raised below, because Hydra would print a line of its own before it
+            if not is_single:
+                raise
+            failed = error  # raised below, because Hydra would print a line of its own before it
         running = False
-        if composed.cluster.name == "slurm":
+        if is_single and composed.cluster.name == "slurm":
             submitted = result  # waited for below, where Hydra says nothing of how it ends
             return None
         return result
@@ -181,7 +181,7 @@ OVERRIDES, OVERRIDES_BEFORE = ".hydra/overrides.yaml", ".hydra/.overrides.yaml"
 def keep_overrides(run_dir: Path) -> None:
     """Keep the overrides of a run while Hydra writes those of its resume. Raises TrainingError."""
     try:
-        if text := (run_dir / OVERRIDES).read_text():
+        if text := (run_dir / OVERRIDES).read_text(encoding="utf-8"):
             write_text(run_dir / OVERRIDES_BEFORE, text)
     except OSError as error:
         raise TrainingError(f"{run_dir} cannot be written: {error}\n  make room, and give the command again") from error

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from gpt.errors import InputError
+from gpt.interrupt import say
 
 LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not read
 CURE = "take a directory that runs or sweeps of gptlab have made, or restore this file from a copy"
@@ -47,7 +48,7 @@ def lock_or_wait(descriptor: int, reason: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"waiting: {reason}", flush=True)
+        say(f"waiting: {reason}")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
@@ -55,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all, whatever happens to the machine. Raises OSError."""
     part = path.with_name(f".{path.name}")
     try:
-        with open(part, "w") as file:
+        with open(part, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,9 @@
-"""How processes end: at the next step boundary after a signal, and never later than who started them."""
+"""How processes end: at the next step boundary after a signal, and never later than who started them.
+
+From its start to its end a command handles signals by :func:`ending_at_once`, and meanwhile, as long as there is a step
+to finish, by :class:`Interrupt`. Ranks are started with signals blocked (:func:`children_without_signals`), and then do
+what the process that started them says in ``stop``. Workers that read data ignore signals.
+"""
 
 import ctypes
 import os
@@ -75,7 +80,7 @@ def ending_at_once() -> Iterator[None]:
 
 @contextmanager
 def _handling(handlers: dict) -> Iterator[None]:
-    """Handle signals so, but for SIGHUP where nohup has had it ignored."""
+    """Install handlers for a while, except for SIGHUP where nohup ignores it."""
     previous = {}
     if threading.current_thread() is threading.main_thread():  # the others get no signals
         for number, handler in handlers.items():
@@ -116,9 +121,9 @@ def let_signals_in() -> None:
 class Interrupt:
     """While in the ``with``, the first signal asks for an end after the step, and says so; a second one ends at once.
 
-    A terminal that is closed signals more than once, so that SIGHUP never counts as the second. ``stop`` holds what was
-    asked for; in shared memory, it asks the processes that share it. ``listens`` is false in those, where another
-    process listens. ``promise`` says what happens.
+    SIGHUP never counts as the second, because a closed terminal sends it more than once. ``stop`` holds what was asked
+    for, in shared memory where ranks are to see it; these have an Interrupt too, which does not listen (``listens``).
+    ``promise`` is what the user is told.
     """
 
     def __init__(
@@ -163,7 +168,7 @@ class Interrupt:
 
 
 def _fresh_line() -> str:
-    """Clears the progress bar, or what the terminal shows of Ctrl-C."""
+    """Characters that clear the progress bar, or what the terminal shows of Ctrl-C."""
     return "\r\x1b[2K" if os.isatty(2) else ""
 
 
@@ -180,3 +185,11 @@ def mute(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """Print a line for the user, who may be gone: what is being done goes on all the same."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        mute(1)

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpt.errors import InputError
 from gpt.files import CURE, parse_object
+from gpt.interrupt import say
 from gpt.tracker import METRICS, plain_console
 
 MODULES = {"wandb": "gpt.wandb_mirror", "wandb_offline": "gpt.wandb_mirror", "tensorboard": "gpt.tensorboard_mirror"}
@@ -117,12 +118,6 @@ def beside_run(argv: list[str]) -> Path | None:
 def cure(module: str, run_dir: Path) -> str:
     """How to bring there what is missing."""
     return f"for the rest: python -m {module} {run_dir}"
-
-
-def say(text: str) -> None:
-    """A line for the user, who may be gone."""
-    with contextlib.suppress(OSError):
-        print(text, flush=True)
 
 
 def attend(seconds: float, last_words: str) -> threading.Event:

@@ -15,7 +15,8 @@ from tensorboardX import SummaryWriter
 
 from gpt import cli
 from gpt.compare.runs import check_logs, run_directories
-from gpt.mirror import PATIENCE, Tail, attend, beside_run, cure, follow, say
+from gpt.interrupt import say
+from gpt.mirror import PATIENCE, Tail, attend, beside_run, cure, follow
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples
 
 DIRECTORY = "tensorboard"

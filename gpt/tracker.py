@@ -113,11 +113,9 @@ class Tracker:
     def _check_in_place(self, name: str) -> None:
         """What is written must be found: a directory can be moved or removed while a run holds its files open."""
         path = self.run_dir / name
-        try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.path.samestat(os.stat(path), os.fstat(self.files[name].fileno())):
                 return
-        except (FileNotFoundError, NotADirectoryError):
-            pass
         raise TrainingError(
             f"{path} is no longer there: it, or a directory above it, was moved or removed during the run\n"
             "  where it was moved to, it goes on: python train.py resume=DIRECTORY"

@@ -29,7 +29,8 @@ from gpt.compare.runs import Run, check_logs, load, run_directories
 from gpt.config import Config, read, read_saved
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
-from gpt.mirror import PATIENCE, POLL, Tail, attend, beside_run, cure, follow, say, step_back
+from gpt.interrupt import say
+from gpt.mirror import PATIENCE, POLL, Tail, attend, beside_run, cure, follow, step_back
 from gpt.rundir import INDEX, held, latest_checkpoint, read_about
 from gpt.schema import WandbConfig
 from gpt.tracker import HISTOGRAMS, SAMPLES, parse_samples

@@ -190,7 +190,8 @@ def test_imports_flow_one_way():
         ["config", "cli"],
         ["checks"],
         ["schema"],
-        ["schedule", "files", "interrupt", "layouts"],
+        ["files"],
+        ["schedule", "interrupt", "layouts"],
         ["errors"],
     ]
     height = {room: i for i, rooms in enumerate(layers) for room in rooms}

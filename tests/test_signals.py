@@ -181,10 +181,10 @@ def test_a_run_whose_terminal_is_closed_saves(small, tmp_path):
 def test_a_reader_that_goes_away_does_not_end_the_run(small, tmp_path):
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
-        command(*small, f"hydra.run.dir={run_dir}"), cwd=tmp_path, env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command(*small, f"data.cache_dir={tmp_path}/cache", f"hydra.run.dir={run_dir}"), cwd=tmp_path,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    process.stdout.readline()
+    process.stdout.readline()  # data is prepared meanwhile
     process.stdout.close()
     assert process.wait(timeout=60) == 0, process.stderr.read()
     assert json.loads((run_dir / "result.json").read_text())["status"] == "done"
