@@ -64,7 +64,9 @@ def run_hydra(task: Callable[[DictConfig], Any]) -> None:
     @functools.wraps(task)
     def job(composed: DictConfig) -> Any:
         nonlocal running, submitted, failed
-        is_single, result, running = HydraConfig.get().mode != RunMode.MULTIRUN, None, True
+        is_single = HydraConfig.get().mode != RunMode.MULTIRUN
+        result = None
+        running = True
         try:
             result = task(composed)
         except (InputError, TrainingError) as error:
