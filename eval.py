@@ -20,19 +20,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt import cli
+from gpt.cli import command
+from gpt.config.groups import GROUPS
 from gpt.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
-    from gpt.config import Config
-    from gpt.tokenfile import TokenFile
+    from gpt.config.load import Config
+    from gpt.tokens.tokenfile import TokenFile
 
 TASKS = ["val", "sample"]
 
 
 def main() -> None:
-    from gpt.compose import compose_evaluation, ready
-    from gpt.machine import check_machine
+    from gpt.cli.compose import compose_evaluation, ready
+    from gpt.cluster.machine import check_machine
     from gpt.rundir import check_same_vocabulary, check_whole, find_checkpoint
 
     checkpoint, tasks, overrides = arguments(sys.argv[1:])
@@ -51,14 +52,14 @@ def main() -> None:
 
 def arguments(argv: list[str]) -> tuple[Path, list[str], list[str]]:
     """What to evaluate, by which tasks, and the overrides of the run's config. Raises InputError."""
-    from gpt.arguments import check_group, parse
+    from gpt.cli.arguments import check_group, parse
     from gpt.files import as_path
 
     own: dict[str, Any] = {}
     overrides = []
     for override in parse(argv):
         key, line = override.key_or_group, override.input_line
-        if key in cli.GROUPS:
+        if key in GROUPS:
             check_group(override)
         if key not in ("checkpoint", "tasks"):
             overrides.append(line)
@@ -80,15 +81,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
     from gpt.checkpoint import load_model
-    from gpt.evaluate import Validation, exact_match, per_byte
+    from gpt.console import plain_console
+    from gpt.evaluation.validation import Validation, exact_match, per_byte
     from gpt.generate import generate_text
     from gpt.model import GPT
     from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
     from gpt.rundir import read_state
-    from gpt.tokenfile import data_fingerprint
-    from gpt.tokenizer import get_tokenizer, printable
-    from gpt.tracker import plain_console
-    from gpt.windows import Windows
+    from gpt.tokens.tokenfile import data_fingerprint
+    from gpt.tokens.tokenizer import get_tokenizer, printable
+    from gpt.tokens.windows import Windows
 
     device, state = pick_device(config.device), read_state(checkpoint)
     set_matmul_precision(config.precision.name)
@@ -150,4 +151,4 @@ def record(checkpoint: Path, asked: dict[str, Any], results: dict[str, Any]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(cli.script(main, __doc__))
+    sys.exit(command.script(main, __doc__))

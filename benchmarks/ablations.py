@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import ROOT, alternate, arguments, machine
 
-from gpt import cli
+from gpt.config.groups import options
 
 QUICK = """
     experiment=ablation_toy trainer.max_tokens=65_536 trainer.eval_every=65_536 trainer.eval_tokens=4_096
@@ -69,7 +69,7 @@ def costs(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--sweeps", nargs="*", default=list(cli.options("sweeps")), metavar="NAME")
+    parser.add_argument("--sweeps", nargs="*", default=list(options("sweeps")), metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path(), help="where outputs/sweeps is")
     parser.add_argument("--slots", type=int, default=1, help="jobs at a time; more blur the speeds")
     parser.add_argument("--costs", type=int, metavar="ROUNDS", help="measure slots and reruns, so many times")

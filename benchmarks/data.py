@@ -28,7 +28,7 @@ MEMORY_MB = (20, 2000)
 
 ORDER_PROBE = """
 import time, tracemalloc
-from gpt.order import Order
+from gpt.tokens.order import Order
 begun = time.perf_counter()
 Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024).starts(123_456_789, 1)
 milliseconds = (time.perf_counter() - begun) * 1000
@@ -42,7 +42,7 @@ print(order.n_windows, milliseconds, tracemalloc.get_traced_memory()[1] / 2**20)
 
 def documents(megabytes: int) -> Iterator[str]:
     """Real text, the standard library and this system's documentation, in documents; again and again, with a salt."""
-    from data.text import library
+    from data.sources.text import library
 
     paths = [*library(), *(path for path in sorted(Path("/usr/share").rglob("*.txt")) if path.is_file())]
     texts = [path.read_text(errors="ignore") for path in paths]
@@ -186,10 +186,10 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
     import numpy as np
     import torch
 
-    from gpt.dataset import OrderedSampler, TokenDataset, micro_batches
-    from gpt.order import Order
-    from gpt.tokenfile import open_tokens
-    from gpt.windows import Windows
+    from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
+    from gpt.tokens.order import Order
+    from gpt.tokens.tokenfile import open_tokens
+    from gpt.tokens.windows import Windows
 
     file = open_tokens(path)
     raw = np.memmap(path, file.dtype, "r", file.shards[0].offset, (file.n_tokens,))

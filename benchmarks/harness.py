@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
     """Where and with what the figures were taken."""
     import torch
 
-    from gpt.about import cpu_name
+    from gpt.tracker.provenance import cpu_name
 
     return {
         "cpu": cpu_name(),

@@ -31,9 +31,9 @@ class Contestant:
     """A run that is asked for some steps at a time."""
 
     def __init__(self, tracker: str, more_metrics: int, directory: Path):
-        from data.prepare import prepare
-        from gpt.compose import compose
-        from gpt.config import save
+        from data.preparation import prepare
+        from gpt.cli.compose import compose
+        from gpt.config.load import save
         from gpt.trainer import Trainer
 
         config = compose([*RUN, f"tracker={tracker}"])

@@ -23,7 +23,7 @@ def serve(world, config, train, val, run_dir: Path) -> None:
     """A rank: one step for every line of the pipe, which rank 0 reads and answers."""
     import torch
 
-    from gpt.debug import communication_share
+    from gpt.diagnostics import communication_share
     from gpt.distributed import joined
     from gpt.precision import cpu_threads, pick_device
     from gpt.trainer import Trainer
@@ -57,12 +57,12 @@ def serve(world, config, train, val, run_dir: Path) -> None:
 
 def contestant(run_dir: str, overrides: list[str]) -> None:
     """Run in a process of its own: start the ranks."""
-    from gpt.cli import use_huge_pages
+    from gpt.cli.command import use_huge_pages
 
     use_huge_pages()
-    from data.prepare import prepare
-    from gpt.compose import compose
-    from gpt.launch import launch
+    from data.preparation import prepare
+    from gpt.cli.compose import compose
+    from gpt.cluster.launch import launch
 
     config = compose(overrides)
     launch(config.cluster, serve, config, *prepare(config.data), Path(run_dir))
@@ -98,8 +98,8 @@ class Process:
 
 def compare(ranks: int, micro_steps: int, common: list[str], rounds: int) -> tuple[dict[str, list[float]], float]:
     """Tokens per second of every round, and the share of communication."""
-    from data.prepare import prepare
-    from gpt.compose import compose
+    from data.preparation import prepare
+    from gpt.cli.compose import compose
 
     config = compose(common)
     prepare(config.data)  # before there are several

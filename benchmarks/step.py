@@ -45,16 +45,16 @@ def hugging_face(config, ours):
 def contestant(name: str, mode: str, batch: int, seq_len: int) -> None:
     """Run in a process of its own: answer every line of stdin with one step's seconds, loss and gradient norm."""
     if name == "gptlab":
-        from gpt.cli import use_huge_pages
+        from gpt.cli.command import use_huge_pages
 
         use_huge_pages()  # as train.py does
     import torch
 
-    from gpt.compile import compile_blocks
-    from gpt.compose import compose
+    from gpt.cli.compose import compose
     from gpt.loss import loss_sum
     from gpt.model import GPT, init_weights
     from gpt.optim import build_optimizers
+    from gpt.parallelize import compile_blocks
     from gpt.precision import autocast
 
     precision, how = mode.split()

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.prepare import prepare
-from data.tokenbin import HEADER, MAGIC, VERSION
-from gpt import cli
-from gpt.checks import check_names
+from data.preparation import prepare
+from data.sources.tokenbin import HEADER, MAGIC, VERSION
+from gpt.cli import command
+from gpt.config.checks import check_names
 from gpt.errors import InputError
-from gpt.tokenfile import BLOCK, TokenFile
+from gpt.tokens.tokenfile import BLOCK, TokenFile
 
 FORMATS = ["nanogpt", "llmc"]
 
@@ -64,7 +64,7 @@ def write(path: Path, file: TokenFile, begin: int, end: int, header: bytes) -> N
 
 
 def main() -> None:
-    from gpt.compose import compose, parse  # above this room: only the command needs it
+    from gpt.cli.compose import compose, parse  # above this room: only the command needs it
 
     own = {o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("format", "to")}
     check_names("format", own.get("format"), FORMATS)
@@ -77,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.script(main, __doc__))
+    sys.exit(command.script(main, __doc__))

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from gpt.config.schema import DataConfig
+from gpt.console import say
 from gpt.errors import InputError
-from gpt.interrupt import say
-from gpt.schema import DataConfig
 
 TIMEOUT_SECONDS = 30
 FETCH_AGAIN = "fetch it again, or leave it out"

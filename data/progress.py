@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gpt.console import plain_console
 from gpt.errors import InputError
-from gpt.tracker import plain_console
 
 SECONDS = 10  # between two lines where there is no terminal
 

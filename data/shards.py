@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.pieces import Cursor
+from data.sources.pieces import Cursor
 from data.tokenize import Tokens
 from data.tokenwriter import LostProgress, TokenWriter, write_index
 from gpt.errors import InputError
 from gpt.files import parse_object, write_text
-from gpt.tokenfile import DAMAGED, open_tokens
+from gpt.tokens.tokenfile import DAMAGED, open_tokens
 
 JOURNAL = ".progress.json"
 MAX_SHARDS = 10_000  # of a split; more are a mistake, and slow to open

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data.manifest import MANIFEST, read_manifest
-from data.prepare import open_prepared, prepared_directory
-from gpt import cli
+from data.preparation import open_prepared, prepared_directory
+from gpt.cli import command
 from gpt.errors import InputError
-from gpt.tokenfile import TokenFile
-from gpt.tokenizer import get_tokenizer, printable
+from gpt.tokens.tokenfile import TokenFile
+from gpt.tokens.tokenizer import get_tokenizer, printable
 
 COUNTED = 100_000_000  # tokens of which frequencies are counted, spread over all
 BLOCK = 1_000_000
@@ -128,7 +128,7 @@ def draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np.
 
 
 def main() -> None:
-    from gpt.compose import compose, parse  # above this room: only the command needs it
+    from gpt.cli.compose import compose, parse  # above this room: only the command needs it
 
     own: dict[str, Any] = {
         o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("documents", "png")
@@ -146,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.script(main, __doc__))
+    sys.exit(command.script(main, __doc__))

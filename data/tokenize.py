@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tiktoken
 
-from data.pieces import Cursor, Piece, split_of
+from data.sources.pieces import Cursor, Piece, split_of
 from gpt.errors import TrainingError
-from gpt.tokenizer import encode, end_of_text, get_tokenizer
+from gpt.tokens.tokenizer import encode, end_of_text, get_tokenizer
 
 AHEAD = 3  # batches per worker that may be under way
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

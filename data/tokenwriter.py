@@ -1,4 +1,4 @@
-"""Writing token files: raw first, then HDF5 in one go. What they hold and how they are read: :mod:`gpt.tokenfile`."""
+"""Writing token files: raw first, then HDF5 in one go. :mod:`gpt.tokens.tokenfile` reads them."""
 
 import hashlib
 import itertools
@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from gpt.errors import InputError
-from gpt.tokenfile import BLOCK, DAMAGED, LAYOUT, open_tokens, read_contents
+from gpt.tokens.tokenfile import BLOCK, DAMAGED, LAYOUT, open_tokens, read_contents
 
 SPOOLED = {"tokens": None, "doc_offsets": np.dtype("<i8"), "loss_mask": np.dtype("u1")}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from data.manifest import MANIFEST, recorded_shards
+from gpt.console import say
 from gpt.errors import InputError
 from gpt.files import LAYOUT, lock_or_wait, parse_object, write_json
-from gpt.interrupt import say
-from gpt.tokenfile import DAMAGED, Contents, Shard, TokenFile, check_ids, open_tokens, read_shards
+from gpt.tokens.tokenfile import DAMAGED, Contents, Shard, TokenFile, check_ids, open_tokens, read_shards
 
 NOTES = ".verified"  # below data.cache_dir, because data.dir may be read-only
 LARGE = 1 << 30  # bytes that take long enough to be worth a line on the terminal

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from data.manifest import recorded_shards
-from data.prepare import prepared_directory
-from gpt import cli
+from data.preparation import prepared_directory
+from gpt.cli import command
 from gpt.errors import InputError
-from gpt.tokenfile import open_tokens, read_shard
+from gpt.tokens.tokenfile import open_tokens, read_shard
 
 
 def verify(directory: Path) -> list[Path]:
@@ -30,7 +30,7 @@ def verify(directory: Path) -> list[Path]:
 
 
 def main() -> None:
-    from gpt.compose import compose  # above this room: only the command needs it
+    from gpt.cli.compose import compose  # above this room: only the command needs it
 
     if altered := verify(prepared_directory(compose(sys.argv[1:]).data)):
         raise InputError(
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.script(main, __doc__))
+    sys.exit(command.script(main, __doc__))

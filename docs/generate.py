@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gpt import cli  # noqa: E402
+from gpt.cli.help import key_comments  # noqa: E402
+from gpt.config.groups import CONF, GROUPS, options  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
 ABLATIONS = ROOT / "docs" / "ablations.md"
@@ -22,7 +23,7 @@ MARK = "<!-- from here on written by docs/generate.py -->\n"
 
 def keys(group: str, option: str) -> dict[str, Any]:
     """The keys of an option below its group, dotted, with their values as the files have them."""
-    merged = OmegaConf.merge(*loaded(cli.CONF / group / f"{option}.yaml"))
+    merged = OmegaConf.merge(*loaded(CONF / group / f"{option}.yaml"))
     return flat(OmegaConf.to_container(merged, resolve=False))
 
 
@@ -57,7 +58,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def key_table(group: str, comments: dict[str, str]) -> str:
     """Every key of a group, its value where it is the same in all options, else option by option."""
     by_key: dict[str, dict[str, Any]] = {}
-    for option in cli.options(group):
+    for option in options(group):
         for key, value in keys(group, option).items():
             by_key.setdefault(key, {})[option] = value
     rows = []
@@ -67,7 +68,7 @@ def key_table(group: str, comments: dict[str, str]) -> str:
         having: dict[str, list[str]] = {}
         for option, value in values.items():
             having.setdefault(shown(value), []).append(option)
-        if having.keys() == {shown(next(iter(values.values())))} and len(values) == len(cli.options(group)):
+        if having.keys() == {shown(next(iter(values.values())))} and len(values) == len(options(group)):
             default = next(iter(having))
         elif group == "model":
             default = "above"
@@ -79,19 +80,19 @@ def key_table(group: str, comments: dict[str, str]) -> str:
 
 def reference() -> str:
     """All groups and keys."""
-    comments, parts = cli.key_comments(), []
-    for group in cli.GROUPS:
+    comments, parts = key_comments(), []
+    for group in GROUPS:
         parts.append(f"### {group}\n")
-        parts.append(table(["option", ""], [[f"`{o}`", about] for o, about in cli.options(group).items()]))
+        parts.append(table(["option", ""], [[f"`{o}`", about] for o, about in options(group).items()]))
         if group == "model":
-            sizes = {option: keys(group, option) for option in cli.options(group)}
+            sizes = {option: keys(group, option) for option in options(group)}
             differing = [k for k in sizes["tiny"] if k != "name" and len({str(s[k]) for s in sizes.values()}) > 1]
             rows = [[f"`{option}`", *(shown(s[k]).strip("`") for k in differing)] for option, s in sizes.items()]
             parts.append(table(["option", *differing], rows))
         if group not in ("experiment", "sweeps", "debug"):
             rows = key_table(group, comments)
             parts.append(rows) if rows.count("\n") > 2 else None
-    root = flat(OmegaConf.to_container(OmegaConf.load(cli.CONF / "config.yaml"), resolve=False))
+    root = flat(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False))
     parts.append("### outside the groups\n")
     parts.append(table(["key", "value", "meaning"], [[f"`{k}`", shown(v), comments[k]] for k, v in root.items()]))
     return "\n".join(parts)

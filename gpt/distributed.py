@@ -21,8 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt.config import Config, flatten
+from gpt.config.load import Config, flatten
 from gpt.errors import InputError, LostRank
+from gpt.files import ROOT
 
 GRACE = 5  # seconds for which a rank that lost another waits, so that the one at fault is heard first
 # What may differ between ranks: where the data lies, and which machine this is.
@@ -33,7 +34,7 @@ OWN_TO_A_RANK = ("cluster.node_rank", "cluster.rdzv_endpoint", "data.files", "da
 class World:
     """This process among the ranks of the run.
 
-    ``stop`` is shared with who started it (:mod:`gpt.interrupt`). ``store`` is a file in which the ranks find each
+    ``stop`` is shared with who started it (:mod:`gpt.signals`). ``store`` is a file in which the ranks find each
     other; without it they do in the store that their starter's environment names.
     """
 
@@ -149,9 +150,8 @@ def is_lost_rank(error: Exception) -> bool:
 
 def fingerprints(config: Config, data: str) -> dict[str, str]:
     """What all ranks must have alike."""
-    root = Path(__file__).parents[1]
     code = hashlib.sha256()
-    for path in sorted([*root.glob("gpt/*.py"), root / "train.py"]):
+    for path in sorted([*ROOT.glob("gpt/**/*.py"), *ROOT.glob("data/**/*.py"), ROOT / "train.py"]):
         code.update(path.read_bytes())
     shared = {key: value for key, value in flatten(config).items() if key not in OWN_TO_A_RANK}
     return {"code": code.hexdigest(), "config": repr(shared), "data": data}

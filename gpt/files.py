@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from gpt.console import say
 from gpt.errors import InputError
-from gpt.interrupt import say
 
+ROOT = Path(__file__).parents[1]  # of the project: train.py, conf/, gpt/, data/
 LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not read
 CURE = "take a directory that runs or sweeps of gptlab have made, or restore this file from a copy"
 

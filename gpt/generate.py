@@ -6,11 +6,11 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from gpt.interrupt import Stopped, never
+from gpt.config.schema import SampleConfig
 from gpt.model import GPT, evaluating
-from gpt.order import derive
-from gpt.schema import SampleConfig
-from gpt.tokenizer import END_OF_TEXT, prompt_ids
+from gpt.signals import Stopped, never
+from gpt.tokens.order import derive
+from gpt.tokens.tokenizer import END_OF_TEXT, prompt_ids
 
 
 def next_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:

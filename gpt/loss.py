@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gpt.model import GPT
+from gpt.tokens.windows import IGNORE
 
-IGNORE = -100  # a target that does not count
 # Bytes of logits held at once, by the bytes of a number: enough for matrix products at full speed. Several chunks in
 # low precision cost a float32 copy of the head's gradient, so there are fewer of them.
 CHUNK_BYTES = {2: 2**28, 4: 5 * 2**25}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gpt.schema import ModelConfig
+from gpt.config.schema import ModelConfig
 
 
 class KVCache:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gpt.config.schema import AdamWConfig, CustomConfig, MuonConfig, OptimizerConfig
 from gpt.errors import InputError, Unavailable
-from gpt.schema import AdamWConfig, CustomConfig, MuonConfig, OptimizerConfig
 
 
 def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from gpt import layouts
-from gpt.config import LENGTH, Config, changed_keys, flatten, read
+from gpt.config import layouts
+from gpt.config.load import LENGTH, Config, changed_keys, flatten, read
 from gpt.errors import InputError, Interrupted
 from gpt.files import LAYOUT, check_kinds, locked, parse_object, read_json, write_json
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from gpt.evaluate import per_byte, unigram_entropy
-from gpt.memory import peak_bytes
+from gpt.device import peak_bytes
+from gpt.evaluation.validation import per_byte, unigram_entropy
 from gpt.model import flops_per_token, parameter_count
-from gpt.plot import grad_norm_warnings, plot
 from gpt.rundir import latest_checkpoint
-from gpt.tokenizer import printable
-from gpt.tracker import Silent, Tracker, read_metrics
+from gpt.tokens.tokenizer import printable
+from gpt.tracker.plot import grad_norm_warnings, plot
+from gpt.tracker.tracker import Silent, Tracker, read_metrics
 
 if TYPE_CHECKING:
     from gpt.trainer import Trainer

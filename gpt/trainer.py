@@ -12,24 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from gpt import checkpoint
-from gpt.about import write_about
 from gpt.checkpoint import Progress, TrainState
-from gpt.compile import compile_blocks, compiler_problem
-from gpt.config import Config
-from gpt.dataset import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
-from gpt.debug import finite, profiled
+from gpt.config.load import Config
+from gpt.config.schema import WandbConfig
+from gpt.device import reset_peak
+from gpt.diagnostics import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import Interrupted, LostRank, TrainingError
-from gpt.evaluate import Validation, exact_match
+from gpt.evaluation.validation import Validation, exact_match
 from gpt.generate import generate_text
-from gpt.histogram import histograms
-from gpt.interrupt import Interrupt, Stopped, never
 from gpt.loss import loss_sum
-from gpt.memory import reset_peak
-from gpt.mirror import Mirror
 from gpt.model import GPT, flops_per_token, init_weights
 from gpt.optim import build_optimizers
-from gpt.order import Order, derive
+from gpt.parallelize import compile_blocks, compiler_problem
 from gpt.precision import (
     autocast,
     cpu_threads,
@@ -41,12 +36,17 @@ from gpt.precision import (
 )
 from gpt.rundir import latest_checkpoint, logs_held, step_directory, what_is_saved, write_result
 from gpt.schedule import step_tokens
-from gpt.schema import WandbConfig
+from gpt.signals import Interrupt, Stopped, never
 from gpt.summary import conclude, facts, introduce
-from gpt.tokenfile import TokenFile, data_fingerprint
-from gpt.tokenizer import get_tokenizer
-from gpt.tracker import Silent, Tracker
-from gpt.windows import Windows
+from gpt.tokens.loader import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
+from gpt.tokens.order import Order, derive
+from gpt.tokens.tokenfile import TokenFile, data_fingerprint
+from gpt.tokens.tokenizer import get_tokenizer
+from gpt.tokens.windows import Windows
+from gpt.tracker.histogram import histograms
+from gpt.tracker.mirror import Mirror
+from gpt.tracker.provenance import write_about
+from gpt.tracker.tracker import Silent, Tracker
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 import warm
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two workers share two cores
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as gpt.cli does
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as gpt.cli.command does
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(warm.PRELOAD)
 ROOT = Path(__file__).parents[1]
@@ -51,8 +51,8 @@ def small(text_file, cache) -> list[str]:
 @pytest.fixture
 def trainer(small, tmp_path):
     """A function from overrides to a Trainer of the small run, in a directory of its own."""
-    from data.prepare import prepare
-    from gpt.compose import compose
+    from data.preparation import prepare
+    from gpt.cli.compose import compose
     from gpt.trainer import Trainer
 
     def build(*overrides: str) -> Trainer:

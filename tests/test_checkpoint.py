@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from gpt import checkpoint
-from gpt.config import save
+from gpt.config.load import save
 from gpt.errors import InputError, TrainingError
-from gpt.rundir import check_resumable, check_whole, checkpoints, held, latest_checkpoint, read_state
-from gpt.tracker import METRICS, Tracker, read_metrics
+from gpt.rundir import METRICS, check_resumable, check_whole, checkpoints, held, latest_checkpoint, read_state
+from gpt.tracker.tracker import Tracker, read_metrics
 
 CALLS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
 
@@ -23,8 +23,8 @@ CALLS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir",
 @pytest.fixture(scope="module")
 def finished(small, tmp_path_factory):
     """The directory of a run with two checkpoints: of step 10, the best, and of step 20."""
-    from data.prepare import prepare
-    from gpt.compose import compose
+    from data.preparation import prepare
+    from gpt.cli.compose import compose
     from gpt.trainer import Trainer
 
     run_dir = tmp_path_factory.mktemp("finished") / "run"
@@ -44,8 +44,8 @@ def run_dir(finished, tmp_path):
 
 def resumed(run_dir):
     """A Trainer that goes on with a run."""
-    from data.prepare import prepare
-    from gpt.config import read
+    from data.preparation import prepare
+    from gpt.config.load import read
     from gpt.trainer import Trainer
 
     config = read(run_dir / "config.yaml")
@@ -150,8 +150,8 @@ FILES = ["model.safetensors", "optimizer.safetensors", "metrics.jsonl", "samples
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_is_refused_by_name_with_one_that_is_whole(run_dir, name, monkeypatch, capsys):
     import eval as evaluation
-    from gpt import cli
-    from gpt.config import read
+    from gpt.cli import command as cli
+    from gpt.config.load import read
 
     path = run_dir / "checkpoints" / "step_00000020" / name
     content, whole = path.read_bytes(), path.parents[1] / "step_00000010"

@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from gpt import cli
-from gpt.compose import compose
-from gpt.evaluate import Validation, bytes_and_gzip
+from gpt.cli.compose import compose
+from gpt.config.groups import options
+from gpt.evaluation.validation import Validation, bytes_and_gzip
 from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
 from gpt.model import GPT, Attention, flops_per_token, gelu_tanh, init_weights, parameter_count, sinusoids
 from gpt.precision import autocast
-from gpt.windows import Windows
+from gpt.tokens.windows import Windows
 
 
 def model_config(*overrides):
@@ -113,7 +113,7 @@ def test_the_character_models_are_nanogpts(size, vocab_size, count):
 
 
 def test_a_size_is_in_the_published_table_or_of_our_own():
-    assert set(cli.options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram"}
+    assert set(options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram"}
 
 
 def test_padded_124m():

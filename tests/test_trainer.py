@@ -13,9 +13,9 @@ from conftest import ROOT
 from gpt import checkpoint
 from gpt.errors import InputError, TrainingError
 from gpt.files import locked
-from gpt.mirror import Mirror
 from gpt.rundir import latest_checkpoint
-from gpt.tracker import Tracker, read_metrics
+from gpt.tracker.mirror import Mirror
+from gpt.tracker.tracker import Tracker, read_metrics
 
 
 def first_gradients(run):

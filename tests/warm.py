@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO
 
 PRELOAD = """
-    torch._dynamo matplotlib.figure scipy.stats data.prepare gpt.compose gpt.launch gpt.plan gpt.sweep gpt.trainer
+    torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.compose gpt.cluster.launch gpt.cli.plan gpt.sweep gpt.trainer
 """.split()
 FORK = multiprocessing.get_context("fork")
 
 
 def run(root: Path, script: str, arguments: tuple[str, ...], cwd: Path, env: dict[str, str], said: Path) -> None:
     """Run a script or a module as if it had been called, its output in the files ``said``/out and ``said``/err."""
-    from gpt.interrupt import end_with
+    from gpt.signals import end_with
     from gpt.sweep import slots
 
     os.setsid()

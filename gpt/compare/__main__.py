@@ -9,17 +9,17 @@ compare.html into the sweep's directory, or into out=DIR (outputs/compare, where
 
 import sys
 
-from gpt import cli
+from gpt.cli import command
 from gpt.compare import render, report
+from gpt.console import plain_console
 from gpt.files import as_path
-from gpt.tracker import plain_console
 
 OWN = ("baseline", "out")  # arguments with a value
 USAGE = "python -m gpt.compare DIR… [baseline=NAME] [out=DIR]"
 
 
 def main() -> None:
-    directories, given = cli.directories_and_values(sys.argv[1:], OWN, USAGE)
+    directories, given = command.directories_and_values(sys.argv[1:], OWN, USAGE)
     out = as_path("out", given["out"]) if "out" in given else None
     comparison = report(directories, given.get("baseline"), out)
     console = plain_console()
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.script(main, __doc__))
+    sys.exit(command.script(main, __doc__))

@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from gpt.checks import did_you_mean
 from gpt.compare.comparable import agreement, check_alike, check_counted
 from gpt.compare.report import draw, page
 from gpt.compare.runs import TRAIN, Arm, Run, find, find_arms
 from gpt.compare.statistics import Difference, Mean, differences, summarize
 from gpt.compare.tables import Grid, arms_grid, as_table, average, differences_grid, keys_grid, runs_grid, with_error
+from gpt.config.checks import did_you_mean
 from gpt.errors import InputError
 from gpt.files import LAYOUT
 

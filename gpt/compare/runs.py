@@ -9,12 +9,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from gpt.checks import did_you_mean
-from gpt.config import flatten, read
+from gpt.config.checks import did_you_mean
+from gpt.config.load import flatten, read
 from gpt.errors import InputError
-from gpt.mirror import Tail
-from gpt.rundir import check_layout, read_about, read_result, read_sweep
-from gpt.tracker import HISTOGRAMS, METRICS, SAMPLES, read_metrics
+from gpt.rundir import HISTOGRAMS, METRICS, SAMPLES, check_layout, read_about, read_result, read_sweep
+from gpt.tracker.mirror import Tail
+from gpt.tracker.tracker import read_metrics
 
 AXES = ("tokens", "steps", "time", "FLOPs")  # what losses are drawn against; time in seconds
 VAL, TRAIN = "val/loss", "train/loss"

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from gpt.compare import Comparison, render
 from gpt.compare.tables import duration
+from gpt.console import plain_console
+from gpt.rundir import METRICS
 from gpt.sweep.slots import Slot
-from gpt.tracker import METRICS, plain_console
 
 if TYPE_CHECKING:
     from gpt.sweep.jobs import Job

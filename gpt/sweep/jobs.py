@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, ListConfig
 
-from gpt.arguments import parse
-from gpt.checks import check_names
-from gpt.config import SAME_RUN, Config, changed_keys, read
+from gpt.cli.arguments import parse
+from gpt.config.checks import check_names
+from gpt.config.layouts import rename_override
+from gpt.config.load import SAME_RUN, Config, changed_keys, read
 from gpt.errors import InputError
 from gpt.files import locked
-from gpt.layouts import rename_override
 from gpt.rundir import INDEX, check_layout, held, read_result, read_sweep
 from gpt.sweep.slots import Process, Slot
 
 if TYPE_CHECKING:
-    from gpt.slurm import Submitted
+    from gpt.cluster.slurm import Submitted
 
 HYDRAS = "multirun.yaml"  # what Hydra's own sweeper puts there before it launches
 REPLACED = "replaced"  # the directory in it of runs that sweep.on_change=rerun has replaced
@@ -207,7 +207,7 @@ def stand(job: Job) -> None:
             )
         return
     if job.on_slurm:
-        from gpt.slurm import attach
+        from gpt.cluster.slurm import attach
 
         job.handle = attach(job.config, job.run_dir)
     if changed := changed_keys(read(saved_config), job.config, any_length=False):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from gpt.cli import ROOT
 from gpt.errors import InputError, Interrupted
-from gpt.interrupt import end_with
+from gpt.files import ROOT
+from gpt.signals import end_with
 
 LOG = "log.txt"  # of a job, in its directory
 CAN_PIN = hasattr(os, "sched_setaffinity")

@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from omegaconf import OmegaConf, open_dict
 
-from gpt.compose import Refused, explain_composition, output_path, ready
-from gpt.config import load
+from gpt.cli.compose import Refused, explain_composition, output_path, ready
+from gpt.cluster.machine import check_machines
+from gpt.config.load import load
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
 from gpt.files import LAYOUT, locked, read_yaml, write_json
-from gpt.interrupt import Interrupt, end_with
-from gpt.machine import check_machines
 from gpt.rundir import INDEX, read_result, read_sweep
+from gpt.signals import Interrupt, end_with
 from gpt.sweep.board import Board
 from gpt.sweep.jobs import REPLACED, Job, check_sweep_dir, job_names, known_names, set_aside, stand, swept_keys
 from gpt.sweep.slots import Process, Slot, share_out
 
 if TYPE_CHECKING:
+    from gpt.cluster.slurm import Submitted
     from gpt.compare import Comparison
-    from gpt.slurm import Submitted
     from hydra_plugins.gptlab import LocalLauncher
 
 POLL = 0.1  # seconds between two looks at the jobs
@@ -49,13 +49,13 @@ def launch(launcher: "LocalLauncher", job_overrides: list[list[str]], first: int
     try:
         sweep = Sweep(launcher, job_overrides, first)
         if any(job.config and job.config.is_dry_run for job in sweep.jobs):
-            from gpt.slurm import sbatch_file
+            from gpt.cluster.slurm import sbatch_file
 
             print("\n".join(sbatch_file(job.config) for job in sweep.jobs))
             return []
         if sweep.config.plan:
-            from data.prepare import vocab_size
-            from gpt.plan import plan_jobs
+            from data.preparation import vocab_size
+            from gpt.cli.plan import plan_jobs
 
             plan_jobs([(job.name, job.config, vocab_size(job.config.data)) for job in sweep.jobs])
             return []
@@ -194,7 +194,7 @@ class Sweep:
         for job in waiting:
             with self.at_fault(self.jobs.index(job), [job.name], len(self.jobs)):
                 if job.on_slurm:
-                    from gpt.slurm import check_sbatch
+                    from gpt.cluster.slurm import check_sbatch
 
                     check_sbatch(job.config, job.run_dir)
                 ready(job.config, job.run_dir if job.config.resume else None)

@@ -1,0 +1,240 @@
+"""Preparing data: from a source to the token files of both splits, and on where that was interrupted."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data.files import make_directory
+from data.manifest import MANIFEST, missing_shards, read_manifest
+from data.progress import Meter, check_room
+from data.shards import JOURNAL, SplitShards, clear, read_journal, remake, write_journal
+from data.sources.base import Source, source_of
+from data.sources.pieces import Cursor
+from data.tokenize import release_memory
+from data.tokenwriter import LostProgress
+from data.verified import open_verified
+from gpt.config.load import Config
+from gpt.config.schema import DataConfig
+from gpt.console import say
+from gpt.errors import InputError, TrainingError
+from gpt.files import ROOT, lock_or_wait, write_text
+from gpt.tokens.order import Order
+from gpt.tokens.tokenfile import LAYOUT, TokenFile, open_tokens
+from gpt.tokens.tokenizer import VOCAB_SIZES, get_tokenizer, prompt_ids
+
+NAMES = {"train": "training", "val": "validation"}
+LIBRARIES = ("tiktoken", "gigatoken", "datasets", "h5py", "numpy")  # that can change the tokens
+COMMIT_TOKENS = 1 << 22  # after which an interrupted preparation goes on
+
+
+def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
+    """The training and the validation file of a source, prepared now if they are not there yet.
+
+    Raises InputError when the source cannot be read, or what lies there is no pair of token files.
+    """
+    return open_prepared(data, Path(data.dir) if data.dir else _prepare_into_cache(data))
+
+
+def open_prepared(data: DataConfig, directory: Path) -> tuple[TokenFile, TokenFile]:
+    """The training and the validation file in a directory. Raises InputError where they are not as written."""
+    cache_dir = ROOT / data.cache_dir
+    train, val = (open_verified(directory / f"{split}.h5", cache_dir) for split in NAMES)
+    if (train.tokenizer, train.vocab_size, train.chars) != (val.tokenizer, val.vocab_size, val.chars):
+        raise InputError(f"{directory}: train.h5 and val.h5 have different tokenizers", "prepare them together")
+    return train, val
+
+
+def vocab_size(data: DataConfig) -> int | None:
+    """How many tokens the vocabulary has, without preparing or fetching anything; None where that is not known yet."""
+    if data.dir:
+        return open_tokens(Path(data.dir) / "train.h5").vocab_size
+    if data.tokenizer != "chars":
+        return VOCAB_SIZES[data.tokenizer]
+    alphabet = source_of(data, ROOT / data.cache_dir).alphabet
+    return None if alphabet is None else len(alphabet)
+
+
+def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
+    """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
+    Order(config.data.seed, train.sha256, train.n_tokens, config.model.seq_len)
+    tokenizer = get_tokenizer(train.tokenizer, train.chars)
+    if train.vocab_size != tokenizer.n_vocab:
+        raise InputError(
+            f"{train.path}: its attribute vocab_size is {train.vocab_size:,}, and its tokenizer {train.tokenizer} has "
+            f"{tokenizer.n_vocab:,} tokens",
+            "correct the one or the other; model.vocab_multiple makes the embedding larger",
+        )
+    if config.data.documents != "packed" and not (train.has_documents and val.has_documents):
+        raise InputError(
+            f"data.documents={config.data.documents}, and {Path(train.path).parent} does not say where documents start",
+            "allowed without a dataset doc_offsets: data.documents=packed",
+        )
+    for file in (train, val):
+        if config.data.documents == "separate" and not len(file.doc_offsets()):
+            raise InputError(
+                f"data.documents=separate, and no document starts in {file.path}",
+                "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
+            )
+    if val.n_tokens < 2:
+        raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
+    prompt_ids(tokenizer, config.sample.prompt)
+
+
+def prepared_directory(data: DataConfig) -> Path:
+    """Where prepared data lies, or would lie."""
+    return Path(data.dir) if data.dir else _cache_directory(data, source_of(data, ROOT / data.cache_dir))
+
+
+def _cache_directory(data: DataConfig, source: Source) -> Path:
+    about = json.dumps([LAYOUT, data.tokenizer, data.val_fraction, data.shard_tokens, source.inputs()])
+    key = hashlib.sha256(about.encode()).hexdigest()[:12]
+    return ROOT / data.cache_dir / f"{data.name}-{data.tokenizer}-{key}"
+
+
+def _prepare_into_cache(data: DataConfig) -> Path:
+    source = source_of(data, ROOT / data.cache_dir)
+    directory = _cache_directory(data, source)
+    make_directory(directory.parent)
+    if _is_whole(directory) and not missing_shards(directory):
+        return directory
+    with _alone(directory):
+        try:
+            if _is_whole(directory):  # but for some shards, or another process has prepared it meanwhile
+                _write_again(data, source, directory)
+            else:
+                say(f"preparing {source.describe()} as {data.tokenizer} -> {directory}")
+                _write(data, source, directory)
+        except InputError:
+            # What came from a hub, as its revision says, stays: the network or a login may be what is wrong.
+            if not _is_whole(directory) and not (source.revision and (directory / JOURNAL).exists()):
+                clear(directory, "*")
+            raise
+        except OSError as error:
+            raise TrainingError(
+                f"preparing {directory} ended: {error}\n  mend that and give the command again: it goes on where it was"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):  # there is something in it
+                directory.rmdir()
+    return directory
+
+
+def _is_whole(directory: Path) -> bool:
+    return all((directory / name).exists() for name in ("train.h5", "val.h5", MANIFEST))
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the directory, made if need be, for this process; others wait here."""
+    while True:
+        make_directory(directory)
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            lock_or_wait(descriptor, f"another command prepares {directory}")
+            if directory.exists() and os.path.samestat(os.fstat(descriptor), directory.stat()):
+                yield
+                return
+        finally:
+            os.close(descriptor)  # and, where who held it has failed and removed it, once more
+
+
+def _write(data: DataConfig, source: Source, directory: Path) -> None:
+    """The shards of both splits, then the manifest; where it was interrupted, it goes on."""
+    try:
+        about, splits, cursor = _begin(data, source, directory)
+    except LostProgress as error:
+        say(f"{error.problem}: the preparation begins anew")
+        clear(directory, "*")
+        about, splits, cursor = _begin(data, source, directory)
+    _read(data, source, about["chars"], directory, cursor, splits)
+    for name, split in splits.items():
+        if split.n_tokens == 0:
+            raise InputError(
+                f"data={data.name}: the {name} part of {source.describe()} would be empty",
+                "give more text, or another data.val_fraction",
+            )
+    manifest = {
+        "source": data.name,
+        "of": source.describe(),
+        "revision": source.revision,
+        "val_fraction": data.val_fraction,
+        "splits": {name: split.finish() for name, split in splits.items()},
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    write_text(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    clear(directory)
+    said = (f"{split['tokens']:,} {NAMES[name]} tokens" for name, split in manifest["splits"].items())
+    say(", ".join(said))
+
+
+def _begin(
+    data: DataConfig, source: Source, directory: Path
+) -> tuple[dict[str, Any], dict[str, SplitShards], Cursor | None]:
+    """What the token files say of themselves, the splits as far as they are, and where the source goes on."""
+    journal = read_journal(directory)
+    source.revision = journal["revision"]
+    source.resolve()
+    about = _about(data, source)
+    splits = {
+        name: SplitShards(directory, data.shard_tokens, about | {"split": name}, journal["splits"].get(name))
+        for name in NAMES
+    }
+    return about, splits, journal["cursor"]
+
+
+def _read(
+    data: DataConfig,
+    source: Source,
+    chars: str | None,
+    directory: Path,
+    cursor: Cursor | None,
+    splits: dict[str, SplitShards],
+) -> None:
+    """Add the tokens of the source from ``cursor`` on, and note every few millions how far it is."""
+    itemsize, committed = splits["train"].itemsize, sum(split.n_tokens for split in splits.values())
+    is_checked = cursor is not None  # what was begun is not thrown away
+    with Meter(committed, itemsize) as meter:
+        for results, after in source.tokens(cursor, chars):
+            for name, tokens in results.items():
+                splits[name].add(tokens, cursor)
+            cursor, n_tokens = after, sum(split.n_tokens for split in splits.values())
+            share = source.share(cursor)
+            meter.show(n_tokens, share)
+            if n_tokens - committed >= COMMIT_TOKENS:
+                if not is_checked:
+                    check_room(directory, n_tokens, share, itemsize, data.shard_tokens)
+                    is_checked = True
+                write_journal(directory, cursor, source.revision, splits)
+                committed = n_tokens
+                release_memory()
+
+
+def _about(data: DataConfig, source: Source) -> dict[str, Any]:
+    """What every token file of the data says of itself."""
+    chars = source.read_alphabet() if data.tokenizer == "chars" else None
+    return {
+        "tokenizer": data.tokenizer,
+        "vocab_size": get_tokenizer(data.tokenizer, chars).n_vocab,
+        "chars": chars,
+        "source": data.name,
+        "revision": source.revision,
+        "has_mask": source.has_mask,
+    }
+
+
+def _write_again(data: DataConfig, source: Source, directory: Path) -> None:
+    """Make the shards that are missing, and no others."""
+    source.revision = read_manifest(directory)["revision"]
+    about = _about(data, source)
+    for split, shard in missing_shards(directory):
+        say(f"{directory / shard['file']} is gone: it is made again")
+        results = source.tokens(shard["from"]["cursor"], about["chars"])
+        tokens = (result[split] for result, _ in results if split in result)
+        remake(directory, shard, about | {"split": split}, tokens)

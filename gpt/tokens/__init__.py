@@ -1,0 +1,1 @@
+"""Tokenizers, token files, and the order in which a run reads them."""
