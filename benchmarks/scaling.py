@@ -31,11 +31,11 @@ def serve(world, config, train, val, run_dir: Path) -> None:
     device = pick_device(config.device, world.local_rank)
     with joined(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
         trainer = Trainer(config, train, val, run_dir, world)
-        batches = trainer.batches()
+        batches = trainer.stepper.batches()
 
         def step() -> float:
             begun = time.perf_counter()
-            trainer.train_step(batches)
+            trainer.stepper.train_step(batches)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             return time.perf_counter() - begun

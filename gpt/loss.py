@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt.model import GPT
 from gpt.tokens.windows import IGNORE
@@ -23,6 +23,17 @@ def loss_sum(model: GPT, inputs: Tensor, targets: Tensor, documents: Tensor | No
     """
     hidden = model(inputs, documents=documents).flatten(0, 1)  # (B * T, C)
     return HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), model.vocab_size, torch.is_grad_enabled())
+
+
+class LossSum(nn.Module):
+    """The model and its loss as one forward pass, which DistributedDataParallel wraps."""
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
+        return loss_sum(self.model, inputs, targets, documents)
 
 
 class HeadLoss(torch.autograd.Function):

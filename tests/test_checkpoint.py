@@ -239,16 +239,16 @@ def test_histograms_that_are_too_short_are_refused_before_training(trainer):
 
 def test_weights_that_are_not_finite_are_never_saved(trainer):
     run = trainer("checkpoint.every=3", "trainer.max_steps=6", "trainer.eval_every=100_000")
-    real = run.train_step
+    real = run.stepper.train_step
 
-    def step(batches):
-        done = real(batches)
+    def step(*arguments):
+        done = real(*arguments)
         if run.state.progress.step == 6:
             with torch.no_grad():
                 run.state.model.wte.weight[0] = math.nan
         return done
 
-    run.train_step = step
+    run.stepper.train_step = step
     with pytest.raises(TrainingError, match=r"step 6: .* weights that are not finite\n  the checkpoint of step 3 is"):
         run.fit()
     assert latest_checkpoint(run.run_dir).name == "step_00000003"

@@ -2,18 +2,19 @@
 
 import gzip
 import math
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gpt.cli.compose import compose
 from gpt.config.groups import options
-from gpt.evaluation.validation import Validation, bytes_and_gzip
+from gpt.evaluation.task import Compute
 from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
 from gpt.model import GPT, Attention, flops_per_token, gelu_tanh, init_weights, parameter_count, sinusoids
 from gpt.precision import autocast
-from gpt.tokens.windows import Windows
 
 
 def model_config(*overrides):
@@ -361,7 +362,7 @@ def test_a_padded_id_is_never_sampled():
 @pytest.mark.parametrize("max_tokens, windows", [(None, None), (1, 1), (700, 22)])
 def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tokens, windows):
     run = trainer(f"trainer.eval_tokens={max_tokens or 'null'}")
-    model, file, starts = run.state.model, run.validation.windows.file, run.validation.starts()
+    model, file, starts = run.state.model, run.tasks["val"].windows.file, run.tasks["val"].starts()
     n = file.n_tokens - 1
     tokens = torch.from_numpy(file.reader()(0, n + 1).astype("int64"))
     assert len(set(starts)) == len(starts) == (windows or math.ceil(n / 32))
@@ -372,16 +373,17 @@ def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tok
     with torch.no_grad():
         expected = sum(loss_sum(model, x[None], y[None]).item() for x, y in taken) / targets
     for micro in (1, 3, 64):
-        validation = Validation(Windows(file, 32, "packed", "mmap"), max_tokens, micro)
+        validation = replace(run.tasks["val"], micro_batch_size=micro)
         assert validation.n_targets == targets
-        assert validation.loss(model, run.device, run.autocast) == pytest.approx(expected, abs=1e-5)
+        loss = validation.measure(model, 0, Compute(torch.device("cpu"), nullcontext())).metrics["val/loss"]
+        assert loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_gzip_is_given_the_bytes_that_are_evaluated(trainer):
     run = trainer("trainer.eval_tokens=null")
-    file = run.validation.windows.file
-    text = run.tokenizer.decode_bytes(file.reader()(1, file.n_tokens).tolist())
-    n_bytes, nats = bytes_and_gzip(run.validation, run.tokenizer)
+    file = run.tasks["val"].windows.file
+    text = run.tasks["val"].tokenizer.decode_bytes(file.reader()(1, file.n_tokens).tolist())
+    n_bytes, nats = run.tasks["val"].bytes_and_gzip()
     assert n_bytes == len(text)
     assert nats == pytest.approx(len(gzip.compress(text, 9)) * 8 * math.log(2) / len(text), rel=1e-4)
 

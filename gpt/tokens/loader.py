@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
+from gpt.config.load import Config
 from gpt.schedule import Stages, step_tokens
 from gpt.signals import end_with, ignore_signals
 from gpt.tokens.order import Order, rank_samples
+from gpt.tokens.tokenfile import TokenFile
 from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows
 
 
@@ -39,6 +41,23 @@ class TokenDataset(Dataset):
         for row, sample in zip(batch, samples, strict=True):
             self.windows.fill(row, starts[sample - first])
         return torch.from_numpy(batch)
+
+
+def open_dataset(config: Config, file: TokenFile) -> TokenDataset:
+    """Return the training data in the order of a run."""
+    data = config.data
+    seq_len = config.model.seq_len
+    windows = Windows(file, seq_len, data.documents, data.read)
+    order = Order(
+        data.seed,
+        file.sha256,
+        file.n_tokens,
+        seq_len,
+        kind=data.order if data.shuffle else "sequential",
+        first=config.batch.global_tokens // seq_len if config.trainer.one_batch else None,
+        windows=windows if data.documents == "separate" else None,
+    )
+    return TokenDataset(windows, order)
 
 
 def unpack(batch: Tensor, masked: bool) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -313,7 +313,7 @@ def test_activation_checkpointing_changes_no_gradient(trainer):
     gradients = {}
     for kind in ("none", "blocks"):
         run = trainer(f"model.activation_checkpointing={kind}", "model.dropout=0.1", "trainer.grad_clip=0")
-        run.train_step(run.batches())
+        run.stepper.train_step(run.stepper.batches())
         state = run.state.optimizers[0].state
         gradients[kind] = {name: state[p]["exp_avg"] for name, p in run.state.model.named_parameters()}
     for name, gradient in gradients["none"].items():

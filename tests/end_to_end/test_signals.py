@@ -17,6 +17,7 @@ from gpt import checkpoint, generate
 from gpt.evaluation import validation as evaluate
 from gpt.rundir import METRICS, latest_checkpoint
 from gpt.signals import Interrupt
+from gpt.step import Stepper
 from gpt.tracker.tracker import read_metrics
 from gpt.trainer import Trainer
 
@@ -73,7 +74,7 @@ def test_a_signal_at_any_moment_loses_nothing(small, tmp_path, undisturbed, mome
         monkeypatch.setattr(checkpoint, "save_file", after(checkpoint.save_file))
     else:
         left[0] = 5
-        monkeypatch.setattr(Trainer, "train_step", after(Trainer.train_step))
+        monkeypatch.setattr(Stepper, "train_step", after(Stepper.train_step))
     ends = []
     while "done" not in ends:
         run = Trainer(config, *prepare(config.data), tmp_path)
