@@ -10,7 +10,7 @@ from gpt.loss import LossSum
 from gpt.model import GPT
 
 
-def recomputing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+def _recomputing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
     """torch.compile's own backend, told to save less for the backward pass than it would.
 
     At a budget below 1 it saves no activation that is had again without a matrix product: low-precision copies
@@ -25,7 +25,7 @@ def compile_blocks(model: GPT) -> None:
     torch._dynamo.config.optimize_ddp = False  # it would split blocks at DDP's buckets; blocks are regions enough
     torch._dynamo.reset()  # earlier jobs of a sweep would count against its limit of recompilations
     for block in model.h:
-        block.compile(backend=recomputing)
+        block.compile(backend=_recomputing)
 
 
 def compiler_problem(device: torch.device) -> str | None:

@@ -47,7 +47,7 @@ def open_session(
     begin = time.perf_counter()
     result = {"status": "failed"}
     with ExitStack() as stack:
-        stack.enter_context(failures_in_words(config, run_dir, world, progress))
+        stack.enter_context(_failures_in_words(config, run_dir, world, progress))
         if world.is_main:
             stack.enter_context(logs_held(run_dir))
         stack.enter_context(cpu_threads(config.cluster.threads))
@@ -101,7 +101,7 @@ def _tracker(
 
 
 @contextmanager
-def failures_in_words(config: Config, run_dir: Path, world: World, progress: Progress) -> Iterator[None]:
+def _failures_in_words(config: Config, run_dir: Path, world: World, progress: Progress) -> Iterator[None]:
     """Name the cause of what ends a run before its time, and how the run goes on.
 
     Raises TrainingError and Interrupted.

@@ -32,7 +32,8 @@ class ExactMatch(Task):
     @classmethod
     def build(cls, subject: Subject) -> Self | None:
         """Return the task for data with masked losses and known documents, one of which fits the context."""
-        config, val = subject.config, subject.val
+        config = subject.config
+        val = subject.val
         if val is None or not (val.has_mask and val.has_documents):
             return None
         windows = Windows(val, config.model.seq_len, config.data.documents, config.data.read)

@@ -8,14 +8,14 @@ from gpt.errors import InputError, TrainingError
 from gpt.files import write_text
 
 
-def results_path(checkpoint: Path) -> Path:
+def _results_path(checkpoint: Path) -> Path:
     """Return the path of a checkpoint's evaluations."""
     return checkpoint.with_name(f"eval-{checkpoint.name}.json")
 
 
 def read_results(checkpoint: Path) -> list[dict[str, Any]]:
     """Read the earlier evaluations of a checkpoint. Raises InputError for a file that is damaged."""
-    path = results_path(checkpoint)
+    path = _results_path(checkpoint)
     if not path.exists():
         return []
     try:
@@ -32,7 +32,7 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
 
     Returns the path of the file. Raises TrainingError if it cannot be written.
     """
-    path = results_path(checkpoint)
+    path = _results_path(checkpoint)
     others = []
     for entry in read_results(checkpoint):
         if any(entry.get(key) != value for key, value in command.items()):
