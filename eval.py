@@ -32,9 +32,10 @@ TASKS = ["val", "sample"]
 
 
 def main() -> None:
+    from gpt.checkpoint.files import check_whole, find_checkpoint
     from gpt.cli.compose import compose_evaluation, ready
+    from gpt.cli.resume_checks import check_same_vocabulary
     from gpt.cluster.machine import check_machine
-    from gpt.rundir import check_same_vocabulary, check_whole, find_checkpoint
 
     checkpoint, tasks, overrides = arguments(sys.argv[1:])
     checkpoint = find_checkpoint(checkpoint)
@@ -80,13 +81,13 @@ def evaluate(
     config: "Config", checkpoint: Path, tasks: list[str], files: "tuple[TokenFile, TokenFile] | None"
 ) -> dict[str, Any]:
     """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
-    from gpt.checkpoint import load_model
+    from gpt.checkpoint.files import read_state
+    from gpt.checkpoint.state import load_model
     from gpt.console import plain_console
     from gpt.evaluation.validation import Validation, exact_match, per_byte
     from gpt.generate import generate_text
     from gpt.model import GPT
     from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
-    from gpt.rundir import read_state
     from gpt.tokens.tokenfile import data_fingerprint
     from gpt.tokens.tokenizer import get_tokenizer, printable
     from gpt.tokens.windows import Windows

@@ -1,11 +1,21 @@
 """Regional compilation: block by block, in place."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from gpt.distributed import World
 from gpt.model import GPT
+
+# The keyword that stops DDP from sending buffers: torch 2.13's name for it, and the older one.
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 def recomputing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
@@ -33,3 +43,11 @@ def compiler_problem(device: torch.device) -> str | None:
     except Exception as error:  # a missing C++ compiler, Triton or Python header: each raises something else
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
     return None
+
+
+def data_parallel(module: nn.Module, device: torch.device, world: World) -> nn.Module:
+    """Wrap a module so that its backward pass averages gradients over all ranks; it starts with rank 0's weights."""
+    if world.size == 1:
+        return module
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.device import peak_bytes
 from gpt.evaluation.validation import per_byte, unigram_entropy
 from gpt.model import flops_per_token, parameter_count
-from gpt.rundir import latest_checkpoint
 from gpt.tokens.tokenizer import printable
 from gpt.tracker.plot import grad_norm_warnings, plot
 from gpt.tracker.tracker import Silent, Tracker, read_metrics

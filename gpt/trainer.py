@@ -11,13 +11,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpt import checkpoint
-from gpt.checkpoint import Progress, TrainState
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import checkpoint_dir as step_directory
+from gpt.checkpoint.files import latest_checkpoint
+from gpt.checkpoint.files import resume_hint as what_is_saved
+from gpt.checkpoint.state import Progress, TrainState
 from gpt.config.load import Config
 from gpt.config.schema import WandbConfig
 from gpt.device import reset_peak
 from gpt.diagnostics import finite, profiled
-from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
+from gpt.distributed import ALONE, World, is_lost_rank
+from gpt.distributed import compare_ranks as agree
+from gpt.distributed import delayed as after_grace
+from gpt.distributed import process_group as joined
+from gpt.distributed import redirect_output as heard
 from gpt.errors import Interrupted, LostRank, TrainingError
 from gpt.evaluation.validation import Validation, exact_match
 from gpt.generate import generate_text
@@ -25,6 +32,7 @@ from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights
 from gpt.optim import build_optimizers
 from gpt.parallelize import compile_blocks, compiler_problem
+from gpt.parallelize import data_parallel as replicated
 from gpt.precision import (
     autocast,
     cpu_threads,
@@ -34,7 +42,8 @@ from gpt.precision import (
     pick_device,
     set_matmul_precision,
 )
-from gpt.rundir import latest_checkpoint, logs_held, step_directory, what_is_saved, write_result
+from gpt.rundir import lock_logs as logs_held
+from gpt.rundir import write_result
 from gpt.schedule import step_tokens
 from gpt.signals import Interrupt, Stopped, never
 from gpt.summary import conclude, facts, introduce
@@ -214,7 +223,7 @@ class Trainer:
         if step:
             path = step_directory(self.run_dir, step)
             rebuilt = checkpoint.restore_logs(path, self.run_dir, self.logs)
-            checkpoint.settle(self.run_dir, self.state.progress.best_step, self.config.checkpoint.keep)
+            checkpoint.prune(self.run_dir, self.state.progress.best_step, self.config.checkpoint.keep)
         write_about(self.run_dir, facts(self), step, self.world.size)
         draws = self.config.tracker.histograms_every is not None
         tracker = Tracker(self.run_dir, self.logs, step, self.total_steps, mirror, draws)
@@ -414,7 +423,7 @@ class Trainer:
         if not self.world.is_main:
             return
         if self.saved_step == progress.step:  # before its evaluation, which may have found it the best
-            checkpoint.settle(self.run_dir, progress.best_step, keep)
+            checkpoint.prune(self.run_dir, progress.best_step, keep)
             return
         weights = [p.isfinite().all() for p in self.state.model.parameters()]
         if not torch.stack(weights).all():

@@ -22,6 +22,7 @@ import numpy as np
 import wandb
 from omegaconf import OmegaConf
 
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.cli import command
 from gpt.compare.runs import Run, check_logs, load, run_directories
 from gpt.config.checks import CHOICES, check_names, check_wandb_name
@@ -32,7 +33,7 @@ from gpt.console import say
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
 from gpt.mirrors.wandb_file import logged_steps
-from gpt.rundir import HISTOGRAMS, INDEX, SAMPLES, held, latest_checkpoint, read_about
+from gpt.rundir import HISTOGRAMS, INDEX, SAMPLES, lock_run_dir, read_about
 from gpt.tracker.mirror import PATIENCE, POLL, Tail, attend, beside_run, cure, follow, step_back
 from gpt.tracker.provenance import DIFF
 from gpt.tracker.tracker import parse_samples
@@ -281,7 +282,7 @@ def later(run_dir: Path, given: dict[str, str]) -> str:
     """Upload what W&B has not of a run that is over; returns its address. Raises InputError or TrainingError."""
     check_logs(run_dir)
     upload = Upload(run_dir, given)
-    with held(run_dir):
+    with lock_run_dir(run_dir):
         pass
     over = threading.Event()
     over.set()
