@@ -65,6 +65,8 @@ class World:
         """Gather the value of every rank as JSON: torch's own gathering of objects would unpickle what peers send."""
         if self.size == 1:
             return [value]
+
+        # Text as a tensor of bytes.
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
         # All ranks send as many bytes as the longest text has.
@@ -92,6 +94,8 @@ def process_group(world: World, device: torch.device, timeout: int) -> Iterator[
     if world.size == 1:
         yield
         return
+
+    # A GPU reduces by NCCL, and flags and texts on the CPU still go through gloo.
     backend = "gloo"
     if device.type == "cuda":
         backend = "cpu:gloo,cuda:nccl"
@@ -160,6 +164,7 @@ def compare_ranks(world: World, config: Config, data: str, run_dir: Path | None)
 
     ``data`` is the fingerprint of the data. Raises InputError, on every rank, where one differs.
     """
+    # Every rank compares, so that every rank refuses.
     own = _fingerprints(config, data)
     everyone = world.gather((own, run_dir and str(run_dir.resolve())))
     reference, directory = everyone[0]
@@ -177,6 +182,8 @@ def _fingerprints(config: Config, data: str) -> dict[str, str]:
         content = path.read_bytes()
         code.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode())
         code.update(content)
+
+    # The config, but for the keys that each rank has its own value of.
     shared = {key: value for key, value in flatten(config).items() if key not in PER_RANK_KEYS}
     return {"code": code.hexdigest(), "config": repr(shared), "data": data}
 

@@ -70,6 +70,7 @@ def _try_lock(descriptor: int) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all, even if the machine fails meanwhile. Raises OSError."""
+    # It gets its name when it is on the disk.
     part = path.with_name(f".{path.name}")
     try:
         with open(part, "w", encoding="utf-8") as file:
@@ -99,7 +100,7 @@ def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -
     try:
         content = parse_object(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged, or none of ours: {error}", cure) from error
+        raise _damaged(path, str(error), cure) from error
     if content.get("layout", LAYOUT) != LAYOUT:
         raise InputError(
             f"{path} has layout {content['layout']}, and this version of gptlab reads layout {LAYOUT}",
@@ -107,7 +108,7 @@ def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -
         )
     for key in ("layout", *keys):
         if key not in content:
-            raise InputError(f"{path} is damaged, or none of ours: it has no {key}", cure)
+            raise _damaged(path, f"it has no {key}", cure)
     return content
 
 
@@ -115,15 +116,23 @@ def check_kinds(path: Path, content: dict[str, Any], kinds: dict[str, Any]) -> N
     """Check the types of those values that a file has. Raises InputError, with the path."""
     for key, kind in kinds.items():
         if key in content and not isinstance(content[key], kind):
-            raise InputError(f"{path} is damaged, or none of ours: {key} is {str(content[key])[:40]!r}", CURE)
+            shown = str(content[key])[:40]
+            raise _damaged(path, f"{key} is {shown!r}", CURE)
+
+
+def _damaged(path: Path, reason: str, cure: str) -> InputError:
+    """Return the refusal of a file that cannot be read."""
+    return InputError(f"{path} is damaged, or none of ours: {reason}", cure)
 
 
 def parse_object(text: str) -> dict[str, Any]:
     """Parse a text that is one JSON object. Raises ValueError for any other."""
+    if not text.strip():
+        raise ValueError("it is empty")
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}" if text.strip() else "it is empty") from error
+        raise ValueError(f"no JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("no JSON that anyone would write: it is nested too deeply") from error
     if not isinstance(content, dict):
@@ -141,7 +150,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 # The last three: PyYAML fails with them on a tag that does not fit its value.
-READ_ERRORS = (OSError, ValueError, yaml.YAMLError, LookupError, AttributeError, TypeError)
+YAML_ERRORS = (OSError, ValueError, yaml.YAMLError, LookupError, AttributeError, TypeError)
 
 
 def read_yaml(path: Path, kind: type, cure: str = CURE) -> Any:
@@ -154,8 +163,9 @@ def read_yaml(path: Path, kind: type, cure: str = CURE) -> Any:
         if not isinstance(content, kind):
             raise ValueError("it is empty" if content is None else f"no YAML {kind.__name__}")
     except RecursionError as error:
-        raise InputError(f"{path} is damaged, or none of ours: it is nested too deeply", cure) from error
-    except READ_ERRORS as error:
-        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise InputError(f"{path} is damaged, or none of ours: {reason}", cure) from error
+        raise _damaged(path, "it is nested too deeply", cure) from error
+    except YAML_ERRORS as error:
+        first_line = str(error).partition("\n")[0]
+        reason = getattr(error, "problem", None) or first_line  # PyYAML's own word for it
+        raise _damaged(path, reason, cure) from error
     return content

@@ -18,18 +18,34 @@ HISTOGRAMS = "histograms.jsonl"
 RESULT = "result.json"
 ABOUT = "about.json"  # of a run: facts, and its starts
 INDEX = "sweep.json"  # of a sweep: its baseline, and its jobs in order
-FILES = (
-    *("config.yaml", ".hydra/overrides.yaml", METRICS, SAMPLES, HISTOGRAMS, RESULT, ABOUT),
-    *("log.txt", "loss.png", "code.diff", "wandb.json"),
-)
-DIRECTORIES = (".hydra", "checkpoints", "logs", "slurm", "tensorboard")
+# All files and directories that a run writes.
+FILES = [
+    "config.yaml",
+    ".hydra/overrides.yaml",
+    METRICS,
+    SAMPLES,
+    HISTOGRAMS,
+    RESULT,
+    ABOUT,
+    "log.txt",
+    "loss.png",
+    "code.diff",
+    "wandb.json",
+]
+DIRECTORIES = [".hydra", "checkpoints", "logs", "slurm", "tensorboard"]
 
-NUMBER = (int, float, NoneType)
-RESULT_KINDS = {  # every other key of result.json is a number, such as a metric of an evaluation
-    **dict.fromkeys(("layout", "step", "tokens"), int),
-    **dict.fromkeys(("tokenizer", "references"), dict),
-    **dict.fromkeys(("status", "data_fingerprint", "data_order_hash"), str),
+# Types of the values in result.json. Every other key is a number, or null: metrics of evaluations too.
+RESULT_KINDS = {
+    "layout": int,
+    "status": str,
+    "step": int,
+    "tokens": int,
+    "tokenizer": dict,
+    "references": dict,
+    "data_fingerprint": str,
+    "data_order_hash": str,
 }
+NUMBER = (int, float, NoneType)
 
 
 # --- locks
@@ -37,13 +53,12 @@ RESULT_KINDS = {  # every other key of result.json is a number, such as a metric
 
 @contextlib.contextmanager
 def lock_run_dir(run_dir: Path) -> Iterator[None]:
-    """Lock a run's directory for this command. Raises InputError while another command or a training uses it.
-
-    A training locks its metrics.jsonl by itself, because it may outlive the command, on another machine for instance.
-    """
+    """Lock a run's directory for this command. Raises InputError while another command or a training uses it."""
     with locked(run_dir):
-        if (run_dir / METRICS).is_file():
-            with locked(run_dir / METRICS):
+        # A training may outlive its command, on another machine for instance, so that it has a lock of its own.
+        metrics = run_dir / METRICS
+        if metrics.is_file():
+            with locked(metrics):
                 pass
         yield
 
@@ -51,8 +66,9 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def lock_logs(run_dir: Path) -> Iterator[None]:
     """Lock a run's logs for this training. Raises InputError while another training uses them."""
-    (run_dir / METRICS).touch()
-    with locked(run_dir / METRICS):
+    metrics = run_dir / METRICS
+    metrics.touch()
+    with locked(metrics):
         yield
 
 
@@ -70,7 +86,9 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result = read_json(path, ("status",), "delete it: the run writes it again when it goes on")
-    check_kinds(path, result, dict.fromkeys(result, NUMBER) | RESULT_KINDS)
+    kinds = dict.fromkeys(result, NUMBER)
+    kinds.update(RESULT_KINDS)
+    check_kinds(path, result, kinds)
     return result
 
 
@@ -81,9 +99,12 @@ def read_about(run_dir: Path) -> dict[str, Any] | None:
         return None
     about = read_json(path, ("starts",))
     check_kinds(path, about, {"starts": list})
-    for start in about["starts"] or [None]:  # an empty list is refused too
+
+    # Every start is a section; a list without any is refused too.
+    kinds = {"git": (dict, NoneType), "machine": dict, "versions": dict}
+    for start in about["starts"] or [None]:
         check_kinds(path, {"a start": start}, {"a start": dict})
-        check_kinds(path, start, {"git": (dict, NoneType), "machine": dict, "versions": dict})
+        check_kinds(path, start, kinds)
     return about
 
 
@@ -117,14 +138,22 @@ def check_layout(run_dir: Path) -> None:
         path = run_dir / name
         if not path.exists():
             continue
-        is_right = path.is_file() if name in FILES else path.is_dir()
+        if name in FILES:
+            kind = "file"
+            is_right = path.is_file()
+        else:
+            kind = "directory"
+            is_right = path.is_dir()
         if not is_right:
-            kind = "file" if name in FILES else "directory"
-            raise InputError(f"{path} is no {kind}", f"move it away: runs keep a {kind} of this name there")
+            raise InputError(
+                f"{path} is no {kind}",
+                f"move it away: runs keep a {kind} of this name there",
+            )
 
 
 def outcome(result: dict[str, Any], run_dir: Path) -> float | None:
     """Return the validation loss of a run, which only rank 0 knows. Raises Interrupted where a signal ended it."""
     if result["status"] == "interrupted":
-        raise Interrupted(f"interrupted after step {result['step']}; continue with\n  python train.py resume={run_dir}")
+        step = result["step"]
+        raise Interrupted(f"interrupted after step {step}; continue with\n  python train.py resume={run_dir}")
     return result.get("val_loss")

@@ -18,7 +18,7 @@ from multiprocessing import resource_tracker
 from gpt.console import mute
 from gpt.errors import Interrupted
 
-# What ranks are asked for, in shared memory.
+# Values of ``stop``, by which ranks are asked to end.
 GO_ON = 0
 FINISH_STEP = 1
 END_NOW = 2
@@ -67,8 +67,9 @@ def ending_at_once() -> Iterator[None]:
         _received.append(number)
         raise KeyboardInterrupt
 
+    # Python drops what is raised in a destructor or a callback: the signal is then sent once more.
     def send_again(unraisable) -> None:
-        if unraisable.exc_type is KeyboardInterrupt and _received:  # raised where Python cannot pass it on
+        if unraisable.exc_type is KeyboardInterrupt and _received:
             os.kill(os.getpid(), _received[-1])
         else:
             previous_hook(unraisable)
@@ -144,6 +145,8 @@ class Interrupt:
     ) -> None:
         self.stop = ctypes.c_int(GO_ON) if stop is None else stop
         self.promise = promise
+
+        # SIGQUIT ends the run at once, even as the first signal.
         handlers = {}
         if listens:
             handlers = dict.fromkeys(STOPPING, self._receive)

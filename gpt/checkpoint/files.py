@@ -20,7 +20,13 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 LAYOUT = 1  # of state.json; 0, which is still read, had no hashes
 NAME = re.compile(r"step_(\d{8,})")
-KEYS = {"progress": dict, "tokenizer": dict, "fingerprint": str, "logs": dict}  # that every layout has
+# Keys of state.json in every layout that are read without torch, and their types.
+KEYS = {
+    "progress": dict,
+    "tokenizer": dict,
+    "fingerprint": str,
+    "logs": dict,
+}
 
 
 # --- names
@@ -38,18 +44,25 @@ def _step_of(checkpoint: Path) -> int:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """List the checkpoints of a run, oldest first. A directory gets such a name only when it is whole."""
-    candidates = (run_dir / "checkpoints").glob("step_*")
-    return sorted(path for path in candidates if NAME.fullmatch(path.name) and path.is_dir())
+    found = []
+    for path in (run_dir / "checkpoints").glob("step_*"):
+        if NAME.fullmatch(path.name) and path.is_dir():
+            found.append(path)
+    return sorted(found, key=_step_of)
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """Return the newest checkpoint of a run, or None where there is none."""
-    return max(list_checkpoints(run_dir), default=None)
+    found = list_checkpoints(run_dir)
+    return found[-1] if found else None
 
 
 def find_checkpoint(path: Path) -> Path:
     """Return ``path`` if it is a checkpoint, else the last one of the run in this directory. Raises InputError."""
-    is_checkpoint = path.is_dir() and ((path / STATE).exists() or NAME.fullmatch(path.resolve().name))
+    # A copy of a checkpoint may have another name, and a damaged one may lack its state.json.
+    has_state = (path / STATE).exists()
+    has_name = NAME.fullmatch(path.resolve().name) is not None
+    is_checkpoint = path.is_dir() and (has_state or has_name)
     checkpoint = path if is_checkpoint else latest_checkpoint(path)
     if checkpoint is None:
         raise InputError(
@@ -113,18 +126,19 @@ def _parse_state(checkpoint: Path) -> dict[str, Any]:
     # The file's own hash is that of the content without it.
     hashes = content.get("sha256")
     if layout or hashes is not None:
-        own_hash = hashes.pop(STATE, None) if isinstance(hashes, dict) else None
-        if own_hash is None or own_hash != _json_hash(content):
+        own_hash = None
+        if isinstance(hashes, dict):
+            own_hash = hashes.pop(STATE, None)
+        if own_hash != _json_hash(content):
             raise ValueError("its sha256 is not what it says")
     content.setdefault("sha256", {})
 
     # Layout 0 may lack hashes, so that its content is checked.
-    missing = KEYS.keys() - content.keys()
-    if missing:
-        raise ValueError(f"it has no {min(missing)}")
     for key, kind in KEYS.items():
+        if key not in content:
+            raise ValueError(f"it has no {key}")
         if not isinstance(content[key], kind):
-            raise ValueError(f"{key} is {str(content[key])[:40]!r}")
+            raise ValueError(f"its {key} is no {kind.__name__}")
     for key in ("step", "tokens"):
         if key not in content["progress"]:
             raise ValueError(f"its progress has no {key}")
@@ -133,7 +147,8 @@ def _parse_state(checkpoint: Path) -> dict[str, Any]:
 
 def _json_hash(content: dict[str, Any]) -> str:
     """Return the sha256 of an object written as JSON."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    text = json.dumps(content)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -168,7 +183,8 @@ def _check_file(path: Path, expected: str) -> None:
 def _is_whole(checkpoint: Path) -> bool:
     """Return whether all files of a checkpoint are as they were written, and can be read by this version."""
     try:
-        for name, expected in _parse_state(checkpoint)["sha256"].items():
+        state = _parse_state(checkpoint)
+        for name, expected in state["sha256"].items():
             _check_file(checkpoint / name, expected)
     except (OSError, ValueError, InputError):
         return False
@@ -179,13 +195,17 @@ def _damaged(checkpoint: Path, name: str, error: OSError | ValueError) -> InputE
     """Return the refusal of a checkpoint, which names a whole one to use instead: an older one if there is one."""
     # A run that still trains deletes old checkpoints.
     if not checkpoint.exists():
-        return InputError(f"{checkpoint} is gone: its run has replaced it by a newer one", "give the command again")
+        return InputError(
+            f"{checkpoint} is gone: its run has replaced it by a newer one",
+            "give the command again",
+        )
 
-    # Older ones first, each time the newest of them.
-    others = [path for path in list_checkpoints(checkpoint.parents[1]) if path.name != checkpoint.name]
-    others.sort(key=lambda path: (path.name < checkpoint.name, path.name), reverse=True)
+    # The newest of the older ones is tried first, then the newer ones.
+    newest_first = list_checkpoints(checkpoint.parents[1])[::-1]
+    older = [path for path in newest_first if path.name < checkpoint.name]
+    newer = [path for path in newest_first if path.name > checkpoint.name]
     cure = "no other checkpoint of this run is whole: restore this one from a copy"
-    for path in others:
+    for path in older + newer:
         if _is_whole(path):
             cure = f"{path} is whole: evaluate that one; to go on from there, delete {checkpoint.name} and resume"
             break
@@ -211,12 +231,18 @@ def check_logs(run_dir: Path, checkpoint: Path, state: dict[str, Any]) -> None:
     Histograms may be missing altogether: the user has chosen to go on without.
     """
     for name, length in state["logs"].items():
-        path = run_dir / name
-        if (checkpoint / name).exists() or (name == HISTOGRAMS and not path.exists()):
+        # A log is rebuilt from its copy in the checkpoint.
+        if (checkpoint / name).exists():
             continue
+        path = run_dir / name
+        cure = "restore it from a copy"
+        if name == HISTOGRAMS:
+            if not path.exists():
+                continue
+            cure += ", or delete it to go on without"
         size = path.stat().st_size if path.exists() else 0
         if size < length:
             raise InputError(
                 f"{path} has {size:,} bytes, and {length:,} belong to {checkpoint.name}",
-                "restore it from a copy" + (", or delete it to go on without" if name == HISTOGRAMS else ""),
+                cure,
             )

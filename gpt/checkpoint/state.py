@@ -67,9 +67,10 @@ def save(run_dir: Path, state: TrainState, *, about: dict[str, Any], logs: dict[
     try:
         part.parent.mkdir(exist_ok=True)  # and not its parents: a directory that was moved is not made again
         part.mkdir()
-        _write_files(part, run_dir, state, about | {"logs": logs})
-        for path in (*part.iterdir(), part):
+        _write_files(part, run_dir, state, about, logs)
+        for path in part.iterdir():
             _fsync(path)
+        _fsync(part)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)  # a full disk gets its space back
         if isinstance(error, OSError):
@@ -82,27 +83,40 @@ def save(run_dir: Path, state: TrainState, *, about: dict[str, Any], logs: dict[
     prune(run_dir, state.progress.best_step, keep)
 
 
-def _write_files(part: Path, run_dir: Path, state: TrainState, about: dict[str, Any]) -> None:
+def _write_files(
+    part: Path,
+    run_dir: Path,
+    state: TrainState,
+    about: dict[str, Any],
+    logs: dict[str, int],
+) -> None:
     """Write the files of a checkpoint, state.json last, which holds the hashes of the others."""
+    # Tensors.
     tensors, scalars = _optimizer_state(state)
     save_file(_model_tensors(state.model), part / MODEL)
     save_file(tensors, part / OPTIMIZER)
+
+    # Logs, up to this step.
     for name in COPIED_LOGS:
         with open(run_dir / name, "rb") as log:
-            (part / name).write_bytes(log.read(about["logs"][name]))
+            content = log.read(logs[name])
+        (part / name).write_bytes(content)
 
-    mode = (part / METRICS).stat().st_mode  # follows the umask; safetensors writes files for their owner alone
+    # All files get the mode that follows the umask; safetensors writes files for their owner alone.
+    mode = (part / METRICS).stat().st_mode
     hashes = {}
     for path in sorted(part.iterdir()):
         path.chmod(mode)
         hashes[path.name] = file_hash(path)
 
+    groups = [_scalars(group) for group in _param_groups(state)]
     content = {
         **about,
+        "logs": logs,
         "progress": asdict(state.progress),
         "scaler": state.scaler.state_dict(),
         "optimizer": scalars,
-        "groups": [_scalars(group) for group in _param_groups(state)],
+        "groups": groups,
     }
     write_state(part, content, hashes)
 
@@ -178,14 +192,18 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
     """Load the weights of a checkpoint. Raises InputError when it is of another model."""
     saved = _load_tensors(checkpoint / MODEL)
     own = _model_tensors(model)
-    differing = [name for name in {**saved, **own} if _shape(saved.get(name)) != _shape(own.get(name))]
-    if differing:
-        name = differing[0]
+
+    # The first difference is named, in the order of the saved tensors.
+    differences = []
+    for name in {**saved, **own}:
         there = _shape(saved.get(name))
         here = _shape(own.get(name))
+        if there != here:
+            differences.append(f"{name} is {there} there and {here} here")
+    if differences:
         raise InputError(
-            f"{checkpoint} holds another model: {name} is {there} there and {here} here",
-            f"{len(differing)} tensors differ; give the model keys of that run",
+            f"{checkpoint} holds another model: {differences[0]}",
+            f"{len(differences)} tensors differ; give the model keys of that run",
         )
     model.load_state_dict(saved, strict=False)  # a tied head is stored once
 
@@ -197,10 +215,11 @@ def restore_logs(checkpoint: Path, run_dir: Path, logs: dict[str, int]) -> list[
     """
     rebuilt = []
     for name in COPIED_LOGS:
-        if not (checkpoint / name).exists():  # layout 0 had no copies
-            continue
-        copy = (checkpoint / name).read_bytes()
         log = run_dir / name
+        copied = checkpoint / name
+        if not copied.exists():  # layout 0 had no copies
+            continue
+        copy = copied.read_bytes()
         if log.exists():
             with open(log, "rb") as file:
                 if file.read(logs[name]) == copy:
@@ -218,7 +237,8 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
         if not path.parent.exists():
             read_state(path.parent)  # raises InputError: its run has replaced it
         raise InputError(
-            f"{path} cannot be read: {error}", "restore it from a copy, or take another checkpoint"
+            f"{path} cannot be read: {error}",
+            "restore it from a copy, or take another checkpoint",
         ) from error
 
 
@@ -234,11 +254,15 @@ def _load_optimizers(state: TrainState, tensors: dict[str, torch.Tensor], scalar
     names = {p: name for name, p in state.model.named_parameters()}
     for optimizer in state.optimizers:
         by_index = {}
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, p in enumerate(parameters):
-            if names[p] in values_by_name:
-                by_index[index] = values_by_name[names[p]]
-        optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+        index = 0
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if names[p] in values_by_name:
+                    by_index[index] = values_by_name[names[p]]
+                index += 1
+        state_dict = optimizer.state_dict()
+        state_dict["state"] = by_index
+        optimizer.load_state_dict(state_dict)
 
 
 # --- parts of the state
@@ -261,8 +285,11 @@ def _optimizer_state(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[s
     for optimizer in state.optimizers:
         for p, values in optimizer.state.items():
             for key, value in values.items():
-                target = tensors if isinstance(value, torch.Tensor) else others
-                target[f"{names[p]}/{key}"] = value
+                full_name = f"{names[p]}/{key}"
+                if isinstance(value, torch.Tensor):
+                    tensors[full_name] = value
+                else:
+                    others[full_name] = value
     return tensors, _scalars(others)
 
 
@@ -275,5 +302,9 @@ def _param_groups(state: TrainState) -> list[dict[str, Any]]:
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that JSON can hold."""
-    return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
+    """Return the values that JSON holds as they are."""
+    scalars = {}
+    for key, value in values.items():
+        if isinstance(value, (bool, int, float, str)):
+            scalars[key] = value
+    return scalars

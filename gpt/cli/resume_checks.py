@@ -13,11 +13,14 @@ from gpt.rundir import METRICS, check_layout, read_about, read_result, read_swee
 
 def check_unused(run_dir: Path) -> None:
     """Check that a directory holds no run, as a new one needs. Raises InputError."""
-    if any((run_dir / name).exists() for name in ("config.yaml", METRICS, "checkpoints")):
+    for name in ("config.yaml", METRICS, "checkpoints"):
+        if not (run_dir / name).exists():
+            continue
         result = read_result(run_dir)
         status = result["status"] if result else "not finished"
         raise InputError(
-            f"{run_dir} already holds a run ({status})", f"continue it with resume={run_dir}, or take another directory"
+            f"{run_dir} already holds a run ({status})",
+            f"continue it with resume={run_dir}, or take another directory",
         )
 
 
@@ -28,7 +31,7 @@ def check_resumable(config: Config, run_dir: Path) -> dict[str, Any] | None:
     """
     check_layout(run_dir)
 
-    # The config may differ only in keys that change no number of the steps that are done.
+    # The config may differ only in keys that change no finished step.
     saved = read(run_dir / "config.yaml")
     changed = changed_keys(saved, config)
     if changed:
@@ -49,7 +52,10 @@ def check_resumable(config: Config, run_dir: Path) -> dict[str, Any] | None:
     checkpoint = latest_checkpoint(run_dir)
     if checkpoint is None:
         if is_done:
-            raise InputError(f"resume={run_dir}: this run is finished, and its checkpoints are gone", "restore them")
+            raise InputError(
+                f"resume={run_dir}: this run is finished, and its checkpoints are gone",
+                "restore them",
+            )
         return None  # ended before its first checkpoint: it starts again
     check_links(run_dir)
     state = check_whole(checkpoint)
@@ -77,7 +83,10 @@ def _check_length_of_job(saved: Config, config: Config, run_dir: Path) -> None:
     """Check that a job of a sweep keeps its length: the sweep would run another one again. Raises InputError."""
     old = flatten(saved)
     new = flatten(config)
-    changed = [f"{key} {old[key]} -> {new[key]}" for key in LENGTH if old[key] != new[key]]
+    changed = []
+    for key in LENGTH:
+        if old[key] != new[key]:
+            changed.append(f"{key} {old[key]} -> {new[key]}")
     if not changed:
         return
     sweep_dir = run_dir.absolute().parent
@@ -85,13 +94,16 @@ def _check_length_of_job(saved: Config, config: Config, run_dir: Path) -> None:
     if index is None or run_dir.name not in index["jobs"]:
         return
 
+    # A copy can have another length; one that is mirrored to wandb is a run of its own there too.
     job = shlex.quote(str(run_dir))
     copy = shlex.quote(f"{sweep_dir}-{run_dir.name}")
-    # A copy that is mirrored to wandb is a run of its own there too.
-    forget_id = f" && rm {copy}/wandb.json" if (run_dir / "wandb.json").exists() else ""
+    make_copy = f"cp -r {job} {copy}"
+    if (run_dir / "wandb.json").exists():
+        make_copy += f" && rm {copy}/wandb.json"
+    listed = ", ".join(changed)
     raise InputError(
-        f"resume={run_dir}: a job of the sweep in {sweep_dir} keeps its length: {', '.join(changed)}",
-        f"go on in a copy: cp -r {job} {copy}{forget_id} && python train.py resume={copy} …\n"
+        f"resume={run_dir}: a job of the sweep in {sweep_dir} keeps its length: {listed}",
+        f"go on in a copy: {make_copy} && python train.py resume={copy} …\n"
         "  or give the whole sweep another length, in a new directory: hydra.sweep.dir=DIR",
     )
 
@@ -113,17 +125,17 @@ def describe_length_change(config: Config, run_dir: Path) -> str | None:
     is_same = old_rate == new_rate
     rate = f"is still {new_rate:.3g}" if is_same else f"becomes {new_rate:.3g}, and was {old_rate:.3g}"
 
-    # Keys that are null mean a share of the length, which has moved.
+    # Keys that are null follow the length of the run.
     new_meaning = config.meant_by_null
     overrides = []
     for key, value in saved.meant_by_null.items():
         if new_meaning.get(key, value) != value:
             overrides.append(layouts.as_override(key, value))
-    kept = "; to keep the curve: " + " ".join(overrides) if overrides else ""
-    return (
-        f"length      {saved.total_tokens:,} -> {config.total_tokens:,} tokens; "
-        f"the learning rate at {tokens:,} {rate}{kept}"
-    )
+    line = f"length      {saved.total_tokens:,} -> {config.total_tokens:,} tokens; "
+    line += f"the learning rate at {tokens:,} {rate}"
+    if overrides:
+        line += "; to keep the curve: " + " ".join(overrides)
+    return line
 
 
 def check_same_vocabulary(checkpoint: Path, vocabulary: dict[str, Any]) -> None:

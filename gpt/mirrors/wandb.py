@@ -22,7 +22,7 @@ import numpy as np
 import wandb
 from omegaconf import OmegaConf
 
-from gpt.checkpoint.files import latest_checkpoint
+from gpt.checkpoint.files import latest_checkpoint, list_checkpoints
 from gpt.cli import command
 from gpt.compare.runs import Run, check_logs, load, run_directories
 from gpt.config.checks import CHOICES, check_names, check_wandb_name
@@ -160,7 +160,7 @@ class Upload:
         inside = self.run_dir / "checkpoints"
         last, best = latest_checkpoint(self.run_dir), inside / "best"
         best = best.resolve() if best.exists() else None
-        wanted = {"all": sorted(inside.glob("step_*")), "last": [last], "best": [best]}[self.target.artifacts]
+        wanted = {"all": list_checkpoints(self.run_dir), "last": [last], "best": [best]}[self.target.artifacts]
         for path in (path for path in wanted if path and path.name not in self.sent):
             aliases = [self.run_dir.name, path.name, *(["last"] * (path == last)), *(["best"] * (path == best))]
             artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model", metadata={"run": self.run_dir.name})
