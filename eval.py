@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    from gpt.checkpoint.files import check_whole, find_checkpoint
     from gpt.cli.compose import compose_evaluation, ready
     from gpt.cli.evaluation import read_arguments
+    from gpt.cli.resume_checks import check_same_vocabulary
     from gpt.cluster.machine import check_machine
     from gpt.evaluation.results import add_results, read_results
     from gpt.evaluation.tasks import TASKS
-    from gpt.rundir import check_same_vocabulary, check_whole, find_checkpoint
 
     path, tasks, overrides = read_arguments(sys.argv[1:])
     checkpoint = find_checkpoint(path)
@@ -54,13 +55,13 @@ def evaluate(
 
     ``files`` are the training and the validation data, if a task reads any.
     """
-    from gpt.checkpoint import load_model
+    from gpt.checkpoint.files import read_state
+    from gpt.checkpoint.state import load_model
     from gpt.console import plain_console
     from gpt.evaluation.task import Compute, Subject
     from gpt.evaluation.tasks import build_tasks
     from gpt.model import GPT
     from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
-    from gpt.rundir import read_state
     from gpt.tokens.tokenfile import data_fingerprint
     from gpt.tokens.tokenizer import get_tokenizer, printable
 

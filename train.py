@@ -9,10 +9,11 @@ from gpt.cli import command
 def train(composed: Any) -> Any:
     """One run, from the composed config to its validation loss (nats per token), or to the SLURM job that runs it."""
     from gpt.cli.compose import output_dir, ready
+    from gpt.cli.resume_checks import describe_length_change
     from gpt.cluster.machine import settle
     from gpt.config.load import load, save
     from gpt.console import say
-    from gpt.rundir import outcome, told_length
+    from gpt.rundir import outcome
 
     config = load(composed)
     run_dir = output_dir()
@@ -28,7 +29,7 @@ def train(composed: Any) -> Any:
     train_file, val_file = ready(config, run_dir)
     settle(config)
     if run_dir:
-        if config.resume and (line := told_length(config, run_dir)):
+        if config.resume and (line := describe_length_change(config, run_dir)):
             say(line)
         save(config, run_dir / "config.yaml")
     if config.cluster.name == "slurm":

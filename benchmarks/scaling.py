@@ -24,12 +24,12 @@ def serve(world, config, train, val, run_dir: Path) -> None:
     import torch
 
     from gpt.diagnostics import communication_share
-    from gpt.distributed import joined
+    from gpt.distributed import process_group
     from gpt.precision import cpu_threads, pick_device
     from gpt.trainer import Trainer
 
     device = pick_device(config.device, world.local_rank)
-    with joined(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
+    with process_group(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
         trainer = Trainer(config, train, val, run_dir, world)
         batches = trainer.stepper.batches()
 

@@ -1,13 +1,22 @@
 """All that is done to a model so that it trains fast: compilation, then DDP, in this order and in this place."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from gpt.distributed import World, replicated
+from gpt.distributed import World
 from gpt.loss import LossSum
 from gpt.model import GPT
+
+# The keyword that stops DDP from sending buffers: torch 2.13's name for it, and the older one.
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
@@ -37,8 +46,16 @@ def compiler_problem(device: torch.device) -> str | None:
     return None
 
 
+def data_parallel(module: nn.Module, device: torch.device, world: World) -> nn.Module:
+    """Wrap a module so that its backward pass averages gradients over all ranks; it starts with rank 0's weights."""
+    if world.size == 1:
+        return module
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})
+
+
 def parallelize(model: GPT, device: torch.device, world: World, compiled: bool) -> nn.Module:
     """Return the model with its loss as one module for training, shared by all ranks; parameters keep their names."""
     if compiled:
         compile_blocks(model)
-    return replicated(LossSum(model), device, world)
+    return data_parallel(LossSum(model), device, world)

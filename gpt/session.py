@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt import checkpoint
-from gpt.checkpoint import Progress
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import checkpoint_dir, resume_hint
+from gpt.checkpoint.state import Progress
 from gpt.config.load import Config
 from gpt.config.schema import WandbConfig
-from gpt.distributed import World, after_grace, is_lost_rank
+from gpt.distributed import World, delayed, is_lost_rank
 from gpt.errors import Interrupted, LostRank, TrainingError
 from gpt.precision import cpu_threads
-from gpt.rundir import logs_held, step_directory, what_is_saved, write_result
+from gpt.rundir import lock_logs, write_result
 from gpt.signals import Interrupt
 from gpt.tracker.mirror import Mirror
 from gpt.tracker.provenance import write_about
@@ -49,7 +50,7 @@ def open_session(
     with ExitStack() as stack:
         stack.enter_context(_failures_in_words(config, run_dir, world, progress))
         if world.is_main:
-            stack.enter_context(logs_held(run_dir))
+            stack.enter_context(lock_logs(run_dir))
         stack.enter_context(cpu_threads(config.cluster.threads))
         interrupt = stack.enter_context(Interrupt(world.stop, listens=world.stop is None))
         # The mirror outlives the tracker and result.json, which it copies.
@@ -90,8 +91,8 @@ def _tracker(
     # The result of an earlier end, which this training goes beyond.
     (run_dir / "result.json").unlink(missing_ok=True)
     if progress.step:
-        rebuilt = checkpoint.restore_logs(step_directory(run_dir, progress.step), run_dir, logs)
-        checkpoint.settle(run_dir, progress.best_step, config.checkpoint.keep)
+        rebuilt = checkpoint.restore_logs(checkpoint_dir(run_dir, progress.step), run_dir, logs)
+        checkpoint.prune(run_dir, progress.best_step, config.checkpoint.keep)
     write_about(run_dir, facts, progress.step, world.size)
     with_histograms = config.tracker.histograms_every is not None
     tracker = Tracker(run_dir, logs, progress.step, facts["total_steps"], mirror, with_histograms)
@@ -109,11 +110,11 @@ def _failures_in_words(config: Config, run_dir: Path, world: World, progress: Pr
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(f"stopped at once\n  {what_is_saved(run_dir)}") from error
+        raise Interrupted(f"stopped at once\n  {resume_hint(run_dir)}") from error
     except OSError as error:
         raise TrainingError(
             f"step {progress.step}: {run_dir} cannot be written: {error}\n"
-            f"  mend that, or make room; {what_is_saved(run_dir)}"
+            f"  mend that, or make room; {resume_hint(run_dir)}"
         ) from error
     except RuntimeError as error:
         step = progress.step + 1
@@ -121,15 +122,15 @@ def _failures_in_words(config: Config, run_dir: Path, world: World, progress: Pr
         if reason.startswith("DataLoader worker"):
             raise TrainingError(
                 f"step {step}: one of data.num_workers={config.data.num_workers} is gone: {reason}\n"
-                f"  if memory is short, take fewer; {what_is_saved(run_dir)}"
+                f"  if memory is short, take fewer; {resume_hint(run_dir)}"
             ) from error
         if world.size == 1 or not is_lost_rank(error):
             raise
-        raise after_grace(
+        raise delayed(
             LostRank(
                 f"step {step}: another rank is gone, or did not answer within "
                 f"cluster.timeout={config.cluster.timeout} s ({reason})\n"
-                f"  see {run_dir}/logs; {what_is_saved(run_dir)}"
+                f"  see {run_dir}/logs; {resume_hint(run_dir)}"
             )
         ) from error
 
@@ -138,7 +139,7 @@ def not_finite(what: str, step: int, run_dir: Path) -> TrainingError:
     """Return the error of a run that has left the finite numbers."""
     return TrainingError(
         f"step {step}: {what}\n"
-        f"  {what_is_saved(run_dir)}\n"
+        f"  {resume_hint(run_dir)}\n"
         "  debug=anomaly there names the first module that is not finite; a lower optimizer.lr or a longer warm-up "
         "may help"
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpt.checkpoint import TrainState
+from gpt.checkpoint.state import TrainState
 from gpt.config.load import Config
 from gpt.evaluation.task import Compute
 from gpt.model import flops_per_token

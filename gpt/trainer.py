@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gpt import checkpoint
-from gpt.checkpoint import Progress, TrainState
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
+from gpt.checkpoint.state import Progress, TrainState
 from gpt.config.load import Config
 from gpt.device import peak_bytes, reset_peak
 from gpt.diagnostics import finite, profiled
-from gpt.distributed import ALONE, World, agree, heard, joined
+from gpt.distributed import ALONE, World, compare_ranks, process_group, redirect_output
 from gpt.evaluation.task import Compute, Subject, Task, due_tasks
 from gpt.evaluation.tasks import build_tasks
 from gpt.model import GPT, init_weights
 from gpt.optim import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
 from gpt.precision import autocast, loss_scaler, pick_device, set_matmul_precision
-from gpt.rundir import latest_checkpoint
 from gpt.session import Session, not_finite, open_session
 from gpt.signals import Stopped
 from gpt.step import Step, Stepper
@@ -66,9 +66,9 @@ def run(world: World, config: Config, train: TokenFile, val: TokenFile, run_dir:
     the run cannot go on.
     """
     device = pick_device(config.device, world.local_rank)
-    with joined(world, device, config.cluster.timeout):
-        run_dir = agree(world, config, data_fingerprint(train, val), run_dir)
-        with heard(world, run_dir):
+    with process_group(world, device, config.cluster.timeout):
+        run_dir = compare_ranks(world, config, data_fingerprint(train, val), run_dir)
+        with redirect_output(world, run_dir):
             return Trainer(config, train, val, run_dir, world).fit()
 
 
@@ -254,7 +254,7 @@ class Trainer:
         keep = self.config.checkpoint.keep
         if self.saved_step == progress.step:
             # It was saved before its evaluation, which may have found it the best.
-            checkpoint.settle(self.run_dir, progress.best_step, keep)
+            checkpoint.prune(self.run_dir, progress.best_step, keep)
             return
         is_finite = [p.isfinite().all() for p in self.state.model.parameters()]
         if not torch.stack(is_finite).all():

@@ -11,10 +11,12 @@ import sys
 import pytest
 import torch
 
-from gpt import checkpoint
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import check_whole, latest_checkpoint, list_checkpoints, read_state
+from gpt.cli.resume_checks import check_resumable
 from gpt.config.load import save
 from gpt.errors import InputError, TrainingError
-from gpt.rundir import METRICS, check_resumable, check_whole, checkpoints, held, latest_checkpoint, read_state
+from gpt.rundir import METRICS, lock_run_dir
 from gpt.tracker.tracker import Tracker, read_metrics
 
 CALLS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
@@ -100,8 +102,8 @@ def test_a_save_that_is_killed_at_any_call_loses_no_checkpoint(trainer):
         newest = latest_checkpoint(run.run_dir)
         saved = read_state(newest)["progress"]
         check_whole(newest)
-        checkpoint.settle(run.run_dir, saved["best_step"], keep=1)  # as a resumed run does
-        assert {saved["step"], saved["best_step"]} == {int(path.name[5:]) for path in checkpoints(run.run_dir)}
+        checkpoint.prune(run.run_dir, saved["best_step"], keep=1)  # as a resumed run does
+        assert {saved["step"], saved["best_step"]} == {int(path.name[5:]) for path in list_checkpoints(run.run_dir)}
         assert (directory / "last").resolve() == newest.resolve()
         assert int((directory / "best").resolve().name[5:]) == saved["best_step"]
         check_whole((directory / "best").resolve())
@@ -182,7 +184,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_with_one_that_is_whole(run_dir,
 
 
 def test_without_a_checkpoint_that_is_whole_a_copy_is_asked_for(run_dir):
-    for path in checkpoints(run_dir):
+    for path in list_checkpoints(run_dir):
         (path / "state.json").write_text("{}")
     with pytest.raises(InputError, match="no other checkpoint of this run is whole: restore this one from a copy"):
         check_whole(latest_checkpoint(run_dir))
@@ -303,7 +305,7 @@ def test_a_training_holds_its_logs(trainer, monkeypatch):
     run, real, refusals = trainer("trainer.max_steps=1"), Tracker.row, []
 
     def row(self, metrics):
-        with pytest.raises(InputError, match="is in use") as refused, held(run.run_dir):
+        with pytest.raises(InputError, match="is in use") as refused, lock_run_dir(run.run_dir):
             pass
         refusals.append(refused)
         real(self, metrics)
@@ -311,7 +313,7 @@ def test_a_training_holds_its_logs(trainer, monkeypatch):
     monkeypatch.setattr(Tracker, "row", row)
     run.fit()
     assert refusals
-    with held(run.run_dir):
+    with lock_run_dir(run.run_dir):
         assert (run.run_dir / METRICS).exists()
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from gpt import checkpoint
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.errors import InputError, TrainingError
 from gpt.files import locked
-from gpt.rundir import latest_checkpoint
 from gpt.tracker.mirror import Mirror
 from gpt.tracker.tracker import Tracker, read_metrics
 

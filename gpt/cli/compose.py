@@ -21,13 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt.cli.arguments import check_arguments, parse, unreadable
+from gpt.cli.resume_checks import check_resumable, check_same_data, check_unused
 from gpt.config import layouts
 from gpt.config.checks import did_you_mean
 from gpt.config.groups import CONF, GROUPS
 from gpt.config.load import Config, explain, flatten, load, read, read_saved
 from gpt.errors import InputError, TrainingError
 from gpt.files import read_yaml, write_text
-from gpt.rundir import check_resumable, check_same_data, check_unused, held
+from gpt.rundir import lock_run_dir
 
 if TYPE_CHECKING:
     from gpt.tokens.tokenfile import TokenFile
@@ -288,9 +289,10 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
     ``run_dir`` is None while it is not made.
     """
+    state = None
     if run_dir is not None:
         if config.resume:
-            check_resumable(config, run_dir)
+            state = check_resumable(config, run_dir)
         else:
             check_unused(run_dir)
     from data.preparation import check_fits, prepare  # numpy and h5py, once config and directory are right
@@ -298,8 +300,8 @@ def ready(config: Config, run_dir: Path | None) -> "tuple[TokenFile, TokenFile]"
 
     train, val = prepare(config.data)
     check_fits(config, train, val)
-    if run_dir is not None and config.resume:
-        check_same_data(run_dir, data_fingerprint(train, val), train.vocabulary)
+    if state is not None:
+        check_same_data(run_dir, state, data_fingerprint(train, val), train.vocabulary)
     return train, val
 
 
@@ -362,7 +364,7 @@ class CheckFirst(Callback):
             return check_first(typed, None)
         run_dir = None if is_fresh else Path(config.hydra.run.dir)
         if run_dir is not None and run_dir.is_dir():
-            self.held.enter_context(held(run_dir))
+            self.held.enter_context(lock_run_dir(run_dir))
             check_first(typed, run_dir)
             return keep_overrides(run_dir) if typed.resume else None
         check_first(typed, run_dir)
@@ -371,5 +373,5 @@ class CheckFirst(Callback):
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain_composition(error) from error
-        self.held.enter_context(held(run_dir))
+        self.held.enter_context(lock_run_dir(run_dir))
         check_unused(run_dir)  # by another command with the same directory, meanwhile

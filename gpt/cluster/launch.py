@@ -29,10 +29,10 @@ from gpt.signals import (
     GO_ON,
     INSISTENT,
     Interrupt,
-    children_without_signals,
+    block_signals_in_children,
     end_with,
     ignore_signals,
-    let_signals_in,
+    unblock_signals,
 )
 
 
@@ -53,7 +53,7 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
     stop = multiprocessing.get_context("spawn").RawValue("i", GO_ON)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said once, here
     try:
-        with tempfile.TemporaryDirectory() as private, Interrupt(stop), children_without_signals():
+        with tempfile.TemporaryDirectory() as private, Interrupt(stop), block_signals_in_children():
             agent = elastic_launch(launch_config(cluster, private), run_rank)
             results = agent(stop, Path(private), cluster, function, arguments)
     except ChildFailedError as error:
@@ -150,7 +150,7 @@ def obey(stop: ctypes.c_int) -> None:
 
     told.detach()  # open as long as the process
     threading.Thread(target=listen, daemon=True).start()
-    let_signals_in()
+    unblock_signals()
 
 
 def explain(failure: ProcessFailure, rank: int) -> InputError | TrainingError:

@@ -22,6 +22,7 @@ import numpy as np
 import wandb
 from omegaconf import OmegaConf
 
+from gpt.checkpoint.files import latest_checkpoint, list_checkpoints
 from gpt.cli import command
 from gpt.compare.runs import Run, check_logs, load, run_directories
 from gpt.config.checks import CHOICES, check_names, check_wandb_name
@@ -32,7 +33,7 @@ from gpt.console import say
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
 from gpt.mirrors.wandb_file import logged_steps
-from gpt.rundir import HISTOGRAMS, INDEX, SAMPLES, held, latest_checkpoint, read_about
+from gpt.rundir import HISTOGRAMS, INDEX, SAMPLES, lock_run_dir, read_about
 from gpt.tracker.mirror import PATIENCE, POLL, Tail, attend, beside_run, cure, follow, step_back
 from gpt.tracker.provenance import DIFF
 from gpt.tracker.tracker import parse_samples
@@ -159,7 +160,7 @@ class Upload:
         inside = self.run_dir / "checkpoints"
         last, best = latest_checkpoint(self.run_dir), inside / "best"
         best = best.resolve() if best.exists() else None
-        wanted = {"all": sorted(inside.glob("step_*")), "last": [last], "best": [best]}[self.target.artifacts]
+        wanted = {"all": list_checkpoints(self.run_dir), "last": [last], "best": [best]}[self.target.artifacts]
         for path in (path for path in wanted if path and path.name not in self.sent):
             aliases = [self.run_dir.name, path.name, *(["last"] * (path == last)), *(["best"] * (path == best))]
             artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model", metadata={"run": self.run_dir.name})
@@ -281,7 +282,7 @@ def later(run_dir: Path, given: dict[str, str]) -> str:
     """Upload what W&B has not of a run that is over; returns its address. Raises InputError or TrainingError."""
     check_logs(run_dir)
     upload = Upload(run_dir, given)
-    with held(run_dir):
+    with lock_run_dir(run_dir):
         pass
     over = threading.Event()
     over.set()

@@ -18,7 +18,7 @@ from gpt.config.layouts import rename_override
 from gpt.config.load import SAME_RUN, Config, changed_keys, read
 from gpt.errors import InputError
 from gpt.files import locked
-from gpt.rundir import INDEX, check_layout, held, read_result, read_sweep
+from gpt.rundir import INDEX, check_layout, lock_run_dir, read_result, read_sweep
 from gpt.sweep.slots import Process, Slot
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def stand(job: Job) -> None:
     if result and result["status"] == "done":
         job.state, job.result = "kept", result
     elif job.handle is None:
-        with held(job.run_dir):
+        with lock_run_dir(job.run_dir):
             job.config.resume = str(job.run_dir)
 
 

@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gpt.checkpoint import Progress
+from gpt.checkpoint.files import latest_checkpoint
+from gpt.checkpoint.state import Progress
 from gpt.config.load import Config
 from gpt.evaluation.metrics import evaluated
 from gpt.evaluation.task import Compute, Task
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.rundir import SAMPLES, latest_checkpoint
+from gpt.rundir import SAMPLES
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint
 from gpt.tokens.tokenizer import printable
 from gpt.tracker.plot import grad_norm_warnings, plot

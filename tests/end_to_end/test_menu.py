@@ -18,14 +18,14 @@ import torch
 from conftest import ROOT, call, command, environment
 
 from data.preparation import prepare
-from gpt import checkpoint
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.cli.compose import compose
 from gpt.cli.plan import plan
 from gpt.errors import InputError, TrainingError
 from gpt.evaluation.task import Compute
 from gpt.optim import check_optimizer
 from gpt.precision import check_precision, loss_scaler
-from gpt.rundir import latest_checkpoint
 from gpt.tracker.plot import grad_norm_warnings
 from gpt.tracker.tracker import read_metrics
 from gpt.trainer import Trainer

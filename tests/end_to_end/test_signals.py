@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import Started, call, command, environment, processes_in
 
-from gpt import checkpoint, generate
+from gpt import generate
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.evaluation import validation as evaluate
-from gpt.rundir import METRICS, latest_checkpoint
+from gpt.rundir import METRICS
 from gpt.signals import Interrupt
 from gpt.step import Stepper
 from gpt.tracker.tracker import read_metrics
