@@ -25,7 +25,7 @@ from gpt.config.groups import GROUPS
 from gpt.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
-    from gpt.config.load import Config
+    from gpt.config.schema import Config
     from gpt.tokens.tokenfile import TokenFile
 
 TASKS = ["val", "sample"]

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt.config.load import Config, flatten
+from gpt.config.load import flatten
+from gpt.config.schema import Config
 from gpt.errors import InputError, LostRank
 from gpt.files import ROOT
 

@@ -14,7 +14,8 @@ from types import NoneType
 from typing import Any
 
 from gpt.config import layouts
-from gpt.config.load import LENGTH, Config, changed_keys, flatten, read
+from gpt.config.load import LENGTH, changed_keys, flatten, read
+from gpt.config.schema import Config
 from gpt.errors import InputError, Interrupted
 from gpt.files import LAYOUT, check_kinds, locked, parse_object, read_json, write_json
 

@@ -1,8 +1,6 @@
 """Learning rate and batch size as pure functions of tokens. Imports nothing of the package."""
 
-import itertools
 import math
-from bisect import bisect_right
 from collections.abc import Callable
 
 DEFAULT_WARMUP = 0.02  # of the tokens at which the decay ends, where schedule.warmup_tokens is null
@@ -70,52 +68,3 @@ def lr_multiplier(
     decay = decay_fraction * (end - warm)
     progress = min(1.0, max(0.0, 1 - (end - tokens) / decay)) if decay > 0 else 0.0
     return min_lr_ratio + (1 - min_lr_ratio) * SHAPES[name](progress, tokens / max(1, warm))
-
-
-Stages = list[tuple[int, int]]  # (tokens at which the stage begins, tokens per step in it), ascending from 0
-
-
-def linear_stages(start: int, full: int, over_tokens: int, multiple_of: int) -> Stages:
-    """From ``start`` linearly to ``full`` tokens per step over the first ``over_tokens``, in multiples of one size.
-
-    (Brown et al. 2020, appendix B: from 32k tokens to the full batch over the first 4 to 12 billion tokens.)
-    """
-    rise = max(1, full - start)
-    return [(-(-over_tokens * up // rise), start + up) for up in range(0, full - start + 1, multiple_of)]  # rounded up
-
-
-def whole_batches(stages: Stages) -> Stages:
-    """The same ramp, with a few steps more where it takes no multiple of its full batch.
-
-    So a run with a ramp ends after as many tokens as one without, unless less than the smallest step is missing.
-    """
-    steps, tokens = [], 0
-    for (_, size), (end, _) in itertools.pairwise(stages):
-        steps.append(max(0, math.ceil((end - tokens) / size)))
-        tokens += steps[-1] * size
-    missing = -tokens % stages[-1][1]
-    for i, (_, size) in reversed(list(enumerate(stages[:-1]))):
-        more, missing = divmod(missing, size)
-        steps[i] += more
-    begins = itertools.accumulate((n * size for n, (_, size) in zip(steps, stages, strict=False)), initial=0)
-    return [(begin, size) for begin, (_, size), n in zip(begins, stages, [*steps, math.inf], strict=True) if n]
-
-
-def step_tokens(stages: Stages, tokens: int) -> int:
-    """Tokens of the step that begins after ``tokens`` tokens."""
-    return stages[bisect_right(stages, tokens, key=lambda stage: stage[0]) - 1][1]
-
-
-def run_length(stages: Stages, max_steps: int | None, max_tokens: int | None) -> tuple[int, int]:
-    """Steps and tokens of a run that ends with the step that reaches either limit."""
-    steps, tokens = 0, 0
-    ends = [*(begin for begin, _ in stages[1:]), math.inf]
-    for (_, size), end in zip(stages, ends, strict=True):
-        limits = [math.ceil((end - tokens) / size)] if end < math.inf else []
-        if max_tokens is not None:
-            limits.append(math.ceil((max_tokens - tokens) / size))
-        if max_steps is not None:
-            limits.append(max_steps - steps)
-        taken = max(0, min(limits))
-        steps, tokens = steps + taken, tokens + taken * size
-    return steps, tokens

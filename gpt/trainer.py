@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
-from gpt.config.load import Config
-from gpt.config.schema import WandbConfig
+from gpt.config.budget import step_tokens
+from gpt.config.schema import Config, WandbConfig
 from gpt.device import reset_peak
 from gpt.diagnostics import finite, profiled
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
@@ -35,7 +35,6 @@ from gpt.precision import (
     set_matmul_precision,
 )
 from gpt.rundir import latest_checkpoint, logs_held, step_directory, what_is_saved, write_result
-from gpt.schedule import step_tokens
 from gpt.signals import Interrupt, Stopped, never
 from gpt.summary import conclude, facts, introduce
 from gpt.tokens.loader import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack

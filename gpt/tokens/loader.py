@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
-from gpt.schedule import Stages, step_tokens
+from gpt.config.budget import Stages, step_tokens
 from gpt.signals import end_with, ignore_signals
 from gpt.tokens.order import Order, rank_samples
 from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows
@@ -60,7 +60,7 @@ class OrderedSampler(DistributedSampler):
     """The samples of one rank from a given position on: the next batch, its share of it, for every step left.
 
     The position is the number of samples that finished steps have consumed, so resuming is a seek. It says how large
-    the next batch is, too (see :func:`gpt.schedule.step_tokens`).
+    the next batch is, too (see :func:`gpt.config.budget.step_tokens`).
     """
 
     def __init__(

@@ -7,12 +7,12 @@ from conftest import call
 from omegaconf import OmegaConf
 
 from gpt.cli.compose import as_rank, compose
+from gpt.config.budget import linear_stages, run_length, whole_batches
 from gpt.config.groups import options
 from gpt.config.load import save, scaled
 from gpt.errors import InputError
 from gpt.files import ROOT, write_json
 from gpt.rundir import write_result
-from gpt.schedule import linear_stages, run_length, whole_batches
 from gpt.sweep.board import Board, last_row
 from gpt.sweep.jobs import Job, check_sweep_dir, job_names, known_names, over_arms, stand, swept_keys
 from gpt.sweep.slots import Slot, cpu_cores, share_out
