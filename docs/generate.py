@@ -25,6 +25,7 @@ KEY_COLUMNS = ["key", "value", "allowed", "meaning"]
 
 def keys(group: str, option: str) -> dict[str, Any]:
     """Return the keys of an option below its group, dotted, with their values as the files have them."""
+    # Without the schema and without the rest of the config, so that interpolations stay as they are written.
     merged = OmegaConf.merge(*_loaded(CONF / group / f"{option}.yaml"))
     return _flat(OmegaConf.to_container(merged, resolve=False))
 
@@ -101,6 +102,7 @@ def _key_table(group: str, comments: dict[str, str]) -> str | None:
 def _size_table() -> str:
     """The keys in which the options of model differ, option by option."""
     sizes = {option: keys("model", option) for option in options("model")}
+    # Leave out the keys that all sizes share: they are in the table of keys.
     differing = []
     for key in sizes["tiny"]:
         values = {str(size[key]) for size in sizes.values()}
@@ -115,6 +117,7 @@ def _size_table() -> str:
 def reference() -> str:
     """Return all groups and keys, for the end of docs/config.md."""
     comments = key_comments()
+    # A section for each group: its options, then its keys.
     parts = []
     for group in GROUPS:
         parts.append(f"### {group}\n")
@@ -124,6 +127,7 @@ def reference() -> str:
         if group not in WITHOUT_KEYS and (rows := _key_table(group, comments)):
             parts.append(rows)
 
+    # The keys of conf/config.yaml.
     parts.append("### outside the groups\n")
     root = _flat(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False))
     rows = [[f"`{key}`", _shown(value), allowed_values(key), comments[key]] for key, value in root.items()]

@@ -31,6 +31,7 @@ def key_comments() -> dict[str, str]:
     """Return the comment behind every key in conf/, by dotted key: the first, where several files have one."""
     comments: dict[str, str] = {}
     for path in _files_with_keys():
+        # A file of a group has the keys of its section, some in a section below it; config.yaml has sections only.
         group = "" if path.parent == CONF else f"{path.parent.name}."
         section = ""
         for indent, name, value, comment in KEY_AND_COMMENT.findall(path.read_text()):
@@ -55,6 +56,7 @@ def common_limits() -> dict[str, str]:
 
     The schema is read, and not imported: its dataclasses would double the time that --help takes.
     """
+    # Find the declaration beside each key: choice(["a", "b"]), number(at_least=1) or text().
     tree = ast.parse(SCHEMA.read_text())
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     limits = {}
@@ -71,6 +73,7 @@ def _declarations(classes: dict[str, list[ast.stmt]], name: str, prefix: str = "
     for node in classes[name]:
         if not isinstance(node, ast.AnnAssign):
             continue
+        # A key whose type is a class of the schema is a section of keys.
         key = prefix + node.target.id
         kind = ast.unparse(node.annotation)
         if kind in classes:
@@ -89,12 +92,14 @@ def _evaluated(declaration: ast.Call) -> Choice | Range | Text:
 
 def help_text() -> str:
     """Return the answer to --help."""
+    # Every option of every group, with the line that opens its file.
     lines = ["Train a GPT:  python train.py [GROUP=OPTION] [KEY=VALUE] …"]
     for group in GROUPS:
         lines.append("")
         for option, about in options(group).items():
             lines.append(f"{f'{group}={option}':<33}{about}")
 
+    # The keys that people reach for, with their comments and what they may hold.
     comments = key_comments()
     limits = common_limits()
     lines += ["", "common keys (all: conf/; as composed: --cfg job):"]

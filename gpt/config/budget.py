@@ -68,7 +68,8 @@ def step_tokens(stages: Stages, tokens: int) -> int:
 
 def _ends(stages: Stages) -> list[float]:
     """The tokens at which each stage ends."""
-    return [*(begin for begin, _ in stages[1:]), math.inf]
+    begins = [begin for begin, _ in stages]
+    return [*begins[1:], math.inf]
 
 
 def _steps_to(end: float, tokens: int, size: int) -> int:
@@ -93,7 +94,7 @@ def linear_ramp(
         # Count sequences, not micro-batches: the size of a micro-batch changes nothing that a run computes.
         sequences = global_tokens // seq_len
         most = max(1, int(sequences * DEFAULT_RAMP_START))
-        start_tokens = seq_len * largest_divisor(sequences, most)
+        start_tokens = seq_len * _largest_divisor(sequences, most)
     if over_tokens is None:
         over_tokens = max(1, int(DEFAULT_RAMP * run_tokens))
     if multiple_of is None:
@@ -113,9 +114,14 @@ def linear_stages(start_tokens: int, full_tokens: int, over_tokens: int, multipl
 
 def doublings(global_tokens: int, seq_len: int, run_tokens: int) -> list[list[int]]:
     """Return the pairs of a ramp that doubles up to the full batch: until so many tokens, steps of so many."""
-    sizes = [global_tokens // part for part in DOUBLINGS if global_tokens % (part * seq_len) == 0]
     length = DEFAULT_RAMP * run_tokens / len(DOUBLINGS)
-    return [[math.ceil(length * (i + 1)), size] for i, size in enumerate(sizes)]
+    pairs = []
+    for part in DOUBLINGS:
+        # Leave out what is no whole number of sequences: the ramp is then shorter.
+        if global_tokens % (part * seq_len) == 0:
+            until = math.ceil(length * (len(pairs) + 1))
+            pairs.append([until, global_tokens // part])
+    return pairs
 
 
 def stages_of_pairs(pairs: list[list[int]], global_tokens: int) -> Stages:
@@ -162,12 +168,12 @@ def micro_batch_size(stages: Stages, seq_len: int, world_size: int) -> int:
     unit = math.gcd(*(size for _, size in stages))
     sequences = unit // (seq_len * world_size)
     fits = max(1, DEFAULT_MICRO_BATCH_TOKENS // seq_len)
-    return largest_divisor(sequences, min(fits, sequences))
+    return _largest_divisor(sequences, min(fits, sequences))
 
 
-def largest_divisor(number: int, most: int) -> int:
-    """Return the largest divisor of a number up to ``most``."""
-    return max(n for n in range(1, most + 1) if number % n == 0)
+def _largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number up to ``most``."""
+    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
 
 
 def steps_in_words(stages: Stages, steps: int, micro_batch: int, seq_len: int, world_size: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gpt.config.keys import ALLOWED, Choice, Range
-from gpt.config.schema import Config, DataConfig, SlurmConfig
+from gpt.config.schema import Config, DataConfig, MultinodeConfig, SlurmConfig
 from gpt.errors import InputError
 from gpt.schedule import warmup
 
@@ -142,13 +142,9 @@ def _check_data(data: DataConfig) -> None:
     for key, directory in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
         if directory == "":
             raise InputError(f"{key} is empty", "give a directory, or leave it out")
-    if pattern := getattr(data, "document_start", None):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise InputError(
-                f"data.document_start={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
-            ) from error
+    _check_pattern("data.document_start", getattr(data, "document_start", None))
+
+    # What is read, and in which order.
     if data.files and data.source in SOURCES_WITHOUT_FILES:
         raise InputError(
             f"data={data.name} reads no files, and data.files={data.files} is given",
@@ -164,6 +160,16 @@ def _check_data(data: DataConfig) -> None:
             "data.order=random with data.shuffle=false is neither",
             "data.shuffle=false reads the text from its beginning",
         )
+
+
+def _check_pattern(key: str, pattern: str | None) -> None:
+    """Check that a pattern is a regular expression. Raises InputError."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise InputError(
+            f"{key}={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
+        ) from error
 
 
 def _check_tracker(config: Config) -> None:
@@ -219,7 +225,7 @@ def _check_cluster(config: Config) -> None:
     cluster = config.cluster
     if isinstance(cluster, SlurmConfig):
         _check_slurm(config)
-    if cluster.name != "multinode":
+    if not isinstance(cluster, MultinodeConfig):
         return
     if cluster.node_rank >= cluster.nnodes:
         raise InputError(
@@ -243,6 +249,7 @@ def _check_slurm(config: Config) -> None:
                 f"cluster.sbatch has {key!r}, which is no option of sbatch",
                 "allowed: its long options without the dashes, such as +cluster.sbatch.constraint=a100",
             )
+    # Each value is a line of the file: another line could be an option of its own.
     options = {key: getattr(cluster, key) for key in ("partition", "account", "time", "memory")}
     options |= {f"sbatch.{key}": value for key, value in cluster.sbatch.items()}
     for key, value in options.items():
@@ -286,6 +293,7 @@ def _check_batch(config: Config) -> None:
 
 def _check_ramp(config: Config) -> None:
     """Check the sizes of a batch ramp, and that it fits into the run. Raises InputError."""
+    # The stages follow from the keys only where these are right.
     if config.batch.name == "ramp":
         _check_linear_ramp(config)
         largest = config.ramp.start_tokens
@@ -322,6 +330,7 @@ def _check_linear_ramp(config: Config) -> None:
             f"batch.ramp.multiple_of={multiple_of} is not divisible by {_unit_in_words(config)}",
             f"nearest batch.ramp.multiple_of that are: {_nearest(multiple_of, config.unit_tokens)}",
         )
+    # There are not too many sizes, and the first and the last are multiples as well.
     sizes = (ramp.full_tokens - ramp.start_tokens) // multiple_of
     if sizes > MOST_RAMP_SIZES:
         raise InputError(
@@ -347,6 +356,7 @@ def _check_ramp_steps(config: Config) -> None:
             f"batch.ramp.stages={stages} are not pairs",
             "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
         )
+    # With the pairs as stages: they begin one after the other, and each takes whole micro-batches on all ranks.
     begins = [begin for begin, _ in config.given_stages]
     if begins != sorted(set(begins)):
         raise InputError(
@@ -369,6 +379,7 @@ def _check_schedule(config: Config) -> None:
             f"schedule.warmup_tokens={schedule.warmup_tokens} is longer than the run of {total} tokens",
             f"allowed: up to {total}; null is 2 % of the run",
         )
+    # Null is a warm-up too, whose length follows from the end of the decay.
     warm = warmup(schedule.warmup_tokens, schedule.decay_until, total)
     if schedule.decay_until is not None and schedule.decay_until <= warm:
         raise InputError(

@@ -9,13 +9,16 @@ GROUPS = "model data optimizer schedule batch precision cluster tracker experime
 
 def options(group: str) -> dict[str, str]:
     """Return the options of a config group, each with the line that opens its file."""
+    paths = list((CONF / group).glob("[!_]*.yaml"))
+    paths.sort(key=_numeric_order)
     described = {}
-    for path in sorted((CONF / group).glob("[!_]*.yaml"), key=lambda path: _in_numeric_order(path.stem)):
-        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-        described[path.stem] = next(line for line in comments if not line.startswith("@package"))
+    for path in paths:
+        # The first comment, but for the one that is an instruction to Hydra.
+        match = re.search(r"^# (?!@package)(.*)", path.read_text(), re.MULTILINE)
+        described[path.stem] = match[1]
     return described
 
 
-def _in_numeric_order(name: str) -> str:
-    """A key for sorting that puts gpt2_355m before gpt2_1558m."""
-    return re.sub(r"\d+", lambda number: number[0].zfill(9), name)
+def _numeric_order(path: Path) -> str:
+    """The name of a file with its numbers filled up with zeros, so that gpt2_355m comes before gpt2_1558m."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(9), path.stem)

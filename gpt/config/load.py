@@ -22,13 +22,14 @@ from gpt.files import CURE, read_yaml, write_text
 
 OPTION_KEYS = {"data": "source"}  # the key that says which variant of a group it is, where that is not its name
 
+# The names by which files in conf/ begin with a schema: defaults: [_muon, _self_].
 ConfigStore.instance().store(name="schema", node=Config)
 for group, variants in VARIANTS.items():
     for name, variant in variants.items():
         ConfigStore.instance().store(group=group, name=f"_{name}", node=variant)
 
 
-def scaled(value: float | None, factor: float) -> float | None:
+def _scaled(value: float | None, factor: float) -> float | None:
     """Return a multiple of a value, for Hydra; whole numbers stay whole, and null stays null."""
     if value is None:
         return None
@@ -37,7 +38,7 @@ def scaled(value: float | None, factor: float) -> float | None:
 
 # In conf/ and sweeps/: one sequence at least is ${max:1024,${model.seq_len}}, torchrun's ranks are ${ranks:}, and half
 # the learning rate is ${scaled:${optimizer.lr},0.5}.
-OmegaConf.register_new_resolver("scaled", scaled, replace=True)
+OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
 OmegaConf.register_new_resolver("max", lambda *numbers: max(numbers), replace=True)
 OmegaConf.register_new_resolver("ranks", lambda: int(os.environ.get("WORLD_SIZE", "1")), replace=True)
 
@@ -55,6 +56,7 @@ def load(composed: DictConfig) -> Config:
 
     Raises InputError.
     """
+    # Merge into the types that the options have: OmegaConf refuses unknown keys and wrong types.
     try:
         raw = OmegaConf.to_container(composed, resolve=False)
         raw.pop("hydra", None)
@@ -65,6 +67,7 @@ def load(composed: DictConfig) -> Config:
         config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error
+    # Refuse what has the right type and still makes no sense.
     _check_depths(config)
     check(config)
     return config
@@ -129,9 +132,12 @@ def changed_keys(saved: Config, new: Config, any_length: bool = True) -> dict[st
     for key in {**old_values, **new_values}:
         old = old_values.get(key)
         value = new_values.get(key)
+        if old == value or SAME_RUN.fullmatch(key):
+            continue
+        # Another length is the same run, and so is one that spells out what its length meant.
         is_length = any_length and key in LENGTH
         is_meant = key in meant and meant[key] == value
-        if old != value and not is_length and not is_meant and not SAME_RUN.fullmatch(key):
+        if not is_length and not is_meant:
             changed[key] = (old, value)
     return changed
 
@@ -143,7 +149,7 @@ def _option_key(group: str) -> str:
 
 def _schema_of(raw: dict[str, Any]) -> dict[str, type]:
     """The types of a config's sections and keys, which depend on the options that it takes. Raises InputError."""
-    schema = {field.name: field.type for field in fields(Config)}
+    schema = _types_in(Config)
     for group, variants in VARIANTS.items():
         key = _option_key(group)
         option = layouts.value_at(raw, key)
@@ -156,9 +162,13 @@ def _names_of(schema: dict[str, type]) -> dict[str, Any]:
     """The names of all keys, section in section; a key itself has None."""
     names: dict[str, Any] = {}
     for name, kind in schema.items():
-        inside = {field.name: field.type for field in fields(kind)} if is_dataclass(kind) else None
-        names[name] = None if inside is None else _names_of(inside)
+        names[name] = _names_of(_types_in(kind)) if is_dataclass(kind) else None
     return names
+
+
+def _types_in(section: Any) -> dict[str, Any]:
+    """The types of the keys of a section."""
+    return {field.name: field.type for field in fields(section)}
 
 
 def _check_depths(config: Config) -> None:

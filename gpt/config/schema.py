@@ -17,6 +17,9 @@ from gpt.schedule import SHAPES, lr_multiplier
 VARIANTS: dict[str, dict[str, type]] = {"data": {}, "optimizer": {}, "batch": {}, "cluster": {}, "tracker": {}}
 
 
+# A key without choice, number or text beside it is a switch, a list of text, or a table: its type says it all.
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     name: str = text()
@@ -362,12 +365,12 @@ class Config:
         full = self.batch.global_tokens
         if isinstance(self.batch, RampBatchConfig):
             return budget.linear_stages(*self.ramp)
-        if isinstance(self.batch, RampStepsBatchConfig):
-            pairs = self.batch.ramp.stages
-            if pairs is None:
-                pairs = budget.doublings(full, self.model.seq_len, self.nominal_tokens)
-            return budget.stages_of_pairs(pairs, full)
-        return [(0, full)]
+        if not isinstance(self.batch, RampStepsBatchConfig):
+            return [(0, full)]
+        pairs = self.batch.ramp.stages
+        if pairs is None:
+            pairs = budget.doublings(full, self.model.seq_len, self.nominal_tokens)
+        return budget.stages_of_pairs(pairs, full)
 
     @property
     def stages(self) -> Stages:
@@ -414,13 +417,17 @@ class Config:
 
 def fields_of(key: str) -> list[Field[Any]]:
     """Return the fields with a dotted key, one for each schema of an option that has it."""
-    section: list[Any] = [Config]
-    found: list[Field[Any]] = []
+    kinds: list[Any] = [Config]
+    named: list[Field[Any]] = []
     for depth, name in enumerate(key.split(".")):
-        found = [field for kind in section if is_dataclass(kind) for field in fields(kind) if field.name == name]
+        # The fields of this name in the sections that the names before it lead to.
+        named = []
+        for kind in filter(is_dataclass, kinds):
+            named += [field for field in fields(kind) if field.name == name]
+        # They lead to the sections below: one, or in a group of options one for each.
         is_group = depth == 0 and name in VARIANTS
-        section = list(VARIANTS[name].values()) if is_group else [field.type for field in found]
-    return found
+        kinds = list(VARIANTS[name].values()) if is_group else [field.type for field in named]
+    return named
 
 
 def allowed_of(key: str) -> Allowed | None:

@@ -109,7 +109,7 @@ def test_a_micro_batch_fits_and_divides_every_batch_on_every_rank(stages, seq_le
 
 
 def test_largest_divisor():
-    assert [budget.largest_divisor(12, most) for most in (1, 3, 5, 11, 12)] == [1, 3, 4, 6, 12]
+    assert [budget._largest_divisor(12, most) for most in (1, 3, 5, 11, 12)] == [1, 3, 4, 6, 12]
 
 
 @pytest.mark.parametrize(
