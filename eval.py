@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gpt.cli import command
 
 if TYPE_CHECKING:
-    from gpt.config.load import Config
+    from gpt.config.schema import Config
     from gpt.tokens.tokenfile import TokenFile
 
 

@@ -19,8 +19,7 @@ from data.sources.pieces import Cursor
 from data.tokenize import release_memory
 from data.tokenwriter import LostProgress
 from data.verified import open_verified
-from gpt.config.load import Config
-from gpt.config.schema import DataConfig
+from gpt.config.schema import Config, DataConfig
 from gpt.console import say
 from gpt.errors import InputError, TrainingError
 from gpt.files import ROOT, lock_or_wait, write_text

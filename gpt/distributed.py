@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gpt.config.load import Config, flatten
+from gpt.config.load import flatten
+from gpt.config.schema import Config
 from gpt.errors import InputError, LostRank
 from gpt.files import ROOT
 

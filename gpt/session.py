@@ -10,8 +10,7 @@ from typing import Any
 from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import checkpoint_dir, resume_hint
 from gpt.checkpoint.state import Progress
-from gpt.config.load import Config
-from gpt.config.schema import WandbConfig
+from gpt.config.schema import Config, WandbConfig
 from gpt.distributed import World, delayed, is_lost_rank
 from gpt.errors import Interrupted, LostRank, TrainingError
 from gpt.precision import cpu_threads

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gpt.checkpoint.state import TrainState
-from gpt.config.load import Config
+from gpt.config.budget import step_tokens
+from gpt.config.schema import Config
 from gpt.evaluation.task import Compute
 from gpt.model import flops_per_token
 from gpt.precision import device_name, peak_flops
-from gpt.schedule import step_tokens
 from gpt.tokens.loader import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
 from gpt.tokens.order import derive
 from gpt.tracker.histogram import histograms

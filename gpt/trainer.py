@@ -9,7 +9,7 @@ import torch
 from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.checkpoint.state import Progress, TrainState
-from gpt.config.load import Config
+from gpt.config.schema import Config
 from gpt.device import peak_bytes, reset_peak
 from gpt.diagnostics import finite, profiled
 from gpt.distributed import ALONE, World, compare_ranks, process_group, redirect_output

@@ -24,8 +24,10 @@ from gpt.cli.arguments import check_arguments, parse, unreadable
 from gpt.cli.resume_checks import check_resumable, check_same_data, check_unused
 from gpt.config import layouts
 from gpt.config.checks import did_you_mean
+from gpt.config.explain import explain
 from gpt.config.groups import CONF, GROUPS
-from gpt.config.load import Config, explain, flatten, load, read, read_saved
+from gpt.config.load import flatten, load, read, read_saved
+from gpt.config.schema import Config
 from gpt.errors import InputError, TrainingError
 from gpt.files import read_yaml, write_text
 from gpt.rundir import lock_run_dir
@@ -134,7 +136,7 @@ def explain_composition(error: Exception) -> InputError:
         return InputError(f"a number is too large: {reason}", "allowed: numbers of 64 bits")
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        return explain(cause, given=reason.removeprefix("Error merging override ") if "=" in reason else None)
+        return explain(cause, override=reason.removeprefix("Error merging override ") if "=" in reason else None)
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return InputError(f"the output directory cannot be made: {error}", "choose another with hydra.run.dir=DIR")
     if reason.startswith(("Ambiguous value", "Sweep parameters")):

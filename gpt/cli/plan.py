@@ -11,13 +11,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gpt.compare.tables import Grid, as_table
-from gpt.config.load import Config
-from gpt.config.schema import ModelConfig
+from gpt.config.budget import step_tokens
+from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.precision import AUTOCAST, PEAK_FLOPS, autocast, device_name, peak_flops, pick_device
-from gpt.schedule import step_tokens, warmup
+from gpt.schedule import warmup
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer whose text is not there: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves

@@ -6,7 +6,8 @@ from typing import Any
 
 from gpt.checkpoint.files import check_links, check_logs, check_whole, latest_checkpoint, read_state
 from gpt.config import layouts
-from gpt.config.load import LENGTH, Config, changed_keys, flatten, read
+from gpt.config.load import LENGTH, changed_keys, flatten, read
+from gpt.config.schema import Config
 from gpt.errors import InputError
 from gpt.rundir import METRICS, check_layout, read_about, read_result, read_sweep
 

@@ -5,8 +5,7 @@ import socket
 from typing import NamedTuple
 
 from gpt.config.checks import check
-from gpt.config.load import Config, flatten
-from gpt.config.schema import ClusterConfig, MultinodeConfig
+from gpt.config.schema import ClusterConfig, Config, MultinodeConfig
 from gpt.errors import InputError, Unavailable
 
 
@@ -80,7 +79,7 @@ def settle(config: Config) -> None:
                 "say how many ranks: cluster.nproc=2",
             )
         cluster.nproc = gpus
-        check(config, flatten(config))  # now that the ranks are known
+        check(config)  # now that the ranks are known
     elif 0 < gpus < ranks:
         raise InputError(
             f"{key}={ranks} is more ranks than there are GPUs here: {gpus}",

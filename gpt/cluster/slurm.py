@@ -19,8 +19,7 @@ from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from gpt.cluster.machine import check_machine, settle
-from gpt.config.load import Config
-from gpt.config.schema import ClusterConfig, MultinodeConfig, SlurmConfig
+from gpt.config.schema import ClusterConfig, Config, MultinodeConfig, SlurmConfig
 from gpt.errors import InputError, Interrupted, LostRank, TrainingError
 from gpt.files import ROOT
 from gpt.rundir import outcome

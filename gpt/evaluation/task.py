@@ -10,7 +10,7 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from gpt.config.load import Config
+from gpt.config.schema import Config
 from gpt.distributed import ALONE, World
 from gpt.model import GPT, evaluating
 from gpt.signals import Stopped, never

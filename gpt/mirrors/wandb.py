@@ -25,10 +25,10 @@ from omegaconf import OmegaConf
 from gpt.checkpoint.files import latest_checkpoint, list_checkpoints
 from gpt.cli import command
 from gpt.compare.runs import Run, check_logs, load, run_directories
-from gpt.config.checks import CHOICES, check_names, check_wandb_name
+from gpt.config.checks import check_names, check_wandb_name
 from gpt.config.groups import CONF
-from gpt.config.load import Config, read, read_saved
-from gpt.config.schema import WandbConfig
+from gpt.config.load import read, read_saved
+from gpt.config.schema import Config, WandbConfig, allowed_of
 from gpt.console import say
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.files import LAYOUT, locked, read_json, write_json
@@ -184,7 +184,7 @@ def target(config: Config, given: dict[str, str]) -> WandbConfig:
     for key in ("project", "entity"):
         check_wandb_name(key, given.get(key))
     if "artifacts" in given:
-        check_names("artifacts", given["artifacts"], CHOICES["tracker.artifacts"])
+        check_names("artifacts", given["artifacts"], list(allowed_of("tracker.artifacts").values))
     return replace(own, **given)
 
 

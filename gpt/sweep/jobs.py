@@ -15,7 +15,8 @@ from omegaconf import DictConfig, ListConfig
 from gpt.cli.arguments import parse
 from gpt.config.checks import check_names
 from gpt.config.layouts import rename_override
-from gpt.config.load import SAME_RUN, Config, changed_keys, read
+from gpt.config.load import SAME_RUN, changed_keys, read
+from gpt.config.schema import Config
 from gpt.errors import InputError
 from gpt.files import locked
 from gpt.rundir import INDEX, check_layout, lock_run_dir, read_result, read_sweep

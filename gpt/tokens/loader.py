@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
 
-from gpt.config.load import Config
-from gpt.schedule import Stages, step_tokens
+from gpt.config.budget import Stages, step_tokens
+from gpt.config.schema import Config
 from gpt.signals import end_with, ignore_signals
 from gpt.tokens.order import Order, rank_samples
 from gpt.tokens.tokenfile import TokenFile

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.checkpoint.state import Progress
-from gpt.config.load import Config
+from gpt.config.schema import Config
 from gpt.evaluation.metrics import evaluated
 from gpt.evaluation.task import Compute, Task
 from gpt.model import GPT, flops_per_token, parameter_count

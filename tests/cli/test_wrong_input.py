@@ -233,7 +233,7 @@ WRONG = [
     (["tags={a: 1}"], "tags={a: 1}: Cannot merge DictConfig with ListConfig", "a list: [a,b]"),
     (["tags=[{a: 1}]"], "lists in a list", "a list: [a,b]"),
     (["data.files=[[a]]", "data=text"], "data.files=[['a']]: lists in a list", "a list: [a,b]"),
-    (["batch=ramp_steps", "batch.ramp.stages=[[[1],2]]"], "batch.ramp.stages=", "a list of pairs"),
+    (["batch=ramp_steps", "batch.ramp.stages=[[[1],2]]"], "batch.ramp.stages=", "batch.ramp.stages[0] takes a list of whole numbers"),
     (["~model.n_layer"], "model.n_layer: ModelConfig (DictConfig) does not support deletion", "a whole number"),
     (["~trainer"], "trainer has no value", "give one: trainer=…"),
     (["trainer=[1]"], "trainer=[1]: Cannot merge DictConfig with ListConfig", "single keys below it"),

@@ -10,7 +10,8 @@ from gpt.cli.help import COMMON_KEYS, help_text
 from gpt.cluster.machine import settle
 from gpt.config import load as config
 from gpt.config.groups import CONF, GROUPS, options
-from gpt.config.load import Config, changed_keys, flatten
+from gpt.config.load import changed_keys, flatten
+from gpt.config.schema import Config
 from gpt.errors import InputError
 
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]

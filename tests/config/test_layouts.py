@@ -13,7 +13,8 @@ from conftest import BRIEF, ROOT, environment
 
 from gpt.cli.compose import compose, compose_evaluation, with_resume
 from gpt.config import layouts
-from gpt.config.load import VARIANTS, Config, changed_keys, read
+from gpt.config.load import changed_keys, read
+from gpt.config.schema import VARIANTS, Config
 from gpt.errors import InputError
 
 FIRST = sorted((ROOT / "tests" / "fixtures" / "configs").iterdir())  # as the first version saved them
@@ -129,7 +130,7 @@ def test_values_are_written_as_hydra_reads_them(value):
 # --- a version that has grown: the repository's code with two keys more, one of another default, and one renamed
 
 GROW = {
-    "gpt/config/schema.py": [("    peak_lr: float\n", "    peak_lr: float\n    norm_type: str\n"),
+    "gpt/config/schema.py": [("    residual_scaling: bool\n", "    residual_scaling: bool\n    norm_type: str\n"),
                       ("class SampleConfig:\n", "class SampleConfig:\n    style: str\n")],
     "conf/model/_common.yaml": [("seq_len:", "norm_type: layernorm  # as ever\nseq_len:")],
     "conf/config.yaml": [("sample:\n", "sample:\n  style: new  # another than runs had before\n")],
@@ -184,7 +185,7 @@ def grown(directory):
         (directory / name).write_text(text)
     for path in (*directory.glob("gpt/**/*.py"), *directory.glob("conf/**/*.yaml")):
         path.write_text(re.sub(r"\bgrad_clip\b", "clip_norm", path.read_text()))
-    with open(directory / "gpt" / "layouts.py", "a") as layouts_file:
+    with open(directory / "gpt" / "config" / "layouts.py", "a") as layouts_file:
         layouts_file.write(TOLD)
     return directory
 

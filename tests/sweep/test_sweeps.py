@@ -7,12 +7,12 @@ from conftest import call
 from omegaconf import OmegaConf
 
 from gpt.cli.compose import as_rank, compose
+from gpt.config.budget import linear_stages, run_length, whole_batches
 from gpt.config.groups import options
-from gpt.config.load import save, scaled
+from gpt.config.load import _scaled, save
 from gpt.errors import InputError
 from gpt.files import ROOT, write_json
 from gpt.rundir import write_result
-from gpt.schedule import linear_stages, run_length, whole_batches
 from gpt.sweep.board import Board, last_row
 from gpt.sweep.jobs import Job, check_sweep_dir, job_names, known_names, over_arms, stand, swept_keys
 from gpt.sweep.slots import Slot, cpu_cores, share_out
@@ -113,7 +113,7 @@ def test_names_differ_where_values_do():
     "value, factor, expected", [(0.002, 0.5, 0.001), (6e-4, 4, 2.4e-3), (64, 0.25, 16), (64, 2, 128), (None, 2, None)]
 )
 def test_a_key_can_be_a_multiple_of_another(value, factor, expected):
-    assert scaled(value, factor) == expected and type(scaled(value, factor)) is type(expected)
+    assert _scaled(value, factor) == expected and type(_scaled(value, factor)) is type(expected)
 
 
 @pytest.mark.parametrize("start, full, over", [(64, 1024, 5242), (256, 1024, 5000), (32, 512, 1)])
