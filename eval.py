@@ -89,7 +89,7 @@ def evaluate(
     from gpt.rundir import read_state
     from gpt.tokens.tokenfile import data_fingerprint
     from gpt.tokens.tokenizer import get_tokenizer, printable
-    from gpt.tokens.windows import Windows
+    from gpt.tokens.windows import open_windows
 
     device, state = pick_device(config.device), read_state(checkpoint)
     set_matmul_precision(config.precision.name)
@@ -102,7 +102,7 @@ def evaluate(
     with cpu_threads(config.cluster.threads):
         if files:
             results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
-            windows = Windows(files[1], config.model.seq_len, config.data.documents, config.data.read)
+            windows = open_windows(files[1], config.model.seq_len, config.data.documents, config.data.read)
             validation = Validation(windows, config.trainer.eval_tokens, config.micro_batch_size)
             cast = autocast(config.precision.name, device)
             loss = validation.loss(model, device, cast)

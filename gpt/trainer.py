@@ -39,10 +39,10 @@ from gpt.schedule import step_tokens
 from gpt.signals import Interrupt, Stopped, never
 from gpt.summary import conclude, facts, introduce
 from gpt.tokens.loader import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
-from gpt.tokens.order import Order, derive
+from gpt.tokens.order import SampleOrder, derive_seed
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint
 from gpt.tokens.tokenizer import get_tokenizer
-from gpt.tokens.windows import Windows
+from gpt.tokens.windows import open_windows
 from gpt.tracker.histogram import histograms
 from gpt.tracker.mirror import Mirror
 from gpt.tracker.provenance import write_about
@@ -99,19 +99,16 @@ class Trainer:
         self.peak_flops = peak_flops(config.precision.name, device_name(self.device))
         set_matmul_precision(config.precision.name)
         windows, val_windows = (
-            Windows(file, config.model.seq_len, config.data.documents, config.data.read) for file in (train, val)
+            open_windows(file, config.model.seq_len, config.data.documents, config.data.read) for file in (train, val)
         )
-        self.order = Order(
+        self.order = SampleOrder(
             config.data.seed,
-            train.sha256,
-            train.n_tokens,
-            config.model.seq_len,
+            windows,
             kind=config.data.order if config.data.shuffle else "sequential",
             first=config.batch.global_tokens // config.model.seq_len if config.trainer.one_batch else None,
-            windows=windows if config.data.documents == "separate" else None,
         )
         self.train_file, self.fingerprint = train, data_fingerprint(train, val)
-        self.dataset = TokenDataset(windows, self.order)
+        self.dataset = TokenDataset(self.order)
         self.validation = Validation(val_windows, config.trainer.eval_tokens, self.micro_batch_size)
         self.exact_match = exact_match(val_windows, self.micro_batch_size)
         self.tokenizer = get_tokenizer(train.tokenizer, train.chars)
@@ -253,7 +250,7 @@ class Trainer:
     def train_step(self, batches: Iterator[Tensor]) -> Step:
         """One optimizer step."""
         config, state, progress = self.config, self.state, self.state.progress
-        torch.manual_seed(derive("step", config.seed, progress.step, self.world.rank))  # all that dropout draws from
+        torch.manual_seed(derive_seed("step", config.seed, progress.step, self.world.rank))  # dropout draws from it
         tokens = step_tokens(self.stages, progress.tokens)
         sequences = tokens // config.model.seq_len
         multiplier = config.schedule.multiplier(progress.tokens + tokens, self.total_tokens)
@@ -265,7 +262,7 @@ class Trainer:
             batch = batch.to(self.device, non_blocking=True)
             with self.synchronized(micro_step == micro_steps - 1):
                 with self.autocast:
-                    share = self.loss_sum(*unpack(batch, config.data.documents == "masked")) / n_targets
+                    share = self.loss_sum(*unpack(batch, self.dataset.windows.is_masked)) / n_targets
                 state.scaler.scale(share * self.world.size).backward()  # of which DDP takes the mean
             loss += share.detach()
         for optimizer in state.optimizers:

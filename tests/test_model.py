@@ -13,7 +13,7 @@ from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
 from gpt.model import GPT, Attention, flops_per_token, gelu_tanh, init_weights, parameter_count, sinusoids
 from gpt.precision import autocast
-from gpt.tokens.windows import Windows
+from gpt.tokens.windows import open_windows
 
 
 def model_config(*overrides):
@@ -372,7 +372,7 @@ def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tok
     with torch.no_grad():
         expected = sum(loss_sum(model, x[None], y[None]).item() for x, y in taken) / targets
     for micro in (1, 3, 64):
-        validation = Validation(Windows(file, 32, "packed", "mmap"), max_tokens, micro)
+        validation = Validation(open_windows(file, 32, "packed", "mmap"), max_tokens, micro)
         assert validation.n_targets == targets
         assert validation.loss(model, run.device, run.autocast) == pytest.approx(expected, abs=1e-5)
 

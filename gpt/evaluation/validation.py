@@ -58,11 +58,9 @@ class Validation:
 
     def starts(self) -> np.ndarray:
         """Token offsets of the evaluated windows."""
-        is_separate, seq_len = self.windows.documents == "separate", self.windows.seq_len
-        windows = len(self.windows) if is_separate else math.ceil((self.windows.file.n_tokens - 1) / seq_len)
+        windows, seq_len = self.windows.n_windows, self.windows.seq_len
         taken = windows if self.max_tokens is None else min(windows, math.ceil(self.max_tokens / seq_len))
-        chosen = np.arange(taken) * windows // taken
-        return self.windows.starts(chosen) if is_separate else chosen * seq_len
+        return self.windows.starts(np.arange(taken) * windows // taken)
 
     def rows(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """The evaluated windows, (seq_len + 1,), see :func:`gpt.tokens.loader.unpack`."""
@@ -104,7 +102,7 @@ class Validation:
         """Mean loss per token in nats, shared out over the ranks. Raises Stopped."""
 
         def batch_loss(batch: Tensor) -> Tensor:
-            return loss_sum(model, *unpack(batch.to(device), self.windows.documents == "masked"))
+            return loss_sum(model, *unpack(batch.to(device), self.windows.is_masked))
 
         batches = self.batches(world.rank, world.size)
         return sum_over(batches, batch_loss, model, autocast, world, stop) / self.n_targets

@@ -24,7 +24,7 @@ from gpt.evaluation.validation import Validation, unigram_entropy
 from gpt.optim import check_optimizer
 from gpt.precision import check_precision, loss_scaler
 from gpt.rundir import latest_checkpoint
-from gpt.tokens.windows import Windows
+from gpt.tokens.windows import open_windows
 from gpt.tracker.plot import grad_norm_warnings
 from gpt.tracker.tracker import read_metrics
 from gpt.trainer import Trainer
@@ -272,7 +272,7 @@ def test_bigram_converges_to_the_bigram_entropy_of_the_corpus(tiny):
     pairs, counts = np.unique(ids[:-1] * 257 + ids[1:], return_counts=True)
     of_first = np.bincount(pairs // 257, weights=counts, minlength=257)
     entropy = -(counts / counts.sum() * np.log(counts / of_first[pairs // 257])).sum()
-    loss = Validation(Windows(run.train_file, 64, "packed", "mmap"), None, 64).loss(
+    loss = Validation(open_windows(run.train_file, 64, "packed", "mmap"), None, 64).loss(
         run.state.model, run.device, run.autocast
     )
     assert entropy <= loss < 1.02 * entropy
