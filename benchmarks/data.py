@@ -28,12 +28,16 @@ MEMORY_MB = (20, 2000)
 
 ORDER_PROBE = """
 import time, tracemalloc
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
+from gpt.tokens.tokenfile import TokenFile
+from gpt.tokens.windows import open_windows
+file = TokenFile("", "<u2", 1_000_000_000 * 1024 + 1024, (), "bytes", 257, None, "x", False, False)
+windows = open_windows(file, 1024, "packed", "mmap")
 begun = time.perf_counter()
-Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024).starts(123_456_789, 1)
+SampleOrder(1, windows).starts(123_456_789, 1)
 milliseconds = (time.perf_counter() - begun) * 1000
 tracemalloc.start()
-order = Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024)
+order = SampleOrder(1, windows)
 for i in range(0, 1_000_000_000, 50_000_000):
     order.starts(i, 512)
 print(order.n_windows, milliseconds, tracemalloc.get_traced_memory()[1] / 2**20)
@@ -187,9 +191,9 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
     import torch
 
     from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
-    from gpt.tokens.order import Order
+    from gpt.tokens.order import SampleOrder
     from gpt.tokens.tokenfile import open_tokens
-    from gpt.tokens.windows import Windows
+    from gpt.tokens.windows import open_windows
 
     file = open_tokens(path)
     raw = np.memmap(path, file.dtype, "r", file.shards[0].offset, (file.n_tokens,))
@@ -216,7 +220,7 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
 
     def dataset(tokens: Path, read: str) -> TokenDataset:
         described = open_tokens(tokens)
-        return TokenDataset(Windows(described, SEQ_LEN, "packed", read), Order(1, "x", described.n_tokens, SEQ_LEN))
+        return TokenDataset(SampleOrder(1, open_windows(described, SEQ_LEN, "packed", read)))
 
     def from_dataset(dataset: TokenDataset):
         nonlocal position

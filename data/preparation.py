@@ -23,9 +23,10 @@ from gpt.config.schema import Config, DataConfig
 from gpt.console import say
 from gpt.errors import InputError, TrainingError
 from gpt.files import ROOT, lock_or_wait, write_text
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenfile import LAYOUT, TokenFile, open_tokens
 from gpt.tokens.tokenizer import VOCAB_SIZES, get_tokenizer, prompt_ids
+from gpt.tokens.windows import Windows, open_windows
 
 NAMES = {"train": "training", "val": "validation"}
 LIBRARIES = ("tiktoken", "gigatoken", "datasets", "h5py", "numpy")  # that can change the tokens
@@ -61,7 +62,8 @@ def vocab_size(data: DataConfig) -> int | None:
 
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
-    Order(config.data.seed, train.sha256, train.n_tokens, config.model.seq_len)
+    # At least one packed window, however documents are cut.
+    SampleOrder(config.data.seed, Windows(train, config.model.seq_len, config.data.read))
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
     if train.vocab_size != tokenizer.n_vocab:
         raise InputError(
@@ -69,17 +71,8 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
             f"{tokenizer.n_vocab:,} tokens",
             "correct the one or the other; model.vocab_multiple makes the embedding larger",
         )
-    if config.data.documents != "packed" and not (train.has_documents and val.has_documents):
-        raise InputError(
-            f"data.documents={config.data.documents}, and {Path(train.path).parent} does not say where documents start",
-            "allowed without a dataset doc_offsets: data.documents=packed",
-        )
     for file in (train, val):
-        if config.data.documents == "separate" and not len(file.doc_offsets()):
-            raise InputError(
-                f"data.documents=separate, and no document starts in {file.path}",
-                "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
-            )
+        open_windows(file, config.model.seq_len, config.data.documents, config.data.read).check_documents()
     if val.n_tokens < 2:
         raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
     prompt_ids(tokenizer, config.sample.prompt)

@@ -9,7 +9,7 @@ from torch import Tensor
 from gpt.config.schema import SampleConfig
 from gpt.model import GPT, evaluating
 from gpt.signals import Stopped, never
-from gpt.tokens.order import derive
+from gpt.tokens.order import derive_seed
 from gpt.tokens.tokenizer import END_OF_TEXT, prompt_ids
 
 
@@ -69,7 +69,7 @@ def generate_text(
         sample.tokens,
         temperature=sample.temperature,
         top_k=sample.top_k,
-        seed=derive("sample", seed, step),
+        seed=derive_seed("sample", seed, step),
         stop=stop,
     )
     return tokenizer.decode(ids[0].tolist()).removeprefix(END_OF_TEXT)

@@ -1,7 +1,6 @@
 """One optimizer step: the batch, its gradients, the update, and the metrics of the step."""
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -11,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gpt.checkpoint.state import TrainState
-from gpt.config.budget import step_tokens
 from gpt.config.schema import Config
 from gpt.evaluation.task import Compute
 from gpt.model import flops_per_token
 from gpt.precision import device_name, peak_flops
-from gpt.tokens.loader import OrderedSampler, TokenDataset, count_targets, micro_batches, unpack
-from gpt.tokens.order import derive
+from gpt.tokens.loader import OrderedSampler, StepBatch, TokenDataset, count_targets, step_batches, unpack
+from gpt.tokens.order import derive_seed
 from gpt.tracker.histogram import histograms
 
 
@@ -44,10 +42,8 @@ class Stepper:
         self.loss_sum = loss_sum
         self.compute = compute
         self.world = compute.world
-        self.stages = config.stages
         self.total_steps = config.total_steps
         self.total_tokens = config.total_tokens
-        self.micro_batch_size = config.micro_batch_size
         self.peak_flops = peak_flops(config.precision.name, device_name(compute.device))
         self.restart_clock()
 
@@ -56,32 +52,31 @@ class Stepper:
         self.clock = time.perf_counter()
         self.clock_tokens = self.state.progress.tokens
 
-    def batches(self) -> Iterator[Tensor]:
-        """Return the micro-batches (micro_batch_size, seq_len + 1) from where the run stands to its end."""
+    def batches(self) -> Iterator[StepBatch]:
+        """Return the data of every step from where the run stands to its end."""
         sampler = OrderedSampler(
             self.dataset,
             consumed=self.state.progress.samples,
             steps=self.total_steps - self.state.progress.step,
-            stages=self.stages,
-            micro_batch_size=self.micro_batch_size,
+            stages=self.config.stages,
+            micro_batch_size=self.config.micro_batch_size,
             rank=self.world.rank,
             world_size=self.world.size,
         )
-        return micro_batches(sampler, self.config.data.num_workers, pin_memory=self.compute.device.type == "cuda")
+        return step_batches(sampler, self.config.data.num_workers, pin_memory=self.compute.device.type == "cuda")
 
-    def train_step(self, batches: Iterator[Tensor], with_histograms: bool = False) -> Step:
+    def train_step(self, batches: Iterator[StepBatch], with_histograms: bool = False) -> Step:
         """Take one optimizer step; ``with_histograms`` of its gradients."""
         state = self.state
         progress = state.progress
         # All that dropout draws from.
-        torch.manual_seed(derive("step", self.config.seed, progress.step, self.world.rank))
-        tokens = step_tokens(self.stages, progress.tokens)
-        sequences = tokens // self.config.model.seq_len
+        torch.manual_seed(derive_seed("step", self.config.seed, progress.step, self.world.rank))
+        batch = next(batches)
+        tokens = batch.n_samples * self.config.model.seq_len
         self._set_learning_rate(progress.tokens + tokens)
 
         # Forward and backward over this rank's micro-batches.
-        micro_steps = sequences // (self.micro_batch_size * self.world.size)
-        loss = self._accumulate(itertools.islice(batches, micro_steps), micro_steps, tokens)
+        loss = self._accumulate(batch, tokens)
 
         # The update. Gradients are looked at before they are clipped.
         for optimizer in state.optimizers:
@@ -96,10 +91,10 @@ class Stepper:
             optimizer.zero_grad()
         state.scaler.update()
 
-        progress.order_hash = self.dataset.order.chain_hash(progress.order_hash, progress.samples, sequences)
+        progress.order_hash = self.dataset.order.chain_hash(progress.order_hash, progress.samples, batch.n_samples)
         progress.step += 1
         progress.tokens += tokens
-        progress.samples += sequences
+        progress.samples += batch.n_samples
         return Step(loss, grad_norm, tokens, gradients)
 
     def _set_learning_rate(self, tokens: int) -> None:
@@ -109,28 +104,28 @@ class Stepper:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * multiplier
 
-    def _accumulate(self, batches: Iterator[Tensor], micro_steps: int, tokens: int) -> Tensor:
+    def _accumulate(self, batch: StepBatch, tokens: int) -> Tensor:
         """Add up the gradients of the micro-batches of a step; returns this rank's part of the loss, ()."""
         loss = torch.zeros((), device=self.compute.device)
-        is_masked = self.config.data.documents == "masked"
-        batches, n_targets = self._count_targets(batches, tokens)
-        for micro_step, batch in enumerate(batches):
-            batch = batch.to(self.compute.device, non_blocking=True)
-            with self._synchronized(micro_step == micro_steps - 1):
+        is_masked = self.dataset.windows.is_masked
+        micro_batches, n_targets = self._count_targets(batch.micro_batches, tokens)
+        for micro_step, micro_batch in enumerate(micro_batches):
+            micro_batch = micro_batch.to(self.compute.device, non_blocking=True)
+            with self._synchronized(micro_step == batch.n_micro_batches - 1):
                 with self.compute.autocast:
-                    part = self.loss_sum(*unpack(batch, is_masked)) / n_targets
+                    part = self.loss_sum(*unpack(micro_batch, is_masked)) / n_targets
                 # DDP takes the mean over the ranks; this makes it the sum.
                 self.state.scaler.scale(part * self.world.size).backward()
             loss += part.detach()
         return loss
 
-    def _count_targets(self, batches: Iterator[Tensor], tokens: int) -> tuple[Iterable[Tensor], int]:
+    def _count_targets(self, micro_batches: Iterator[Tensor], tokens: int) -> tuple[Iterable[Tensor], int]:
         """Return the micro-batches of a step and the targets of all ranks: all tokens, if none is masked."""
         if self.dataset.windows.all_count:
-            return batches, tokens
-        batches = list(batches)
-        n_targets = self.world.sum(sum(map(count_targets, batches)))
-        return batches, max(1, int(n_targets.item()))
+            return micro_batches, tokens
+        counted = list(micro_batches)
+        n_targets = self.world.sum(sum(map(count_targets, counted)))
+        return counted, max(1, int(n_targets.item()))
 
     def _synchronized(self, is_last: bool) -> contextlib.AbstractContextManager:
         """Send gradients to the other ranks after the last micro-step alone; forward and backward belong inside."""

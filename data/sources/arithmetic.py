@@ -13,7 +13,7 @@ from data.sources.base import Documents
 from data.sources.pieces import Cursor, Piece
 from gpt.config.schema import ArithmeticConfig
 from gpt.errors import InputError
-from gpt.tokens.order import derive, permute
+from gpt.tokens.order import derive_seed, permute
 
 BLOCK = 4096  # problems drawn at once
 MAX_DIGITS = 9  # so that all problems can be counted in 63 bits
@@ -45,7 +45,7 @@ class Arithmetic(Documents):
                 f"data.problems={data.problems:,} and data.val_problems={data.val_problems:,} are more than there are",
                 f"different problems of {data.digits} digits with {self.operations}: {self.ends[-1]:,}",
             )
-        self.key = derive("arithmetic", self.operations, data.digits)
+        self.key = derive_seed("arithmetic", self.operations, data.digits)
 
     def inputs(self) -> Any:
         """See :class:`data.sources.base.Source`."""

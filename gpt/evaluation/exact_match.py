@@ -12,7 +12,7 @@ from torch import Tensor
 from gpt.evaluation.task import Compute, Measurement, Subject, Task, sum_over
 from gpt.model import GPT
 from gpt.tokens.loader import unpack
-from gpt.tokens.windows import IGNORE, NO_TARGET, Windows
+from gpt.tokens.windows import IGNORE, NO_TARGET, Windows, open_windows
 
 KEY = "val/exact_match"
 
@@ -36,7 +36,7 @@ class ExactMatch(Task):
         val = subject.val
         if val is None or not (val.has_mask and val.has_documents):
             return None
-        windows = Windows(val, config.model.seq_len, config.data.documents, config.data.read)
+        windows = open_windows(val, config.model.seq_len, config.data.documents, config.data.read)
         task = cls(windows, config.micro_batch_size, config.trainer.eval_every)
         return task if len(task.documents) else None
 

@@ -16,7 +16,7 @@ from gpt.evaluation.task import Compute, Measurement, Subject, Task, sum_over
 from gpt.loss import loss_sum
 from gpt.model import GPT
 from gpt.tokens.loader import unpack
-from gpt.tokens.windows import ID, NO_TARGET, Windows
+from gpt.tokens.windows import ID, NO_TARGET, Windows, open_windows
 
 KEY = "val/loss"
 
@@ -40,20 +40,18 @@ class Validation(Task):
     def build(cls, subject: Subject) -> Self | None:
         """Return the task for the validation file."""
         config = subject.config
-        windows = Windows(subject.val, config.model.seq_len, config.data.documents, config.data.read)
+        windows = open_windows(subject.val, config.model.seq_len, config.data.documents, config.data.read)
         trainer = config.trainer
         return cls(windows, subject.tokenizer, trainer.eval_tokens, config.micro_batch_size, trainer.eval_every)
 
     def starts(self) -> np.ndarray:
         """Return the token offsets of the evaluated windows."""
-        is_separate = self.windows.documents == "separate"
-        seq_len = self.windows.seq_len
-        n_windows = len(self.windows) if is_separate else math.ceil((self.windows.file.n_tokens - 1) / seq_len)
+        n_windows = self.windows.n_windows
         n_chosen = n_windows
         if self.max_tokens is not None:
-            n_chosen = min(n_windows, math.ceil(self.max_tokens / seq_len))
+            n_chosen = min(n_windows, math.ceil(self.max_tokens / self.windows.seq_len))
         chosen = np.arange(n_chosen) * n_windows // n_chosen
-        return self.windows.starts(chosen) if is_separate else chosen * seq_len
+        return self.windows.starts(chosen)
 
     def rows(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield the evaluated windows, (seq_len + 1,), see :func:`gpt.tokens.loader.unpack`."""
@@ -87,10 +85,9 @@ class Validation(Task):
 
     def measure(self, model: GPT, step: int, compute: Compute) -> Measurement:
         """Return the loss in nats per token."""
-        is_masked = self.windows.documents == "masked"
 
         def batch_loss(batch: Tensor) -> Tensor:
-            return loss_sum(model, *unpack(batch, is_masked))
+            return loss_sum(model, *unpack(batch, self.windows.is_masked))
 
         batches = self.batches(compute.world.rank, compute.world.size)
         return Measurement({KEY: sum_over(batches, batch_loss, model, compute) / self.n_targets})

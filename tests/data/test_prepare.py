@@ -23,8 +23,9 @@ from data.sources import pieces
 from data.sources.text import library
 from data.tokenize import encode_all
 from gpt.cli.compose import compose
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenizer import get_tokenizer
+from gpt.tokens.windows import open_windows
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -58,7 +59,7 @@ def test_shards_are_one_sequence_of_tokens(text_file, tmp_path):
     ids = whole.reader()(0, whole.n_tokens)
     with h5py.File(train.path) as index:
         assert np.array_equal(index["tokens"][()], ids)
-    starts = Order(1, train.sha256, train.n_tokens, 512).starts(0, 500)
+    starts = SampleOrder(1, open_windows(train, 512, "packed", "mmap")).starts(0, 500)
     for read in ("mmap", "pread"):
         across = train.reader(read)
         assert np.array_equal(across(0, train.n_tokens), ids)

@@ -21,8 +21,8 @@ from gpt.evaluation.task import Compute
 from gpt.generate import generate
 from gpt.loss import loss_sum
 from gpt.tokens.loader import TokenDataset, count_targets, unpack
-from gpt.tokens.order import Order
-from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows
+from gpt.tokens.order import SampleOrder
+from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows, open_windows
 from gpt.trainer import Trainer
 
 T = 16
@@ -57,9 +57,9 @@ def filled(windows: Windows, starts) -> np.ndarray:
 @pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
 def test_separate_windows_hold_every_target_once_and_one_document(files, tokenizer):
     file, _ = files(f"data.tokenizer={tokenizer}", "data.shard_tokens=1_000")
-    windows = Windows(file, T, "separate", "mmap")
+    windows = open_windows(file, T, "separate", "mmap")
     ids, offsets = file.reader()(0, file.n_tokens), file.doc_offsets()
-    starts, seen = windows.starts(np.arange(len(windows))), []
+    starts, seen = windows.starts(np.arange(windows.n_windows)), []
     for start, row in zip(starts, filled(windows, starts), strict=True):
         document = np.searchsorted(offsets, start, side="right")
         places = start + np.flatnonzero(row & NO_TARGET == 0)
@@ -74,21 +74,21 @@ def test_separate_windows_hold_every_target_once_and_one_document(files, tokeniz
 
 def test_every_separate_window_comes_once_an_epoch(files):
     file, _ = files()
-    windows = Windows(file, T, "separate", "mmap")
-    order = Order(1, "x", file.n_tokens, T, windows=windows)
+    windows = open_windows(file, T, "separate", "mmap")
+    order = SampleOrder(1, windows)
     n = order.n_windows
     epochs = [sorted(order.starts(first, n).tolist()) for first in (0, n)]
     assert epochs[0] == epochs[1] == windows.starts(np.arange(n)).tolist()
     assert order.starts(0, n).tolist() != order.starts(n, n).tolist() != epochs[0]
-    in_turn = Order(1, "x", file.n_tokens, T, kind="sequential", windows=windows)
+    in_turn = SampleOrder(1, windows, kind="sequential")
     assert in_turn.starts(0, n).tolist() == epochs[0]
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
 def test_masked_windows_are_packed_ones_that_say_where_documents_start(files, tokenizer):
     file, _ = files(f"data.tokenizer={tokenizer}")
-    starts = Order(1, "x", file.n_tokens, T).starts(0, 100)
-    packed, masked = (filled(Windows(file, T, kind, "pread"), starts) for kind in ("packed", "masked"))
+    starts = SampleOrder(1, open_windows(file, T, "packed", "mmap")).starts(0, 100)
+    packed, masked = (filled(open_windows(file, T, kind, "pread"), starts) for kind in ("packed", "masked"))
     assert np.array_equal(masked & ID, packed)
     offsets = set(file.doc_offsets().tolist())
     for start, row in zip(starts.tolist(), masked, strict=True):
@@ -139,7 +139,7 @@ def test_a_masked_loss_is_the_mean_over_the_targets_of_the_whole_batch(trainer, 
         gradients.append({name: averages[p]["exp_avg"] for name, p in run.state.model.named_parameters()})
         if micro == 8:
             fresh = trainer(*overrides)
-            batch = next(fresh.stepper.batches())
+            batch = next(next(fresh.stepper.batches()).micro_batches)
             inputs, targets, _ = unpack(batch, masked=False)
             assert 0 < count_targets(batch) < targets.numel()
             expected = loss_sum(fresh.state.model, inputs, targets) / count_targets(batch)
@@ -160,7 +160,7 @@ def test_exact_match_is_what_greedy_decoding_gets_right(trainer):
     overrides = ["data.files=[]", *ADDITION, "data.documents=separate", "trainer.max_steps=150", "model.init_std=0.1"]
     run = trainer(*overrides, "sample.tokens=0", "trainer.eval_every=64000")
     result = run.fit()
-    windows = Windows(run.stepper.dataset.windows.file, 8, "packed", "mmap")
+    windows = open_windows(run.stepper.dataset.windows.file, 8, "packed", "mmap")
     match = ExactMatch(windows, 4, every=1)
     share = match.measure(run.state.model, 0, Compute(torch.device("cpu"), nullcontext())).metrics[KEY]
     file = run.stepper.dataset.windows.file
@@ -319,8 +319,8 @@ def test_documents_must_be_known_to_be_kept_apart(small, files, tmp_path):
 
 def test_a_dataset_of_windows_is_sent_without_what_it_has_opened(files):
     file, _ = files()
-    windows = Windows(file, T, "separate", "mmap")
-    dataset = TokenDataset(windows, Order(1, "x", file.n_tokens, T, windows=windows))
+    windows = open_windows(file, T, "separate", "mmap")
+    dataset = TokenDataset(SampleOrder(1, windows))
     first = dataset[3]
     assert not any(key.startswith("_") for key in windows.__getstate__())
     assert torch.equal(first, dataset[3])
