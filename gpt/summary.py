@@ -10,8 +10,9 @@ from gpt.evaluation.validation import per_byte, unigram_entropy
 from gpt.model import flops_per_token, parameter_count
 from gpt.rundir import latest_checkpoint
 from gpt.tokens.tokenizer import printable
+from gpt.tracker.logs import read_metrics
 from gpt.tracker.plot import grad_norm_warnings, plot
-from gpt.tracker.tracker import Silent, Tracker, read_metrics
+from gpt.tracker.tracker import Silent, Tracker
 
 if TYPE_CHECKING:
     from gpt.trainer import Trainer

@@ -15,7 +15,8 @@ from gpt import checkpoint
 from gpt.config.load import save
 from gpt.errors import InputError, TrainingError
 from gpt.rundir import METRICS, check_resumable, check_whole, checkpoints, held, latest_checkpoint, read_state
-from gpt.tracker.tracker import Tracker, read_metrics
+from gpt.tracker.logs import read_metrics
+from gpt.tracker.tracker import Tracker
 
 CALLS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
 

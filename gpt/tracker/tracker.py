@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,7 @@ class Tracker:
         self._append(HISTOGRAMS, json.dumps({"step": step, **histograms}, allow_nan=False) + "\n")
 
     def sample(self, step: int, text: str) -> None:
-        """Append a sample to samples.txt; :func:`parse_samples` reads it back."""
+        """Append a sample to samples.txt; :func:`gpt.tracker.logs.parse_samples` reads it back."""
         self._append(SAMPLES, f"--- step {step}\n{text}\n")
 
     def sync(self) -> dict[str, int]:
@@ -137,15 +136,3 @@ def describe(row: dict[str, Any]) -> str:
     if "perf/mfu" in row:
         parts.append(f"mfu {row['perf/mfu']:.1%}")
     return "  ".join(parts)
-
-
-def parse_samples(text: str) -> list[tuple[int, str]]:
-    """The samples in (whole lines of) samples.txt, each with its step."""
-    _, *parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
-    return [(int(step), sample[:-1]) for step, sample in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole rows of metrics.jsonl; a run that was killed may have left half of one."""
-    lines = (run_dir / METRICS).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

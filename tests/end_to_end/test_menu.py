@@ -25,8 +25,8 @@ from gpt.optim import check_optimizer
 from gpt.precision import check_precision, loss_scaler
 from gpt.rundir import latest_checkpoint
 from gpt.tokens.windows import Windows
+from gpt.tracker.logs import read_metrics
 from gpt.tracker.plot import grad_norm_warnings
-from gpt.tracker.tracker import read_metrics
 from gpt.trainer import Trainer
 
 TINY = """

@@ -17,7 +17,7 @@ from gpt import checkpoint, generate
 from gpt.evaluation import validation as evaluate
 from gpt.rundir import METRICS, latest_checkpoint
 from gpt.signals import Interrupt
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 from gpt.trainer import Trainer
 
 TIMES = ["trainer.max_steps=12", "trainer.eval_every=1024", "checkpoint.every=3"]  # evaluated every 4th step

@@ -1,0 +1,141 @@
+"""Arms of an ablation: runs that differ in nothing but the seed, and the names of arms."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpt.compare.runs import Run
+
+ABSENT = "–"  # in place of a value that is not known, or that an option has no key for
+
+# Keys that name the run or its place, and do not change what it computes.
+# data.seed is left out where it follows the seed.
+ADMINISTRATIVE = re.compile(
+    r"seed|name|tags|resume|plan|plan_mfu|tracker\..*|checkpoint\..*|sweep\.(?!arm$).*"
+    r"|data\.(dir|cache_dir|files|processes|references)|trainer\.log_every"
+)
+
+Values = dict[str, str]  # of config keys, as one would type them
+
+
+@dataclass(slots=True)
+class Arm:
+    """Runs that differ in nothing but the seed."""
+
+    label: str
+    values: Values  # of the keys that differ between arms
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.state == "done"]
+
+    @property
+    def counted(self) -> dict[int, Run]:
+        """Runs that enter the statistics, by seed and in that order: of several with one seed the first."""
+        first: dict[int, Run] = {}
+        for run in self.runs:
+            if run.is_counted:
+                first.setdefault(run.seed, run)
+        return dict(sorted(first.items()))
+
+    @property
+    def repeated(self) -> list[Run]:
+        """Finished runs whose seed the arm has already."""
+        counted = self.counted
+        return [run for run in self.runs if run.is_counted and counted[run.seed] is not run]
+
+    def counts(self, run: Run) -> bool:
+        """Return whether a run of the arm enters the statistics."""
+        return self.counted.get(run.seed) is run
+
+
+def find_arms(runs: list[Run]) -> list[Arm]:
+    """Group runs that agree in all keys but the seed, in the order of their first runs."""
+    groups: dict[tuple[str, ...], Arm] = {}
+    for run, values in zip(runs, _differing(runs), strict=True):
+        arm = groups.setdefault(tuple(values.values()), Arm(run.config["name"], values))
+        arm.runs.append(run)
+    arms = list(groups.values())
+    if len(arms) > 1:
+        for arm, label in zip(arms, _labels([arm.values for arm in arms]), strict=True):
+            arm.label = label
+    return arms
+
+
+def _differing(runs: list[Run]) -> list[Values]:
+    """Return, for each run, the values of the keys that differ between runs, without seeds and administrative keys."""
+    configs: list[Values] = []
+    for run in runs:
+        computing = (key for key in run.config if not ADMINISTRATIVE.fullmatch(key))
+        configs.append({key: _as_text(run.config[key]) for key in computing})
+    _settle_data_seeds(runs, configs)
+    # Options of one group have different keys.
+    all_keys: dict[str, None] = {}
+    for config in configs:
+        all_keys |= dict.fromkeys(config)
+    differing = []
+    for key in all_keys:
+        values = {config.get(key, ABSENT) for config in configs}
+        if len(values) > 1:
+            differing.append(key)
+    return [{key: config.get(key, ABSENT) for key in differing} for config in configs]
+
+
+def _settle_data_seeds(runs: list[Run], configs: list[Values]) -> None:
+    """Replace data.seed by ``${seed}`` in runs that are alike otherwise, if it equals the seed in all of them."""
+    data_seeds = [config.pop("data.seed") for config in configs]
+    alike: dict[tuple, list[int]] = {}
+    for i, config in enumerate(configs):
+        alike.setdefault(tuple(config.items()), []).append(i)
+    for group in alike.values():
+        follows = all(data_seeds[i] == str(runs[i].seed) for i in group)
+        for i in group:
+            configs[i]["data.seed"] = "${seed}" if follows else data_seeds[i]
+
+
+def _as_text(value: Any) -> str:
+    """Return a value of the config as one would type it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, separators=(",", ":")).replace('"', "")
+
+
+def _labels(arms: list[Values]) -> list[str]:
+    """Return short and unique names of arms, made of the keys that tell them apart."""
+    keys = _telling_keys(arms)
+    last_parts = [key.rpartition(".")[2] for key in keys]
+    labels = []
+    for arm in arms:
+        parts = []
+        for key, last_part in zip(keys, last_parts, strict=True):
+            # A sweep's own name for the arm, an option of a group, the last part of a key where that is unique.
+            if key == "sweep.arm":
+                parts.append(arm[key])
+            elif last_part == "name":
+                parts.append(f"{key.removesuffix('.name')}={arm[key]}")
+            else:
+                is_unique = last_parts.count(last_part) == 1
+                parts.append(f"{last_part if is_unique else key}={arm[key]}")
+        labels.append(" ".join(part for part in parts if part != "null") or "no arm")
+    return labels
+
+
+def _telling_keys(arms: list[Values]) -> list[str]:
+    """Return the keys, in the order of their rank, of which each tells more arms apart than those before it."""
+    keys: list[str] = []
+    n_groups = 1
+    for key in sorted(arms[0], key=_rank):  # stable: keys of one rank stay in the order of the config
+        groups = {tuple(arm[name] for name in (*keys, key)) for arm in arms}
+        if len(groups) > n_groups:
+            keys.append(key)
+            n_groups = len(groups)
+    return keys
+
+
+def _rank(key: str) -> int:
+    """Return the rank of a key in the names of arms: the sweep's own names, the options of groups, single keys."""
+    if key == "sweep.arm":
+        return 0
+    return 1 if re.fullmatch(r"\w+\.name", key) else 2

@@ -1,0 +1,142 @@
+"""Lines of a comparison's plots: one for every run, and one for the mean of every arm with several seeds."""
+
+import colorsys
+import math
+from typing import NamedTuple
+
+from gpt.compare.arms import Arm
+from gpt.compare.curves import AXES, Curve, curve, empty_curve, mean_curve
+from gpt.compare.runs import TRAIN, VAL, Run, measured_names
+from gpt.evaluation.metrics import PREFIX
+
+PALETTE = "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #7f7f7f #bcbd22 #17becf".split()  # matplotlib's
+POINTS = 200  # of a training curve; more are averaged
+LONG = 45  # characters of a legend's text that need a line of their own
+COINCIDE = 1e-3  # nats
+EARLY = 0.1  # fraction of a loss curve that may be above what is shown: it would dwarf the rest
+
+
+class Series(NamedTuple):
+    """A run, or the mean of an arm. The main line of an arm is thick; runs that are not counted are dashed."""
+
+    name: str
+    arm: int
+    is_main: bool
+    is_counted: bool
+    curves: dict[str, Curve]  # by key of metrics.jsonl
+    width: float = 1.0
+
+
+def all_series(arms: list[Arm]) -> list[Series]:
+    """Return the lines in the order in which they are drawn: the main ones last, on top."""
+    keys = curve_keys(arms)
+    lines: list[Series] = []
+    for number, arm in enumerate(arms):
+        lines += _series_of(arm, number, keys)
+    thin = [line for line in lines if not line.is_main]
+    main = [line for line in lines if line.is_main]
+    for i, line in enumerate(main):
+        # A line that others hide is drawn wider, to be seen below them.
+        hidden_by = _count_coinciding(line, main[i + 1 :])
+        main[i] = line._replace(width=2 + 2.5 * hidden_by)
+    return thin + main
+
+
+def curve_keys(arms: list[Arm]) -> list[str]:
+    """Return the keys that have curves: both losses, and the validation metrics that runs have."""
+    runs = [run for arm in arms for run in arm.runs]
+    keys = [VAL, TRAIN]
+    for name in measured_names(runs):
+        keys.append(PREFIX + name)
+    return keys
+
+
+def _series_of(arm: Arm, number: int, keys: list[str]) -> list[Series]:
+    """Return the lines of an arm: its runs, and their mean where they are several and have the same points."""
+    counted = arm.counted
+    curves = {run.name: _curves(run, keys) for run in arm.runs}
+    lines = []
+    for run in arm.runs:
+        is_counted = arm.counts(run)
+        is_alone = len(arm.runs) == 1 or (is_counted and len(counted) == 1)
+        lines.append(Series(run.name, number, is_alone, is_counted, curves[run.name]))
+    if len(counted) > 1:
+        means = {}
+        for key in keys:
+            means[key] = mean_curve([curves[run.name][key] for run in counted.values()])
+        if means[VAL]:
+            name = f"{arm.label}, mean of {len(counted)} seeds"
+            known = {key: mean or empty_curve() for key, mean in means.items()}
+            lines.append(Series(name, number, True, True, known))
+    return lines
+
+
+def _curves(run: Run, keys: list[str]) -> dict[str, Curve]:
+    """Return the curves of a run, the training loss thinned out."""
+    curves = {}
+    for key in keys:
+        curves[key] = curve(run, key, POINTS if key == TRAIN else None)
+    return curves
+
+
+def _count_coinciding(line: Series, others: list[Series]) -> int:
+    """Count the other lines that cannot be told from this one by eye."""
+    ours = line.curves[VAL]
+    count = 0
+    for other in others:
+        theirs = other.curves[VAL]
+        if ours["tokens"] != theirs["tokens"]:
+            continue
+        pairs = zip(ours["values"], theirs["values"], strict=True)
+        count += all(math.isclose(a, b, abs_tol=COINCIDE) for a, b in pairs)
+    return count
+
+
+def colors(n: int) -> list[str]:
+    """Return n colors: matplotlib's ten, or else hues around the wheel."""
+    if n <= len(PALETTE):
+        return PALETTE[:n]
+    wheel = []
+    for i in range(n):
+        red, green, blue = colorsys.hls_to_rgb(i / n, 0.42, 0.65)
+        wheel.append(f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}")
+    return wheel
+
+
+def loss_range(lines: list[Series], key: str) -> tuple[float, float] | None:
+    """Return the lowest and highest loss to show, with a margin: the steep beginning of the curves is above."""
+    lowest = math.inf
+    highest = -math.inf
+    for line in lines:
+        losses = line.curves[key]["values"]
+        if not losses:
+            continue
+        # Leave out the first tenth, but keep at least one point.
+        begin = max(1, math.ceil(EARLY * len(losses)))
+        begin = min(begin, len(losses) - 1)
+        lowest = min(lowest, *losses)
+        highest = max(highest, *losses[begin:])
+    if lowest > highest:
+        return None
+    margin = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 1.0
+    return lowest - margin, highest + margin
+
+
+def axis_titles(lines: list[Series]) -> dict[str, tuple[str, float]]:
+    """Return, for every axis, its title and the number that its values are divided by.
+
+    Time is in a unit that fits the longest run.
+    """
+    longest = 0.0
+    for line in lines:
+        for points in line.curves.values():
+            longest = max(longest, *points["time"], 0.0)
+    if longest < 180:
+        unit, seconds = "s", 1
+    elif longest < 10_800:
+        unit, seconds = "min", 60
+    else:
+        unit, seconds = "h", 3600
+    titles: dict[str, tuple[str, float]] = {axis: (axis, 1) for axis in AXES}
+    titles["time"] = (f"training time ({unit})", seconds)
+    return titles
