@@ -31,7 +31,7 @@ DIRECTORIES = ".hydra checkpoints logs slurm tensorboard".split()
 NUMBER = (int, float, NoneType)
 RESULT = {
     **dict.fromkeys(("step", "tokens"), int),
-    **dict.fromkeys(("initial_loss", "train_loss", "val_loss", "best_val_loss", "best_step", "exact_match"), NUMBER),
+    **dict.fromkeys(("initial_loss", "train_loss", "val_loss", "best_val_loss", "best_step"), NUMBER),
     **dict.fromkeys(("parameters", "flops_per_token", "val_targets", "peak_memory_bytes", "seconds"), NUMBER),
     **dict.fromkeys(("tokenizer", "references"), dict),
     **dict.fromkeys(("status", "data_fingerprint", "data_order_hash"), str),

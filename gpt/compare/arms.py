@@ -42,13 +42,20 @@ class Arm:
 
     @property
     def repeated(self) -> list[Run]:
-        """Finished runs whose seed the arm has already."""
-        counted = self.counted
-        return [run for run in self.runs if run.is_counted and counted[run.seed] is not run]
+        """Runs that could enter the statistics, if the arm had not another one with their seed."""
+        return [run for run in self.runs if run.is_counted and not self.counts(run)]
 
     def counts(self, run: Run) -> bool:
         """Return whether a run of the arm enters the statistics."""
         return self.counted.get(run.seed) is run
+
+
+def all_runs(arms: list[Arm]) -> list[Run]:
+    """Return the runs of all arms."""
+    runs: list[Run] = []
+    for arm in arms:
+        runs += arm.runs
+    return runs
 
 
 def find_arms(runs: list[Run]) -> list[Arm]:
@@ -66,29 +73,40 @@ def find_arms(runs: list[Run]) -> list[Arm]:
 
 def _differing(runs: list[Run]) -> list[Values]:
     """Return, for each run, the values of the keys that differ between runs, without seeds and administrative keys."""
-    configs: list[Values] = []
-    for run in runs:
-        computing = (key for key in run.config if not ADMINISTRATIVE.fullmatch(key))
-        configs.append({key: _as_text(run.config[key]) for key in computing})
+    configs = [_computing_values(run) for run in runs]
     _settle_data_seeds(runs, configs)
-    # Options of one group have different keys.
-    all_keys: dict[str, None] = {}
+    # Options of one group have different keys: take those of all configs, in their order.
+    keys: dict[str, None] = {}
     for config in configs:
-        all_keys |= dict.fromkeys(config)
-    differing = []
-    for key in all_keys:
-        values = {config.get(key, ABSENT) for config in configs}
-        if len(values) > 1:
-            differing.append(key)
-    return [{key: config.get(key, ABSENT) for key in differing} for config in configs]
+        keys |= dict.fromkeys(config)
+    # Fill the values in key by key, where they differ.
+    differing: list[Values] = [{} for _ in runs]
+    for key in keys:
+        values = [config.get(key, ABSENT) for config in configs]
+        if len(set(values)) == 1:
+            continue
+        for row, value in zip(differing, values, strict=True):
+            row[key] = value
+    return differing
+
+
+def _computing_values(run: Run) -> Values:
+    """Return the values of the keys that may change what a run computes."""
+    values: Values = {}
+    for key, value in run.config.items():
+        if not ADMINISTRATIVE.fullmatch(key):
+            values[key] = _as_text(value)
+    return values
 
 
 def _settle_data_seeds(runs: list[Run], configs: list[Values]) -> None:
     """Replace data.seed by ``${seed}`` in runs that are alike otherwise, if it equals the seed in all of them."""
+    # Group runs by the rest of their config.
     data_seeds = [config.pop("data.seed") for config in configs]
     alike: dict[tuple, list[int]] = {}
     for i, config in enumerate(configs):
         alike.setdefault(tuple(config.items()), []).append(i)
+    # A single run whose data.seed equals its seed may do so by chance; in its whole group it follows.
     for group in alike.values():
         follows = all(data_seeds[i] == str(runs[i].seed) for i in group)
         for i in group:
@@ -108,17 +126,21 @@ def _labels(arms: list[Values]) -> list[str]:
     last_parts = [key.rpartition(".")[2] for key in keys]
     labels = []
     for arm in arms:
-        parts = []
+        words = []
         for key, last_part in zip(keys, last_parts, strict=True):
-            # A sweep's own name for the arm, an option of a group, the last part of a key where that is unique.
+            value = arm[key]
             if key == "sweep.arm":
-                parts.append(arm[key])
+                # The sweep's own name for the arm; a run outside of it has none.
+                if value != "null":
+                    words.append(value)
             elif last_part == "name":
-                parts.append(f"{key.removesuffix('.name')}={arm[key]}")
+                # An option of a group: optimizer=muon for optimizer.name.
+                words.append(f"{key.removesuffix('.name')}={value}")
             else:
+                # A single key: its last part, if no other key ends in the same.
                 is_unique = last_parts.count(last_part) == 1
-                parts.append(f"{last_part if is_unique else key}={arm[key]}")
-        labels.append(" ".join(part for part in parts if part != "null") or "no arm")
+                words.append(f"{last_part if is_unique else key}={value}")
+        labels.append(" ".join(words) or "no arm")
     return labels
 
 

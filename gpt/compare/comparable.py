@@ -24,8 +24,7 @@ def check_alike(arms: list[Arm], reference: Arm) -> list[str]:
     ]
     budgets = _group(finished, lambda run: run.tokens)
     if len(budgets) > 1:
-        listed = [f"{tokens:,} ({_name(arms, runs)})" for tokens, runs in budgets.items()]
-        warnings.append(f"different numbers of tokens: {'; '.join(listed)}")
+        warnings.append(f"different numbers of tokens: {_list_counts(arms, budgets)}")
     return warnings
 
 
@@ -39,10 +38,12 @@ def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterat
             if run in reference.runs:
                 first = run
                 break
-        expected = first.result.get("data_order_hash")
-        unlike += [run for run in cell if run.result.get("data_order_hash") != expected]
+        for run in cell:
+            if run.result.get("data_order_hash") != first.result.get("data_order_hash"):
+                unlike.append(run)
     if not unlike:
         return
+    # Windows of another length cannot be the same, which explains it.
     why = ""
     if len(_group(finished, lambda run: run.config["model.seq_len"])) > 1:
         why = "; with another model.seq_len the windows necessarily differ"
@@ -52,6 +53,7 @@ def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterat
 
 def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
     """Yield warnings about arms that share no seed with the reference, and arms with different seeds."""
+    # Arms without a common seed cannot be paired with the reference.
     reference_seeds = set(reference.counted)
     apart = []
     rest = []
@@ -63,6 +65,7 @@ def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
             rest.append(arm)
     if apart:
         yield f"no seed in common with {reference.label}, so other weights and other data: {_shorten(apart)}"
+    # The other arms may still have different seeds.
     groups = _group(rest, lambda arm: tuple(sorted({run.seed for run in arm.runs})))
     if len(groups) > 1:
         listed = []
@@ -87,8 +90,7 @@ def _check_targets(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     known = [run for run in finished if run.result.get("val_targets")]
     groups = _group(known, lambda run: run.result["val_targets"])
     if len(groups) > 1:
-        listed = [f"{n:,} ({_name(arms, runs)})" for n, runs in groups.items()]
-        yield f"validated on different numbers of tokens: {'; '.join(listed)}"
+        yield f"validated on different numbers of tokens: {_list_counts(arms, groups)}"
 
 
 def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
@@ -106,14 +108,19 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
 def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
     """Return warnings about runs that the statistics leave out, and about seeds that make no difference."""
     warnings = []
+    # Runs that have not ended, or not well.
     not_done = [run for run in selection.runs if run.state != "done"]
     for state, runs in _group(not_done, lambda run: run.state).items():
         warnings.append(f"{state}, so left out of the statistics: {_shorten(run.name for run in runs)}")
     if selection.not_started:
         warnings.append(f"not started: {_shorten(selection.not_started)}")
-    without_loss = [run.name for run in selection.runs if run.state == "done" and run.val_loss is None]
+    without_loss = []
+    for run in selection.runs:
+        if run.state == "done" and run.val_loss is None:
+            without_loss.append(run.name)
     if without_loss:
         warnings.append(f"no validation loss, so left out of the statistics: {_shorten(without_loss)}")
+    # Seeds that are there twice, or make no difference.
     for arm in arms:
         counted = arm.counted
         for run in arm.repeated:
@@ -147,12 +154,15 @@ def _name(arms: list[Arm], runs: list[Run]) -> str:
     """Name runs in words: an arm all of whose finished runs are meant by its label."""
     names = []
     for arm in arms:
-        meant = [run for run in arm.finished if run in runs]
-        if meant and len(meant) == len(arm.finished):
-            names.append(arm.label)
-        else:
-            names += [run.name for run in meant]
+        meant = [run.name for run in arm.finished if run in runs]
+        is_whole = len(meant) == len(arm.finished)
+        names += [arm.label] if meant and is_whole else meant
     return _shorten(names)
+
+
+def _list_counts(arms: list[Arm], groups: dict[int, list[Run]]) -> str:
+    """Return numbers of tokens in words, each with its runs."""
+    return "; ".join(f"{count:,} ({_name(arms, runs)})" for count, runs in groups.items())
 
 
 def _shorten(names: Iterable[str]) -> str:

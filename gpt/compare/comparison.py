@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from gpt.compare.arms import Arm, find_arms
+from gpt.compare.arms import Arm, all_runs, find_arms
 from gpt.compare.comparable import agreement, check_alike, check_counted
 from gpt.compare.page import page
 from gpt.compare.plot import plot
@@ -87,6 +87,7 @@ def report(directories: list[Path], baseline: str | None = None, out: Path | Non
     Raises InputError, and then writes nothing.
     """
     comparison = compare(directories, baseline, out)
+    # Make the content of all files, and then write them.
     arms = comparison.arms
     legend = comparison.legend
     html = page(
@@ -113,6 +114,7 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
         cure = f"arms: {', '.join(labels)}{did_you_mean(baseline, labels)}"
         raise InputError(f"baseline={baseline} is none of the arms", cure)
     warnings = _warnings(selection, arms, chosen)
+    # Statistics are of final losses by seed.
     losses = {}
     for arm in arms:
         losses[arm.label] = {seed: run.val_loss for seed, run in arm.counted.items()}
@@ -136,13 +138,10 @@ def _find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
     def plain(text: str) -> str:
         return text.replace("=", "-").replace(" ", "_")
 
-    for arm in arms:
-        if arm.label == name:
-            return arm
-    for arm in arms:
-        if plain(arm.label) == plain(name):
-            return arm
-    return None
+    # A name that fits exactly comes before one that does so only as the name of a directory.
+    exact = [arm for arm in arms if arm.label == name]
+    similar = [arm for arm in arms if plain(arm.label) == plain(name)]
+    return next(iter(exact + similar), None)
 
 
 def _warnings(selection: Selection, arms: list[Arm], baseline: Arm | None) -> list[str]:
@@ -180,8 +179,7 @@ def _grids(comparison: Comparison) -> list[Grid]:
 def _as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the content of compare.json: everything, unrounded."""
     arms = comparison.arms
-    runs = [run for arm in arms for run in arm.runs]
-    names = metric_names(runs)
+    names = metric_names(all_runs(arms))
     return {
         "layout": LAYOUT,
         "title": comparison.title,
@@ -224,9 +222,12 @@ def _run_as_json(run: Run, arm: Arm, names: list[str]) -> dict[str, Any]:
 
 def _means(runs: list[Run], names: list[str]) -> dict[str, float | None]:
     """Return the means of figures of runs, and their largest memory."""
+    metrics = {}
+    for name in names:
+        metrics[name] = average(run.metric(name) for run in runs)
     return {
         "best_val_loss": average(run.best_val_loss for run in runs),
-        **{name: average(run.metric(name) for run in runs) for name in names},
+        **metrics,
         "seconds": average(run.seconds for run in runs),
         "tokens_per_sec": average(run.tokens_per_sec for run in runs),
         "peak_memory_bytes": peak_memory(runs),

@@ -1,5 +1,6 @@
 """Curves of runs: a loss or a metric against tokens, steps, training time and FLOPs."""
 
+import math
 import statistics
 from typing import NamedTuple
 
@@ -24,8 +25,9 @@ def curve(run: Run, key: str, most: int | None = None) -> Curve:
     With more than ``most`` points, consecutive ones are averaged, and placed at the last of them.
     """
     points = _points(run, key)
-    size = -(-len(points) // most) if most else 1  # points that become one
-    averaged: Curve = {axis: [] for axis in (*AXES, "values")}
+    averaged = empty_curve()
+    # Each block of points becomes one.
+    size = math.ceil(len(points) / most) if most else 1
     for first in range(0, len(points), max(1, size)):
         block = points[first : first + size]
         last = block[-1]
@@ -33,7 +35,7 @@ def curve(run: Run, key: str, most: int | None = None) -> Curve:
         averaged["steps"].append(last.step)
         averaged["time"].append(last.seconds)
         averaged["FLOPs"].append(last.flops)
-        averaged["values"].append(statistics.fmean(point.value for point in block))
+        averaged["values"].append(statistics.fmean(_values(block)))
     if not run.result.get("flops_per_token"):
         averaged["FLOPs"] = []
     return averaged
@@ -51,17 +53,24 @@ def _points(run: Run, key: str) -> list[_Point]:
     return points
 
 
+def _values(points: list[_Point]) -> list[float]:
+    return [point.value for point in points]
+
+
 def mean_curve(curves: list[Curve]) -> Curve | None:
     """Return the mean of curves that have the same points, or None where they have not."""
-    if not curves or not curves[0]["tokens"]:
+    first = curves[0] if curves else empty_curve()
+    if not first["tokens"]:
         return None
-    if any(other["tokens"] != curves[0]["tokens"] for other in curves):
-        return None
-    mean: Curve = {}
-    for key in curves[0]:
+    for other in curves:
+        if other["tokens"] != first["tokens"]:
+            return None
+    mean = empty_curve()
+    for key, values in mean.items():
+        columns = [curve[key] for curve in curves]
         # An axis that one of the runs does not know is empty in the mean too.
-        at_each_point = zip(*(curve[key] for curve in curves), strict=False)
-        mean[key] = [statistics.fmean(values) for values in at_each_point]
+        for at_point in zip(*columns, strict=False):
+            values.append(statistics.fmean(at_point))
     return mean
 
 

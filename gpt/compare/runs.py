@@ -80,18 +80,23 @@ class Run:
 
 def metric_names(runs: list[Run]) -> list[str]:
     """Return the names of validation metrics beside the loss: the declared ones, then others that runs have."""
-    names = dict.fromkeys(METRICS)
+    names = dict.fromkeys(METRICS)  # a set that keeps its order
     for run in runs:
         for row in run.rows:
             for key in row:
                 if key.startswith(PREFIX):
                     names[key.removeprefix(PREFIX)] = None
-    return [name for name in names if PREFIX + name != VAL]
+    names.pop("loss")
+    return list(names)
 
 
 def measured_names(runs: list[Run]) -> list[str]:
     """Return the names of validation metrics beside the loss that runs have."""
-    return [name for name in metric_names(runs) if any(run.metric(name) is not None for run in runs)]
+    names = []
+    for name in metric_names(runs):
+        if any(run.metric(name) is not None for run in runs):
+            names.append(name)
+    return names
 
 
 def training_seconds(rows: list[Row]) -> list[float]:
@@ -122,6 +127,7 @@ class Selection:
 def find(directories: list[Path]) -> Selection:
     """Read the runs that directories are or hold, each once. Raises InputError."""
     selection = Selection()
+    # A run may be given twice: by itself and in its sweep.
     paths: dict[Path, Path] = {}  # as given, by resolved path
     for directory in directories:
         inside, sweep = run_directories(directory)
@@ -132,6 +138,7 @@ def find(directories: list[Path]) -> Selection:
         if len(directories) == 1 and inside != [directory]:
             selection.sweep = directory
             selection.baseline = sweep and sweep.get("baseline")
+    # Directories of several sweeps may have equal names.
     for path, name in zip(paths.values(), _unique_names(list(paths)), strict=True):
         selection.runs.append(load(path, name))
     if not any(run.rows for run in selection.runs):
@@ -155,6 +162,7 @@ def run_directories(directory: Path) -> tuple[list[Path], dict[str, Any] | None]
         )
     if _is_run(directory):
         return [directory], None
+    # A sweep, or another directory of runs.
     sweep = read_sweep(directory)
     inside = [path for path in directory.glob("[!.]*/") if _is_run(path)]
     if not inside:
@@ -224,6 +232,7 @@ def _read_rows(path: Path) -> list[Row]:
 def _check_row(row: Row) -> None:
     """Check that a row has what a comparison needs. Raises ValueError, KeyError, TypeError or AttributeError."""
     needed = [row["step"], row["tokens"], row[TRAIN], row[SPEED]]
+    # What validation measures may be absent; a metric may also be null.
     for key, value in row.items():
         if key == VAL or (key.startswith(PREFIX) and value is not None):
             needed.append(value)

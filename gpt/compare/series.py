@@ -4,7 +4,7 @@ import colorsys
 import math
 from typing import NamedTuple
 
-from gpt.compare.arms import Arm
+from gpt.compare.arms import Arm, all_runs
 from gpt.compare.curves import AXES, Curve, curve, empty_curve, mean_curve
 from gpt.compare.runs import TRAIN, VAL, Run, measured_names
 from gpt.evaluation.metrics import PREFIX
@@ -44,11 +44,8 @@ def all_series(arms: list[Arm]) -> list[Series]:
 
 def curve_keys(arms: list[Arm]) -> list[str]:
     """Return the keys that have curves: both losses, and the validation metrics that runs have."""
-    runs = [run for arm in arms for run in arm.runs]
-    keys = [VAL, TRAIN]
-    for name in measured_names(runs):
-        keys.append(PREFIX + name)
-    return keys
+    metrics = [PREFIX + name for name in measured_names(all_runs(arms))]
+    return [VAL, TRAIN, *metrics]
 
 
 def _series_of(arm: Arm, number: int, keys: list[str]) -> list[Series]:
@@ -61,13 +58,14 @@ def _series_of(arm: Arm, number: int, keys: list[str]) -> list[Series]:
         is_alone = len(arm.runs) == 1 or (is_counted and len(counted) == 1)
         lines.append(Series(run.name, number, is_alone, is_counted, curves[run.name]))
     if len(counted) > 1:
+        # The mean of the validation loss must be known, those of others may be.
         means = {}
         for key in keys:
-            means[key] = mean_curve([curves[run.name][key] for run in counted.values()])
-        if means[VAL]:
+            of_runs = [curves[run.name][key] for run in counted.values()]
+            means[key] = mean_curve(of_runs) or empty_curve()
+        if means[VAL]["tokens"]:
             name = f"{arm.label}, mean of {len(counted)} seeds"
-            known = {key: mean or empty_curve() for key, mean in means.items()}
-            lines.append(Series(name, number, True, True, known))
+            lines.append(Series(name, number, True, True, means))
     return lines
 
 
@@ -132,11 +130,9 @@ def axis_titles(lines: list[Series]) -> dict[str, tuple[str, float]]:
         for points in line.curves.values():
             longest = max(longest, *points["time"], 0.0)
     if longest < 180:
-        unit, seconds = "s", 1
+        time = ("training time (s)", 1.0)
     elif longest < 10_800:
-        unit, seconds = "min", 60
+        time = ("training time (min)", 60.0)
     else:
-        unit, seconds = "h", 3600
-    titles: dict[str, tuple[str, float]] = {axis: (axis, 1) for axis in AXES}
-    titles["time"] = (f"training time ({unit})", seconds)
-    return titles
+        time = ("training time (h)", 3600.0)
+    return {axis: time if axis == "time" else (axis, 1.0) for axis in AXES}

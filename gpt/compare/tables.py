@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gpt.compare.arms import ABSENT, Arm
+from gpt.compare.arms import ABSENT, Arm, all_runs
 from gpt.compare.runs import TRAIN, Run, metric_names
 from gpt.compare.statistics import Difference, Mean
 from gpt.evaluation.metrics import metric_of
@@ -39,9 +39,10 @@ def as_table(grid: Grid) -> Group:
 
 def arms_grid(arms: list[Arm], means: dict[str, Mean]) -> Grid:
     """Return the table of arms: means over their seeds."""
-    names = metric_names([run for arm in arms for run in arm.runs])
+    names = metric_names(all_runs(arms))
     rows = []
     for arm in arms:
+        # Only runs that enter the statistics count here.
         mean = means[arm.label]
         runs = list(arm.counted.values())
         row = {
@@ -87,9 +88,7 @@ def keys_grid(arms: list[Arm]) -> Grid:
 
 def runs_grid(arms: list[Arm]) -> Grid:
     """Return the table of single runs."""
-    runs: list[Run] = []
-    for arm in arms:
-        runs += arm.runs
+    runs = all_runs(arms)
     names = metric_names(runs)
     rows = []
     for run in runs:
@@ -116,7 +115,9 @@ def _as_grid(title: str, rows: list[dict[str, str]]) -> Grid:
     for name in rows[0]:
         if any(row[name] != ABSENT for row in rows):
             header.append(name)
-    cells = [[row[name] for name in header] for row in rows]
+    cells = []
+    for row in rows:
+        cells.append([row[name] for name in header])
     return Grid(title, header, cells, WORDS)
 
 

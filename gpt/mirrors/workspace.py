@@ -30,9 +30,11 @@ def _workspace(directory: Path, overrides: dict[str, str]) -> ws.Workspace:
     selection = find([directory])
     if selection.sweep is None:
         raise InputError(f"{directory} is one run", "give the output directory of a sweep")
+    # The jobs of a sweep are sent to one project, in one group.
     first = selection.runs[0].path
     tracker = destination(read(first / "config.yaml"), overrides)
     group = tracker.group or sweep_name(first)
+    # Columns of the table of runs.
     names = measured_names(selection.runs)
     figures = ["val_loss", "best_val_loss", *names, "tokens_per_sec", "hours"]
     return ws.Workspace(
@@ -51,20 +53,28 @@ def _workspace(directory: Path, overrides: dict[str, str]) -> ws.Workspace:
 
 def _sections(names: list[str]) -> list[ws.Section]:
     """Return the panels, those of validation metrics beside those of losses."""
-    metrics = [_curve(PREFIX + name) for name in names]
-    outcome = ("val_loss", *names, "tokens_per_sec", "hours")
+    losses = [_curve(VAL), _curve(TRAIN), _curve(VAL, "step")]
+    outcome = [_bars("val_loss")]
+    for name in names:
+        losses.append(_curve(PREFIX + name))
+        outcome.append(_bars(name))
+    outcome += [_bars("tokens_per_sec"), _bars("hours")]
+    optimizer = [_curve("optim/lr"), _curve("optim/grad_norm"), _curve("optim/batch_tokens")]
     return [
-        ws.Section(name="Losses", panels=[_curve(VAL), _curve(TRAIN), _curve(VAL, "step"), *metrics], is_open=True),
-        ws.Section(
-            name="Outcome", panels=[wr.BarPlot(title=figure, metrics=[figure]) for figure in outcome], is_open=True
-        ),
-        ws.Section(name="Optimizer", panels=[_curve(f"optim/{key}") for key in ("lr", "grad_norm", "batch_tokens")]),
+        ws.Section(name="Losses", panels=losses, is_open=True),
+        ws.Section(name="Outcome", panels=outcome, is_open=True),
+        ws.Section(name="Optimizer", panels=optimizer),
     ]
 
 
 def _curve(metric: str, x: str = "tokens") -> wr.LinePlot:
     """Return the plot of a metric: the mean of the runs of every arm, and their spread."""
     return wr.LinePlot(title=f"{metric} ({x})", x=x, y=[metric], groupby_aggfunc="mean", groupby_rangefunc="stderr")
+
+
+def _bars(figure: str) -> wr.BarPlot:
+    """Return the plot of a figure of the summary."""
+    return wr.BarPlot(title=figure, metrics=[figure])
 
 
 def _grouping_keys(runs: list[Run]) -> list[str]:
