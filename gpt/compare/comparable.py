@@ -31,24 +31,27 @@ def check_alike(arms: list[Arm], reference: Arm) -> list[str]:
 def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterator[str]:
     """Yield a warning unless runs of equal seed and tokens have equal hashes: the same samples in the same order."""
     unlike: list[Run] = []
-    for cell in _group(finished, lambda run: (run.seed, run.tokens)).values():
+    for alike in _group(finished, lambda run: (run.seed, run.tokens)).values():
         # Compare with the reference where it has a run of this seed and length.
-        first = cell[0]
-        for run in cell:
-            if run in reference.runs:
-                first = run
-                break
-        for run in cell:
-            if run.result.get("data_order_hash") != first.result.get("data_order_hash"):
+        of_reference = [run for run in alike if run in reference.runs]
+        first = of_reference[0] if of_reference else alike[0]
+        expected = _order_hash(first)
+        for run in alike:
+            if _order_hash(run) != expected:
                 unlike.append(run)
     if not unlike:
         return
     # Windows of another length cannot be the same, which explains it.
     why = ""
-    if len(_group(finished, lambda run: run.config["model.seq_len"])) > 1:
+    lengths = {run.config["model.seq_len"] for run in finished}
+    if len(lengths) > 1:
         why = "; with another model.seq_len the windows necessarily differ"
     names = _name(arms, unlike)
     yield f"not the same data in the same order as {reference.label} at equal seed and tokens: {names}{why}"
+
+
+def _order_hash(run: Run) -> str | None:
+    return run.result.get("data_order_hash")
 
 
 def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
@@ -79,7 +82,10 @@ def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     """Yield warnings about different training data and validation sets: the halves of the fingerprint."""
     known = [run for run in finished if "data_fingerprint" in run.result]
     for half, what in enumerate(("training data", "validation sets")):
-        groups = _group(known, lambda run, half=half: run.result["data_fingerprint"].split("-")[half])
+        groups: dict[str, list[Run]] = {}
+        for run in known:
+            halves = run.result["data_fingerprint"].split("-")
+            groups.setdefault(halves[half], []).append(run)
         if len(groups) > 1:
             names = [_name(arms, runs) for runs in groups.values()]
             yield f"different {what}: {'; another for '.join(names)}"
@@ -101,7 +107,8 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         listed = []
         for runs in groups.values():
             tokenizer = runs[0].result["tokenizer"]
-            listed.append(f"{tokenizer['name']} with {tokenizer['vocab_size']:,} tokens ({_name(arms, runs)})")
+            names = _name(arms, runs)
+            listed.append(f"{tokenizer['name']} with {tokenizer['vocab_size']:,} tokens ({names})")
         yield f"different tokenizers, so losses per token mean different things: {'; '.join(listed)}"
 
 

@@ -21,6 +21,7 @@ def page(title: str, notes: list[str], is_fine: bool, grids: list[Grid], arms: l
 
     ``notes``: the warnings, or (``is_fine``) that there are none. The last of ``grids`` stands below the plot.
     """
+    # Data for the script of the page.
     lines = all_series(arms)
     measures = _measures(curve_keys(arms), lines)
     content = {
@@ -28,6 +29,7 @@ def page(title: str, notes: list[str], is_fine: bool, grids: list[Grid], arms: l
         "axes": _axes(lines),
         "measures": measures,
     }
+    # Buttons by which the reader chooses what is shown.
     controls = [
         _buttons("measure", {key: measure["button"] for key, measure in measures.items()}),
         _buttons("axis", {axis: axis for axis in AXES}),
@@ -51,6 +53,7 @@ def _measures(keys: list[str], lines: list[Series]) -> dict[str, dict[str, Any]]
     measures = {}
     for key in keys:
         measures[key] = _metric_measure(key.removeprefix(PREFIX))
+    # Losses have a unit, and begin so high that the range leaves it out.
     for key, kind in ((VAL, "validation"), (TRAIN, "training")):
         measures[key] = {
             "button": kind,

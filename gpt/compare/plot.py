@@ -15,6 +15,7 @@ def plot(title: str, arms: list[Arm], legend: list[str]) -> bytes:
     from matplotlib.lines import Line2D
 
     lines = all_series(arms)
+    limits = loss_range(lines, VAL)
     palette = colors(len(arms))
     # The legend is below the panels, in two columns where its texts are short.
     columns = 1 if max(map(len, legend)) > LONG else 2
@@ -22,7 +23,7 @@ def plot(title: str, arms: list[Arm], legend: list[str]) -> bytes:
     figure = matplotlib.figure.Figure(figsize=(10, height), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(2, 2, sharey=True)
-    limits = loss_range(lines, VAL)
+    # One panel for each axis, all with the same losses.
     for panel, (axis, (label, unit)) in zip(panels.flat, axis_titles(lines).items(), strict=True):
         for line in lines:
             _draw_line(panel, line, axis, unit, palette[line.arm])
@@ -30,6 +31,7 @@ def plot(title: str, arms: list[Arm], legend: list[str]) -> bytes:
         _style_panel(panel, axis)
     for panel in panels[:, 0]:
         panel.set_ylabel("validation loss (nats per token)")
+    # Arms have colors, so that one handle stands for all runs of an arm.
     handles = [Line2D([], [], color=color, lw=1.8) for color in palette]
     figure.legend(handles, legend, loc="outside lower center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
@@ -43,6 +45,7 @@ def _draw_line(panel: Any, line: Series, axis: str, unit: float, color: str) -> 
     x = [value / unit for value in points[axis]]
     if not x:
         return
+    # Points are marked where they are few, and where one alone would not be seen.
     marker = None
     if line.is_main and len(x) <= 30:
         marker = "."

@@ -30,11 +30,11 @@ class Series(NamedTuple):
 def all_series(arms: list[Arm]) -> list[Series]:
     """Return the lines in the order in which they are drawn: the main ones last, on top."""
     keys = curve_keys(arms)
-    lines: list[Series] = []
+    thin: list[Series] = []
+    main: list[Series] = []
     for number, arm in enumerate(arms):
-        lines += _series_of(arm, number, keys)
-    thin = [line for line in lines if not line.is_main]
-    main = [line for line in lines if line.is_main]
+        for line in _series_of(arm, number, keys):
+            (main if line.is_main else thin).append(line)
     for i, line in enumerate(main):
         # A line that others hide is drawn wider, to be seen below them.
         hidden_by = _count_coinciding(line, main[i + 1 :])
@@ -53,6 +53,7 @@ def _series_of(arm: Arm, number: int, keys: list[str]) -> list[Series]:
     counted = arm.counted
     curves = {run.name: _curves(run, keys) for run in arm.runs}
     lines = []
+    # A run that is its arm's only one, or the only one that counts, stands for the arm.
     for run in arm.runs:
         is_counted = arm.counts(run)
         is_alone = len(arm.runs) == 1 or (is_counted and len(counted) == 1)
@@ -96,8 +97,9 @@ def colors(n: int) -> list[str]:
         return PALETTE[:n]
     wheel = []
     for i in range(n):
-        red, green, blue = colorsys.hls_to_rgb(i / n, 0.42, 0.65)
-        wheel.append(f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}")
+        channels = colorsys.hls_to_rgb(i / n, 0.42, 0.65)
+        as_bytes = bytes(round(255 * channel) for channel in channels)
+        wheel.append(f"#{as_bytes.hex()}")
     return wheel
 
 

@@ -49,7 +49,8 @@ def summarize(values: list[float]) -> Mean:
 
     mean = _mean(values)
     stderr = 0.0 if have_no_spread(values) else float(stats.sem(values))
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stderr
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    half_width = quantile * stderr
     return Mean(n, mean, stderr, mean - half_width, mean + half_width)
 
 
@@ -72,15 +73,16 @@ def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]
 
 def _difference(arm: Losses, baseline: Losses) -> Difference:
     """Take the paired t-test over two or more common seeds; else Welch's over two or more runs of each arm."""
+    # Runs of equal seeds have equal data and weights, which the paired test makes use of.
     common = sorted(arm.keys() & baseline.keys())
     pairs = [arm[seed] - baseline[seed] for seed in common]
     if pairs and max(map(abs, pairs)) <= EXACT:
         return Difference(len(pairs), _mean(pairs), verdict="equal")
     if len(pairs) >= 2:
         difference = Difference(len(pairs), _mean(pairs))
+        ours = [arm[seed] for seed in common]
+        theirs = [baseline[seed] for seed in common]
         if not have_no_spread(pairs):
-            ours = [arm[seed] for seed in common]
-            theirs = [baseline[seed] for seed in common]
             _test(difference, ours, theirs, is_paired=True)
         return difference
     # Too few seeds in common: compare the means of all runs.
@@ -114,6 +116,7 @@ def _verdict(difference: Difference) -> str | None:
         return None
     if difference.p_holm is None or difference.n < SEEDS:
         return "undecided"
+    # An interval that holds 0 is a difference that may be chance.
     if difference.low <= 0 <= difference.high or difference.p_holm >= 1 - CONFIDENCE:
         return "undecided"
     return "better" if difference.mean < 0 else "worse"

@@ -92,6 +92,7 @@ def runs_grid(arms: list[Arm]) -> Grid:
     names = metric_names(runs)
     rows = []
     for run in runs:
+        # Runs that are not counted are here too, with what they have.
         row = {
             "run": run.name,
             "state": run.state,
@@ -111,6 +112,7 @@ def runs_grid(arms: list[Arm]) -> Grid:
 
 def _as_grid(title: str, rows: list[dict[str, str]]) -> Grid:
     """Return rows of equal columns as a table, without columns that are empty."""
+    # Leave out, for instance, peak memory on a machine that does not know it.
     header = []
     for name in rows[0]:
         if any(row[name] != ABSENT for row in rows):
@@ -134,6 +136,7 @@ def peak_memory(runs: list[Run]) -> int | None:
 
 def _metric_cells(runs: list[Run], names: list[str]) -> dict[str, str]:
     """Return the means of validation metrics by the names of their columns."""
+    # A metric that no run has leaves its column empty, and so out of the table.
     cells = {}
     for name in names:
         metric = metric_of(name)
@@ -167,6 +170,7 @@ def _p_value(p: float | None) -> str:
 
 def _tokens(runs: list[Run]) -> str:
     """Return the tokens of runs, or the least and the most of them."""
+    # Runs of an arm may have been given different lengths.
     counts = {run.tokens for run in runs}
     if not counts:
         return ABSENT

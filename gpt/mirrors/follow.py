@@ -42,6 +42,7 @@ def watch_training(seconds: float, last_words: str) -> threading.Event:
         say(last_words)
         os._exit(0)
 
+    # Starting up takes seconds of a processor that training needs.
     with contextlib.suppress(OSError):
         os.nice(NICENESS_AT_START)
     threading.Thread(target=wait, daemon=True).start()

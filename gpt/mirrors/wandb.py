@@ -84,6 +84,7 @@ class _Upload:
 
     def begin(self) -> None:
         """Start or resume the W&B run, and learn which steps it has already. Raises InputError or wandb.Error."""
+        # What the run was: its config, and the facts of its last start.
         tracker = self.destination
         about = _facts(self.run_dir)
         config = OmegaConf.to_container(read_saved(self.run_dir / "config.yaml"))
@@ -154,6 +155,7 @@ class _Upload:
         self.tokens[step] = row["tokens"]
         if step <= self.skipped_until:
             return
+        # A step's histograms are written before its row.
         self.waiting_histograms |= self.histograms.histograms()
         histograms = self.waiting_histograms.pop(step, {})
         drawn = {key: _histogram(histogram) for key, histogram in histograms.items()}
@@ -197,6 +199,7 @@ class _Upload:
 
     def finish(self) -> None:
         """Send what a run has only at its end, and wait until all has arrived. Raises wandb.Error."""
+        # Samples of the last step come after its row.
         self._send_samples()
         plot = self.run_dir / "loss.png"
         if self.open_step is not None and plot.exists():
@@ -222,6 +225,7 @@ def destination(config: Config, overrides: dict[str, str]) -> WandbConfig:
 
     ``overrides`` come before both. Raises InputError.
     """
+    # A run that was trained with tracker=local says nothing about W&B.
     tracker = config.tracker
     if not isinstance(tracker, WandbConfig):
         conf = OmegaConf.to_container(OmegaConf.load(CONF / "tracker" / "wandb.yaml"))
@@ -249,6 +253,7 @@ def _facts(run_dir: Path) -> dict[str, Any]:
 
 def _summary(run: Run) -> dict[str, Any]:
     """Return the figures of a run for W&B's table of runs."""
+    # Everything in result.json that a table can show.
     figures = {key: value for key, value in run.result.items() if isinstance(value, (int, float, str))}
     # A run that did not end has no result.json, but rows.
     for name in metric_names([run]):

@@ -36,6 +36,7 @@ def _records(path: Path) -> Iterator[Record]:
         position += CHUNK.size
         if kind not in (WHOLE, FIRST, MIDDLE, LAST) or position + length > len(data):
             return
+        # Join the parts of a record.
         if kind in (WHOLE, FIRST):
             parts = b""
         parts += data[position : position + length]

@@ -58,7 +58,8 @@ class Tail:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Return all whole rows of metrics.jsonl; a run that was killed may have left half of one."""
+    """Return all whole rows of metrics.jsonl."""
+    # A run that was killed may have left half of a row.
     lines = (run_dir / METRICS).read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 

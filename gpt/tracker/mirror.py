@@ -43,6 +43,7 @@ class Mirror:
         """Start the process, if there is one. A failure becomes news."""
         if self.module is None:
             return
+        # The process must find this project, wherever it was started from.
         python_path = str(ROOT)
         if inherited := os.environ.get("PYTHONPATH"):
             python_path += os.pathsep + inherited
@@ -76,6 +77,7 @@ class Mirror:
                 how = signal.Signals(-code).name if code < 0 else f"code {code}"
                 cure = how_to_send_rest(self.module, self.run_dir)
                 self._add_news(f"ended by {how}, see {self.run_dir / LOG}; {cure}")
+        # What follows the last line break is half a line.
         *lines, self.unread = self.unread.split(b"\n")
         return [line.decode(errors="replace") for line in lines]
 
@@ -83,6 +85,7 @@ class Mirror:
         """Let the process copy the rest, for up to PATIENCE, and print its news."""
         with contextlib.suppress(OSError):
             self.process.stdin.close()
+        # The closed pipe tells the process that the run is over.
         deadline = time.monotonic() + PATIENCE
         console = plain_console()
         while self.process and time.monotonic() < deadline:

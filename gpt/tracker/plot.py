@@ -33,33 +33,38 @@ class _NormWarning(NamedTuple):
 def grad_norm_warnings(rows: list[Row]) -> list[_NormWarning]:
     """Return the largest spike, and a norm that climbs through the run: signs of an unstable one."""
     rows = _with_key(rows, NORM)
-    warnings = [_largest_spike(rows), _climb(rows)]
-    return [warning for warning in warnings if warning is not None]
+    warnings = []
+    for warning in (_largest_spike(rows), _climb(rows)):
+        if warning is not None:
+            warnings.append(warning)
+    return warnings
 
 
 def _largest_spike(rows: list[Row]) -> _NormWarning | None:
     """Return a warning about the norm that is most times the median of the norms before it."""
-    norms = [row[NORM] for row in rows]
-    largest = SPIKE
-    at = None
+    norms = _column(rows, NORM)
+    largest_ratio = SPIKE
+    spike = None
     for i in range(ENOUGH, len(norms)):
-        before = statistics.median(norms[max(0, i - WINDOW) : i])
-        ratio = norms[i] / before if before > 0 else 0.0
-        if ratio >= largest:
-            largest = ratio
-            at = rows[i]
-    if at is None:
+        begin = max(0, i - WINDOW)
+        median_before = statistics.median(norms[begin:i])
+        ratio = norms[i] / median_before if median_before > 0 else 0.0
+        if ratio >= largest_ratio:
+            largest_ratio = ratio
+            spike = rows[i]
+    if spike is None:
         return None
-    text = f"gradient norm {at[NORM]:.2f} at step {at['step']}, {largest:.0f} × the median before it"
-    return _NormWarning(at[TOKENS], text)
+    text = f"gradient norm {spike[NORM]:.2f} at step {spike['step']}, {largest_ratio:.0f} × the median before it"
+    return _NormWarning(spike[TOKENS], text)
 
 
 def _climb(rows: list[Row]) -> _NormWarning | None:
-    """Return a warning if the last quarter's norms are far above those of the second, after the warmup."""
-    norms = [row[NORM] for row in rows]
+    """Return a warning if the norms of the last quarter are far above those of the second."""
+    norms = _column(rows, NORM)
     quarter = len(norms) // 4
     if quarter < ENOUGH:
         return None
+    # The first quarter is left out: norms are large when a run begins.
     early = statistics.median(norms[quarter : 2 * quarter])
     late = statistics.median(norms[-quarter:])
     if late <= CLIMB * early:
@@ -76,8 +81,10 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float]) 
     import matplotlib.figure  # half a second, so only when a plot is drawn
     from matplotlib.ticker import EngFormatter
 
+    # A high panel of losses above low ones.
     figure = matplotlib.figure.Figure(figsize=(8, 10), layout="constrained")
-    losses, *panels = figure.subplots(1 + len(PANELS), 1, sharex=True, height_ratios=[4, *[1] * len(PANELS)])
+    heights = [4] + [1] * len(PANELS)
+    losses, *panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _draw_losses(losses, rows, references)
     losses.set(title=title, ylabel="loss (nats per token)")
     for panel, key in zip(panels, PANELS, strict=True):
@@ -85,6 +92,7 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float]) 
         panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else EngFormatter(sep=""))  # 0.0006, 500k
         if key == NORM:
             _mark_warnings(panel, rows)
+    # All share the axis of the last one.
     panels[-1].set_xlabel("tokens")
     panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
     for panel in (losses, *panels):
@@ -110,6 +118,7 @@ def _draw_losses(axes: Any, rows: list[Row], references: dict[str, float]) -> No
 def _draw_panel(panel: Any, rows: list[Row], key: str) -> None:
     """Draw a key of the rows against tokens."""
     known = _with_key(rows, key)
+    # The batch size changes between steps, at once.
     style = "steps-pre" if key == "optim/batch_tokens" else "default"
     panel.plot(_column(known, TOKENS), _column(known, key), lw=0.8, drawstyle=style)
     panel.set(ylabel=PANELS[key], ylim=(0, None))

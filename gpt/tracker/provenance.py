@@ -20,6 +20,7 @@ PACKAGES = ("torch", "numpy", "h5py", "hydra-core", "omegaconf", "tiktoken", "sa
 
 def write_about(run_dir: Path, facts: dict[str, Any], step: int, world_size: int) -> None:
     """Write about.json when a run starts, or goes on after a step: facts, and one more of its starts."""
+    # A run that starts from step 0 has no history, whatever the directory holds.
     about = read_about(run_dir) if step else None
     earlier_starts = about["starts"] if about else []
     code, diff = _git()
@@ -31,6 +32,7 @@ def write_about(run_dir: Path, facts: dict[str, Any], step: int, world_size: int
 
 def _git(root: Path = ROOT) -> tuple[dict[str, Any] | None, bytes]:
     """Return the commit of the code and whether the code was changed since, and these changes as a diff."""
+    # Code that was copied or installed has no commit.
     commit = _ask_git(root, "rev-parse", "HEAD")
     if not commit:
         return None, b""
@@ -70,6 +72,7 @@ def _versions() -> dict[str, str]:
     """Return the versions of Python, of the packages that matter, and of CUDA."""
     import torch  # not for those who only read what was written
 
+    # Packages that are not installed, such as wandb, are left out.
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -91,6 +94,7 @@ def _machine() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Return the name of the processor, as the system calls it."""
+    # Python itself knows only the architecture, on Linux.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
