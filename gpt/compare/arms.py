@@ -62,8 +62,10 @@ def find_arms(runs: list[Run]) -> list[Arm]:
     """Group runs that agree in all keys but the seed, in the order of their first runs."""
     groups: dict[tuple[str, ...], Arm] = {}
     for run, values in zip(runs, _differing(runs), strict=True):
-        arm = groups.setdefault(tuple(values.values()), Arm(run.config["name"], values))
-        arm.runs.append(run)
+        key = tuple(values.values())
+        if key not in groups:
+            groups[key] = Arm(run.config["name"], values)
+        groups[key].runs.append(run)
     arms = list(groups.values())
     if len(arms) > 1:
         for arm, label in zip(arms, _labels([arm.values for arm in arms]), strict=True):
@@ -105,12 +107,13 @@ def _settle_data_seeds(runs: list[Run], configs: list[Values]) -> None:
     data_seeds = [config.pop("data.seed") for config in configs]
     alike: dict[tuple, list[int]] = {}
     for i, config in enumerate(configs):
-        alike.setdefault(tuple(config.items()), []).append(i)
+        key = tuple(config.items())
+        alike.setdefault(key, []).append(i)
     # A single run whose data.seed equals its seed may do so by chance; in its whole group it follows.
     for group in alike.values():
-        follows = all(data_seeds[i] == str(runs[i].seed) for i in group)
+        unlike = [i for i in group if data_seeds[i] != str(runs[i].seed)]
         for i in group:
-            configs[i]["data.seed"] = "${seed}" if follows else data_seeds[i]
+            configs[i]["data.seed"] = data_seeds[i] if unlike else "${seed}"
 
 
 def _as_text(value: Any) -> str:
@@ -149,7 +152,10 @@ def _telling_keys(arms: list[Values]) -> list[str]:
     keys: list[str] = []
     n_groups = 1
     for key in sorted(arms[0], key=_rank):  # stable: keys of one rank stay in the order of the config
-        groups = {tuple(arm[name] for name in (*keys, key)) for arm in arms}
+        groups = set()
+        for arm in arms:
+            values = [arm[name] for name in (*keys, key)]
+            groups.add(tuple(values))
         if len(groups) > n_groups:
             keys.append(key)
             n_groups = len(groups)

@@ -69,13 +69,19 @@ def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
     if apart:
         yield f"no seed in common with {reference.label}, so other weights and other data: {_shorten(apart)}"
     # The other arms may still have different seeds.
-    groups = _group(rest, lambda arm: tuple(sorted({run.seed for run in arm.runs})))
+    groups = _group(rest, _seeds)
     if len(groups) > 1:
         listed = []
         for seeds, alike in groups.items():
             labels = _shorten(arm.label for arm in alike)
-            listed.append(f"{', '.join(map(str, seeds))} ({labels})")
+            numbers = ", ".join(map(str, seeds))
+            listed.append(f"{numbers} ({labels})")
         yield f"not the same seeds in every arm (tests take those in common): {'; '.join(listed)}"
+
+
+def _seeds(arm: Arm) -> tuple[int, ...]:
+    seeds = {run.seed for run in arm.runs}
+    return tuple(sorted(seeds))
 
 
 def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
@@ -101,14 +107,19 @@ def _check_targets(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
 
 def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     """Yield a warning about different tokenizers."""
-    known = [run for run in finished if run.result.get("tokenizer")]
-    groups = _group(known, lambda run: tuple(sorted(run.result["tokenizer"].items())))
+    groups: dict[tuple, list[Run]] = {}
+    for run in finished:
+        tokenizer = run.result.get("tokenizer")
+        if tokenizer:
+            key = tuple(sorted(tokenizer.items()))
+            groups.setdefault(key, []).append(run)
     if len(groups) > 1:
         listed = []
         for runs in groups.values():
             tokenizer = runs[0].result["tokenizer"]
+            n_tokens = tokenizer["vocab_size"]
             names = _name(arms, runs)
-            listed.append(f"{tokenizer['name']} with {tokenizer['vocab_size']:,} tokens ({names})")
+            listed.append(f"{tokenizer['name']} with {n_tokens:,} tokens ({names})")
         yield f"different tokenizers, so losses per token mean different things: {'; '.join(listed)}"
 
 
@@ -118,7 +129,8 @@ def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
     # Runs that have not ended, or not well.
     not_done = [run for run in selection.runs if run.state != "done"]
     for state, runs in _group(not_done, lambda run: run.state).items():
-        warnings.append(f"{state}, so left out of the statistics: {_shorten(run.name for run in runs)}")
+        names = _shorten(run.name for run in runs)
+        warnings.append(f"{state}, so left out of the statistics: {names}")
     if selection.not_started:
         warnings.append(f"not started: {_shorten(selection.not_started)}")
     without_loss = []
@@ -169,7 +181,11 @@ def _name(arms: list[Arm], runs: list[Run]) -> str:
 
 def _list_counts(arms: list[Arm], groups: dict[int, list[Run]]) -> str:
     """Return numbers of tokens in words, each with its runs."""
-    return "; ".join(f"{count:,} ({_name(arms, runs)})" for count, runs in groups.items())
+    listed = []
+    for count, runs in groups.items():
+        names = _name(arms, runs)
+        listed.append(f"{count:,} ({names})")
+    return "; ".join(listed)
 
 
 def _shorten(names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from gpt.compare.comparable import agreement, check_alike, check_counted
 from gpt.compare.page import page
 from gpt.compare.plot import plot
 from gpt.compare.runs import TRAIN, Run, Selection, find, metric_names
-from gpt.compare.statistics import Difference, Mean, differences, summarize
+from gpt.compare.statistics import Difference, Losses, Mean, differences, summarize
 from gpt.compare.tables import (
     Grid,
     arms_grid,
@@ -78,7 +78,11 @@ class Comparison:
     @property
     def legend(self) -> list[str]:
         """Text for each arm beside a plot."""
-        return [f"{arm.label}  {with_error(self.means[arm.label])}" for arm in self.arms]
+        texts = []
+        for arm in self.arms:
+            mean = with_error(self.means[arm.label])
+            texts.append(f"{arm.label}  {mean}")
+        return texts
 
 
 def report(directories: list[Path], baseline: str | None = None, out: Path | None = None) -> Comparison:
@@ -93,13 +97,16 @@ def report(directories: list[Path], baseline: str | None = None, out: Path | Non
     html = page(
         comparison.title, comparison.notes, not comparison.warnings, _grids(comparison), arms=arms, legend=legend
     )
-    content = {
-        "page": html.encode(),
-        "plot": plot(comparison.title, arms, legend),
-        "text": comparison.text.encode(),
-        "data": (json.dumps(_as_json(comparison), indent=1, allow_nan=False) + "\n").encode(),
-    }
-    _write({path: content[kind] for kind, path in comparison.files.items()})
+    data = json.dumps(_as_json(comparison), indent=1, allow_nan=False) + "\n"
+    files = comparison.files
+    _write(
+        {
+            files["page"]: html.encode(),
+            files["plot"]: plot(comparison.title, arms, legend),
+            files["text"]: comparison.text.encode(),
+            files["data"]: data.encode(),
+        }
+    )
     return comparison
 
 
@@ -115,9 +122,12 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
         raise InputError(f"baseline={baseline} is none of the arms", cure)
     warnings = _warnings(selection, arms, chosen)
     # Statistics are of final losses by seed.
-    losses = {}
+    losses: dict[str, Losses] = {}
+    means: dict[str, Mean] = {}
     for arm in arms:
-        losses[arm.label] = {seed: run.val_loss for seed, run in arm.counted.items()}
+        by_seed = {seed: run.val_loss for seed, run in arm.counted.items()}
+        losses[arm.label] = by_seed
+        means[arm.label] = summarize(list(by_seed.values()))
     return Comparison(
         title=selection.sweep.resolve().name if selection.sweep else f"{len(selection.runs)} runs",
         directory=out or selection.sweep or OUT,
@@ -125,7 +135,7 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
         baseline=chosen.label if chosen else None,
         warnings=warnings,
         agreement=None if warnings else agreement(arms),
-        means={label: summarize(list(by_seed.values())) for label, by_seed in losses.items()},
+        means=means,
         differences=differences(losses, chosen.label) if chosen else {},
     )
 
@@ -155,9 +165,12 @@ def _warnings(selection: Selection, arms: list[Arm], baseline: Arm | None) -> li
 
 def render(comparison: Comparison, with_runs: bool = True) -> Group:
     """Return the output of the command for a rich console: warnings, then the tables, or all but that of the runs."""
-    notes = [Text(f"warning: {warning}", "yellow") for warning in comparison.warnings]
+    notes = []
+    for warning in comparison.warnings:
+        notes.append(Text(f"warning: {warning}", "yellow"))
     if comparison.agreement:
         notes.append(Text(comparison.agreement))
+    # A sweep that has just ended has shown its runs already.
     grids = _grids(comparison)
     if not with_runs:
         grids.pop()
@@ -166,6 +179,7 @@ def render(comparison: Comparison, with_runs: bool = True) -> Group:
 
 def _grids(comparison: Comparison) -> list[Grid]:
     """Return the tables: arms, differences from the baseline, keys that differ, runs."""
+    # Differences need a baseline, and keys a second arm.
     arms = comparison.arms
     grids = [arms_grid(arms, comparison.means)]
     if comparison.differences:
@@ -222,6 +236,7 @@ def _run_as_json(run: Run, arm: Arm, names: list[str]) -> dict[str, Any]:
 
 def _means(runs: list[Run], names: list[str]) -> dict[str, float | None]:
     """Return the means of figures of runs, and their largest memory."""
+    # Metrics have the keys that they have in result.json.
     metrics = {}
     for name in names:
         metrics[name] = average(run.metric(name) for run in runs)
@@ -236,7 +251,9 @@ def _means(runs: list[Run], names: list[str]) -> dict[str, float | None]:
 
 def _write(files: dict[Path, bytes]) -> None:
     """Write each file whole, and none where one cannot be written. Raises InputError."""
-    parts = {path: path.with_name(f".{path.name}") for path in files}
+    parts = {}
+    for path in files:
+        parts[path] = path.with_name(f".{path.name}")
     try:
         for path in files:
             if path.is_dir():

@@ -44,6 +44,7 @@ def curve(run: Run, key: str, most: int | None = None) -> Curve:
 def _points(run: Run, key: str) -> list[_Point]:
     """Return the rows of a run that have a key."""
     flops_per_token = run.result.get("flops_per_token") or 0
+    # Validation is not in every row.
     points = []
     for row, seconds in zip(run.rows, training_seconds(run.rows), strict=True):
         value = row.get(key)

@@ -82,7 +82,8 @@ def _axes(lines: list[Series]) -> dict[str, dict[str, Any]]:
     """Return titles, units and formats (of d3) of the horizontal axes."""
     axes = {}
     for axis, (title, unit) in axis_titles(lines).items():
-        axes[axis] = {"title": title, "unit": unit, "format": ",.4~s" if axis == "FLOPs" else ",.6~g"}
+        number = ",.4~s" if axis == "FLOPs" else ",.6~g"
+        axes[axis] = {"title": title, "unit": unit, "format": number}
     return axes
 
 
@@ -90,7 +91,9 @@ def _plain_curves(line: Series) -> dict[str, Curve]:
     """Return the curves of a line with as many digits as a plot can show."""
     plain: dict[str, Curve] = {}
     for key, points in line.curves.items():
-        plain[key] = {axis: [_rounded(value) for value in values] for axis, values in points.items()}
+        plain[key] = {}
+        for axis, values in points.items():
+            plain[key][axis] = [_rounded(value) for value in values]
     return plain
 
 
@@ -122,7 +125,8 @@ def _table_row(tag: str, grid: Grid, row: list[str]) -> str:
     for column, cell in zip(grid.header, row, strict=True):
         kind = "word" if column in grid.words else "number"
         style = cell if cell in STYLES else ""
-        cells.append(f'<{tag} class="{kind} {style}">{html.escape(cell)}</{tag}>')
+        text = html.escape(cell)
+        cells.append(f'<{tag} class="{kind} {style}">{text}</{tag}>')
     return f"<tr>{''.join(cells)}</tr>\n"
 
 

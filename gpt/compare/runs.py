@@ -49,7 +49,8 @@ class Run:
 
     @property
     def best_val_loss(self) -> float | None:
-        return min((row[VAL] for row in self.rows if VAL in row), default=None)
+        losses = [row[VAL] for row in self.rows if VAL in row]
+        return min(losses, default=None)
 
     @property
     def is_counted(self) -> bool:
@@ -104,6 +105,7 @@ def training_seconds(rows: list[Row]) -> list[float]:
 
     Derived, because rows have no clock: so it survives resumption, and leaves out evaluation and saving.
     """
+    # Rows may be any number of steps apart.
     seconds = []
     elapsed = 0.0
     tokens_before = 0
@@ -134,7 +136,9 @@ def find(directories: list[Path]) -> Selection:
         for path in inside:
             paths[path.resolve()] = path
         if sweep is not None:
-            selection.not_started += [name for name in sweep["jobs"] if not _is_run(directory / name)]
+            for name in sweep["jobs"]:
+                if not _is_run(directory / name):
+                    selection.not_started.append(name)
         if len(directories) == 1 and inside != [directory]:
             selection.sweep = directory
             selection.baseline = sweep and sweep.get("baseline")
@@ -194,6 +198,7 @@ def _natural_order(path: Path) -> list[tuple[int, str]]:
 
 def _unique_names(paths: list[Path]) -> list[str]:
     """Return the names of directories, with as many of their parents as tell them apart."""
+    # Whole paths are unique, so the loop ends with unique names.
     deepest = max(len(path.parts) for path in paths)
     for depth in range(1, deepest + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -207,9 +212,10 @@ def load(path: Path, name: str) -> Run:
     config = flatten(read(path / "config.yaml"))
     result = read_result(path) or {}
     rows = _read_rows(path)
+    # The result is that of an earlier end, if the run has gone on.
     state = result.get("status", "unfinished")
     if rows and rows[-1]["step"] > result.get("step", math.inf):
-        state = "unfinished"  # continued since
+        state = "unfinished"
     return Run(name=name, path=path, state=state, config=config, result=result, rows=rows)
 
 

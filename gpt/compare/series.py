@@ -74,7 +74,8 @@ def _curves(run: Run, keys: list[str]) -> dict[str, Curve]:
     """Return the curves of a run, the training loss thinned out."""
     curves = {}
     for key in keys:
-        curves[key] = curve(run, key, POINTS if key == TRAIN else None)
+        most = POINTS if key == TRAIN else None
+        curves[key] = curve(run, key, most)
     return curves
 
 
@@ -84,11 +85,14 @@ def _count_coinciding(line: Series, others: list[Series]) -> int:
     count = 0
     for other in others:
         theirs = other.curves[VAL]
-        if ours["tokens"] != theirs["tokens"]:
-            continue
-        pairs = zip(ours["values"], theirs["values"], strict=True)
-        count += all(math.isclose(a, b, abs_tol=COINCIDE) for a, b in pairs)
+        if ours["tokens"] == theirs["tokens"] and _coincide(ours["values"], theirs["values"]):
+            count += 1
     return count
+
+
+def _coincide(ours: list[float], theirs: list[float]) -> bool:
+    pairs = zip(ours, theirs, strict=True)
+    return all(math.isclose(a, b, abs_tol=COINCIDE) for a, b in pairs)
 
 
 def colors(n: int) -> list[str]:
@@ -127,6 +131,7 @@ def axis_titles(lines: list[Series]) -> dict[str, tuple[str, float]]:
 
     Time is in a unit that fits the longest run.
     """
+    # Some lines have no points.
     longest = 0.0
     for line in lines:
         for points in line.curves.values():

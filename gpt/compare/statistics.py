@@ -107,7 +107,9 @@ def _test(difference: Difference, ours: list[float], theirs: list[float], is_pai
         difference.test = "Welch's t"
         test = stats.ttest_ind(ours, theirs, equal_var=False)
     difference.p = float(test.pvalue)
-    difference.low, difference.high = map(float, test.confidence_interval(CONFIDENCE))
+    interval = test.confidence_interval(CONFIDENCE)
+    difference.low = float(interval.low)
+    difference.high = float(interval.high)
 
 
 def _verdict(difference: Difference) -> str | None:
@@ -127,10 +129,13 @@ def holm(p_values: list[float]) -> list[float]:
     corrected = [0.0] * len(p_values)
     by_size = sorted(range(len(p_values)), key=p_values.__getitem__)
     largest = 0.0
-    for i, k in enumerate(by_size):
+    factor = len(p_values)
+    for i in by_size:
         # The smallest is multiplied by their number, the next by one less; never below the one before.
-        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[k]))
-        corrected[k] = largest
+        multiplied = min(1.0, factor * p_values[i])
+        largest = max(largest, multiplied)
+        corrected[i] = largest
+        factor -= 1
     return corrected
 
 

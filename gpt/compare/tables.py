@@ -33,7 +33,8 @@ def as_table(grid: Grid) -> Group:
         justify = "left" if name in grid.words else "right"
         table.add_column(Text(name), justify=justify, overflow="fold")
     for row in grid.rows:
-        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+        cells = [Text(cell, STYLES.get(cell, "")) for cell in row]
+        table.add_row(*cells)
     return Group(Text(f"\n{grid.title}", "bold"), table)
 
 
@@ -131,7 +132,12 @@ def average(values: Iterable[float | None]) -> float | None:
 
 def peak_memory(runs: list[Run]) -> int | None:
     """Return the largest memory of runs, in bytes, or None where it is not known."""
-    return max((run.result.get("peak_memory_bytes") or 0 for run in runs), default=0) or None
+    known = []
+    for run in runs:
+        peak = run.result.get("peak_memory_bytes")
+        if peak:
+            known.append(peak)
+    return max(known, default=None)
 
 
 def _metric_cells(runs: list[Run], names: list[str]) -> dict[str, str]:
@@ -140,7 +146,8 @@ def _metric_cells(runs: list[Run], names: list[str]) -> dict[str, str]:
     cells = {}
     for name in names:
         metric = metric_of(name)
-        cells[metric.label] = _shown(metric.format, average(run.metric(name) for run in runs))
+        mean = average(run.metric(name) for run in runs)
+        cells[metric.label] = _shown(metric.format, mean)
     return cells
 
 

@@ -1,5 +1,6 @@
 """Histograms of weights and gradients."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ CHUNK = 1 << 22  # elements counted at a time: float32 counts exactly up to 2^24
 def histogram(values: Tensor) -> dict[str, Any] | None:
     """Count values in bins of equal width between their ``min`` and ``max``; None where one is not finite."""
     values = values.detach().float().flatten()
-    low, high = (edge.item() for edge in values.aminmax())
-    is_finite = abs(low) < float("inf") and abs(high) < float("inf")  # False for nan too
-    if not is_finite:
+    smallest, largest = values.aminmax()
+    low = smallest.item()
+    high = largest.item()
+    if not (math.isfinite(low) and math.isfinite(high)):
         return None
     if low == high:
         # Equal values get bins around them.
@@ -22,7 +24,8 @@ def histogram(values: Tensor) -> dict[str, Any] | None:
         high += 0.5
     counts = torch.zeros(BINS, dtype=torch.int64)
     for chunk in values.split(CHUNK):
-        counts += torch.histc(chunk, BINS, low, high).cpu().long()
+        in_chunk = torch.histc(chunk, BINS, low, high)
+        counts += in_chunk.cpu().long()
     return {"min": low, "max": high, "counts": counts.tolist()}
 
 
