@@ -17,7 +17,8 @@ from gpt.cli.resume_checks import check_resumable
 from gpt.config.load import save
 from gpt.errors import InputError, TrainingError
 from gpt.rundir import METRICS, lock_run_dir
-from gpt.tracker.tracker import Tracker, read_metrics
+from gpt.tracker.logs import read_metrics
+from gpt.tracker.tracker import Tracker
 
 CALLS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
 

@@ -14,8 +14,9 @@ from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.errors import InputError, TrainingError
 from gpt.files import locked
+from gpt.tracker.logs import read_metrics
 from gpt.tracker.mirror import Mirror
-from gpt.tracker.tracker import Tracker, read_metrics
+from gpt.tracker.tracker import Tracker
 
 
 def first_gradients(run):

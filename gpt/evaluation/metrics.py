@@ -1,28 +1,32 @@
-"""The metrics of evaluation tasks as readers see them. Imports nothing, so that reports can use it."""
+"""Presentation of validation metrics: rows of metrics.jsonl hold one as ``val/NAME``, result.json as ``NAME``.
+
+A metric needs no entry here to be logged, compared and mirrored. An entry says how its numbers are shown.
+"""
 
 from typing import NamedTuple
 
-OTHER = ("step", "tokens", "train", "optim", "perf")  # keys of a row, and their prefixes, that no task has measured
+PREFIX = "val/"
 
 
 class Metric(NamedTuple):
-    """The presentation of a metric: its name and the format of its values."""
+    """Label and number format of a metric, and which direction is better, where that is known."""
 
     label: str
     format: str = ".4f"
+    higher_is_better: bool | None = None
+
+    @property
+    def is_ratio(self) -> bool:
+        """True if the values are shown in percent."""
+        return self.format.endswith("%")
 
 
 METRICS = {
-    "val/loss": Metric("val"),
-    "val/exact_match": Metric("exact match", ".2%"),
+    "loss": Metric("val loss", ".4f", higher_is_better=False),
+    "exact_match": Metric("exact match", ".2%", higher_is_better=True),
 }
 
 
-def presentation(key: str) -> Metric:
-    """Return how a metric is shown; one that the table does not have bears its key's name."""
-    return METRICS.get(key) or Metric(key.rpartition("/")[2].replace("_", " "))
-
-
-def evaluated(row: dict[str, float]) -> list[str]:
-    """Return the keys of a row that evaluation tasks have measured."""
-    return [key for key in row if key.partition("/")[0] not in OTHER]
+def metric_of(name: str) -> Metric:
+    """Return the entry of a metric; one without an entry gets its label from its name."""
+    return METRICS.get(name) or Metric(name.replace("_", " "))

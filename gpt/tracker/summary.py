@@ -7,14 +7,15 @@ from typing import Any
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.checkpoint.state import Progress
 from gpt.config.schema import Config
-from gpt.evaluation.metrics import evaluated
+from gpt.evaluation.metrics import PREFIX
 from gpt.evaluation.task import Compute, Task
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.rundir import SAMPLES
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint
 from gpt.tokens.tokenizer import printable
+from gpt.tracker.logs import parse_samples, read_metrics
 from gpt.tracker.plot import grad_norm_warnings, plot
-from gpt.tracker.tracker import NullTracker, Tracker, parse_samples, read_metrics
+from gpt.tracker.tracker import NullTracker, Tracker
 
 
 def run_facts(config: Config, model: GPT, train: TokenFile, val: TokenFile, n_targets: int) -> dict[str, Any]:
@@ -87,8 +88,9 @@ def summarize(
         "data_order_hash": progress.order_hash,
         "references": references,
     }
-    for key in evaluated(last):
-        result.setdefault(key.replace("val/loss", "val_loss").rpartition("/")[2], last[key])
+    for key, value in last.items():
+        if key.startswith(PREFIX) and key != "val/loss":
+            result[key.removeprefix(PREFIX)] = value
     lines = []
     if status == "done":
         figures, lines = _closing(run_dir, tasks, last)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gpt.console import plain_console
 from gpt.errors import TrainingError
-from gpt.evaluation.metrics import evaluated, presentation
+from gpt.evaluation.metrics import PREFIX, metric_of
 from gpt.rundir import HISTOGRAMS, METRICS, SAMPLES
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Tracker:
             self.say(news)
         line = describe(row)
         self.bar.update(self.task, completed=row["step"], line=line)
-        if evaluated(row) or not self.console.is_terminal:
+        if _evaluated(row) or not self.console.is_terminal:
             self.say(f"step {row['step']:>{len(str(self.total_steps))}}/{self.total_steps}  {line}")
 
     def histograms(self, step: int, histograms: dict[str, Any]) -> None:
@@ -88,7 +87,7 @@ class Tracker:
         self._append(HISTOGRAMS, json.dumps({"step": step, **histograms}, allow_nan=False) + "\n")
 
     def sample(self, step: int, text: str) -> None:
-        """Append a sample to samples.txt; :func:`parse_samples` reads it back."""
+        """Append a sample to samples.txt; :func:`gpt.tracker.logs.parse_samples` reads it back."""
         self._append(SAMPLES, f"--- step {step}\n{text}\n")
 
     def sync(self) -> dict[str, int]:
@@ -140,12 +139,18 @@ class NullTracker:
         return {}
 
 
+def _evaluated(row: dict[str, Any]) -> list[str]:
+    """Return the names of the metrics of evaluation tasks in a row."""
+    return [key.removeprefix(PREFIX) for key in row if key.startswith(PREFIX)]
+
+
 def describe(row: dict[str, Any]) -> str:
     """Return a row of metrics as a line of text."""
     parts = [f"{row['tokens']:,} tokens", f"loss {row['train/loss']:.4f}"]
-    for key in evaluated(row):
-        metric = presentation(key)
-        parts.append(f"{metric.label} {row[key]:{metric.format}}")
+    for name in _evaluated(row):
+        metric = metric_of(name)
+        label = "val" if name == "loss" else metric.label
+        parts.append(f"{label} {row[PREFIX + name]:{metric.format}}")
     parts.append(f"lr {row['optim/lr']:.2e}")
     # Only an overflow in float16 leaves a row without a norm.
     parts.append(f"norm {row['optim/grad_norm']:.2f}" if "optim/grad_norm" in row else "overflow, no update")
@@ -153,15 +158,3 @@ def describe(row: dict[str, Any]) -> str:
     if "perf/mfu" in row:
         parts.append(f"mfu {row['perf/mfu']:.1%}")
     return "  ".join(parts)
-
-
-def parse_samples(text: str) -> list[tuple[int, str]]:
-    """The samples in (whole lines of) samples.txt, each with its step."""
-    _, *parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
-    return [(int(step), sample[:-1]) for step, sample in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole rows of metrics.jsonl; a run that was killed may have left half of one."""
-    lines = (run_dir / METRICS).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from gpt.cli.compose import compose
 from gpt.distributed import World, _fingerprints, compare_ranks
 from gpt.errors import InputError
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 pytestmark = pytest.mark.slow
 

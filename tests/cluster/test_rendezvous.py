@@ -18,7 +18,7 @@ from conftest import WARM, Started, processes_in
 from gpt import distributed
 from gpt.distributed import World, process_group
 from gpt.errors import LostRank
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 
 def listening(process: int) -> list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:

@@ -14,7 +14,7 @@ from conftest import call, command, environment
 from gpt.cli.compose import compose
 from gpt.cluster.slurm import executor, job_state, meeting, sbatch_file
 from gpt.errors import InputError
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.nproc=2"]
 slurm = pytest.mark.skipif(

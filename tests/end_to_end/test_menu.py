@@ -26,8 +26,8 @@ from gpt.errors import InputError, TrainingError
 from gpt.evaluation.task import Compute
 from gpt.optim import check_optimizer
 from gpt.precision import check_precision, loss_scaler
+from gpt.tracker.logs import read_metrics
 from gpt.tracker.plot import grad_norm_warnings
-from gpt.tracker.tracker import read_metrics
 from gpt.trainer import Trainer
 
 TINY = """

@@ -20,7 +20,7 @@ from gpt.evaluation import validation as evaluate
 from gpt.rundir import METRICS
 from gpt.signals import Interrupt
 from gpt.step import Stepper
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 from gpt.trainer import Trainer
 
 TIMES = ["trainer.max_steps=12", "trainer.eval_every=1024", "checkpoint.every=3"]  # evaluated every 4th step

@@ -11,7 +11,8 @@ from gpt.compare import compare
 from gpt.config.load import save
 from gpt.evaluation import tasks
 from gpt.evaluation.task import Measurement, Task
-from gpt.tracker.tracker import describe, read_metrics
+from gpt.tracker.logs import read_metrics
+from gpt.tracker.tracker import describe
 
 
 @dataclass

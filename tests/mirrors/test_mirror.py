@@ -21,9 +21,8 @@ from wandb_server import KEY, serving
 from gpt.files import LAYOUT, locked, write_json
 from gpt.rundir import METRICS
 from gpt.tracker.histogram import BINS, histogram
-from gpt.tracker.mirror import Tail
-from gpt.tracker.provenance import git, without_secrets
-from gpt.tracker.tracker import parse_samples, read_metrics
+from gpt.tracker.logs import Tail, parse_samples, read_metrics
+from gpt.tracker.provenance import _git, _without_secrets
 
 RUN = ["tracker=wandb", "hydra.run.dir=run", "trainer.eval_every=1280"]
 
@@ -112,17 +111,17 @@ def test_what_is_not_committed_is_kept(tmp_path):
         subprocess.run(["git", *who, "-C", tmp_path, *arguments], check=True, capture_output=True)
 
     (repository := tmp_path).joinpath("code.py").write_text("a = 1\n")
-    assert git(repository / "nowhere") == (None, b"")
+    assert _git(repository / "nowhere") == (None, b"")
     run_git("init", "-q")
     run_git("add", ".")
     run_git("commit", "-q", "-m", "first")
-    about, diff = git(repository)
+    about, diff = _git(repository)
     assert len(about["commit"]) == 40 and (about["changed"], diff) == (False, b"")
     (repository / "code.py").write_text("a = 2\n")
-    about, diff = git(repository)
+    about, diff = _git(repository)
     assert about["changed"] and b"-a = 1\n+a = 2\n" in diff
     run_git("remote", "add", "origin", "https://user:secret@example.org/lab/code.git")
-    assert git(repository)[0]["remote"] == "https://example.org/lab/code.git"
+    assert _git(repository)[0]["remote"] == "https://example.org/lab/code.git"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_what_is_not_committed_is_kept(tmp_path):
     ],
 )
 def test_a_remote_is_noted_without_secrets(remote, public):
-    assert without_secrets(remote) == public
+    assert _without_secrets(remote) == public
 
 
 @pytest.mark.slow
@@ -320,11 +319,11 @@ def test_a_resumed_run_goes_on_in_wandb_without_gap_or_repetition(server, small,
 
 def offline_records(run_dir: Path) -> dict[str, list]:
     """What the files that W&B's package has written hold, by kind of record, in order of time."""
-    from gpt.mirrors.wandb_file import records
+    from gpt.mirrors.wandb_file import _records
 
     found = {}
     for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb")):
-        for record in records(path):
+        for record in _records(path):
             kind = record.WhichOneof("record_type")
             found.setdefault(kind, []).append(getattr(record, kind))
     return found
@@ -345,7 +344,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
     process.communicate(timeout=200)
     assert process.returncode == 1
     assert call("--multirun", *arguments, cwd=tmp_path, timeout=200).returncode == 0
-    from gpt.mirrors.wandb_file import history
+    from gpt.mirrors.wandb_file import _history
 
     ids = set()
     for seed in (1, 2, 3):
@@ -360,7 +359,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         assert config["facts"]["git"] is None or len(config["facts"]["git"]["commit"]) == 40
         files = sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb"))
         assert len(files) == (2 if seed == 2 else 1)
-        held = [row for path in files for row in history(path)]
+        held = [row for path in files for row in _history(path)]
         assert [row["_step"] for row in held] == list(range(1, 151))
         assert [row["train/loss"] for row in held] == [row["train/loss"] for row in rows]
         assert [row["_step"] for row in held if "gradients/wte.weight.values" in row] == [50, 100, 150]
@@ -405,17 +404,17 @@ def test_a_view_of_a_sweep_is_saved(server, small, tmp_path):
         assert call(*small, *job, "sample.tokens=0", cwd=tmp_path).returncode == 0
     jobs = {"vocab_multiple-1": {}, "vocab_multiple-64": {}}
     write_json(tmp_path / "sweep" / "sweep.json", {"layout": LAYOUT, "jobs": jobs, "baseline": None})
-    saved = mirror("sweep", "project=p", cwd=tmp_path, module="wandb_workspace")
+    saved = mirror("sweep", "project=p", cwd=tmp_path, module="mirrors.workspace")
     assert saved.returncode == 0, saved.stderr
     assert saved.stdout.startswith(f"{server.url}/somebody/p")
     view = only(server.views)
     assert (view["displayName"], view["entityName"], view["projectName"]) == ("sweep sweep", "somebody", "p")
     text = json.dumps(view["spec"])
     assert "model.value.vocab_multiple" in text and '"val/loss"' in text and '"group"' in text
-    refused = mirror("sweep/vocab_multiple-1", cwd=tmp_path, module="wandb_workspace")
+    refused = mirror("sweep/vocab_multiple-1", cwd=tmp_path, module="mirrors.workspace")
     assert refused.returncode == 2 and "is one run\n  give the output directory of a sweep" in refused.stderr
     server.mood = "refuse"
-    refused = mirror("sweep", cwd=tmp_path, module="wandb_workspace")
+    refused = mirror("sweep", cwd=tmp_path, module="mirrors.workspace")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr, refused.stderr
 
 
@@ -482,3 +481,17 @@ def test_tensorboard_shows_every_row_once(small, tmp_path):
         assert found["gradients/wte.weight"] == [(2560, "histo"), (5120, "histo")]
         assert len(found["sample/text_summary"]) == 4
         assert mirror("run", cwd=tmp_path, module="mirrors.tensorboard").returncode == 0
+
+
+def test_the_summary_has_every_metric_of_validation_though_a_run_failed(tmp_path):
+    from gpt.compare.runs import Run
+    from gpt.mirrors.wandb import _summary
+
+    row = {"step": 1, "tokens": 10, "train/loss": 3.0, "perf/tokens_per_sec": 5.0}
+    rows = [row | {"val/loss": 2.0, "val/exact_match": 0.5, "val/word_errors": 7}, row | {"tokens": 20}]
+    result = {"layout": 1, "status": "failed", "seconds": 1.0}
+    run = Run(name="run", path=tmp_path, state="failed", config={}, result=result, rows=rows)
+    assert _summary(run) == {
+        "status": "failed", "seconds": 1.0, "exact_match": 0.5, "word_errors": 7, "val_loss": 2.0, "best_val_loss": 2.0,
+        "tokens_per_sec": 5.0, "hours": 4 / 3600,
+    }  # fmt: skip
