@@ -1,7 +1,6 @@
 """The overrides of each job: every combination of values, for every arm of the sweep."""
 
 import math
-from collections.abc import Iterable
 from fractions import Fraction
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -10,7 +9,8 @@ from omegaconf import ListConfig
 from gpt.config.checks import check_names
 from gpt.errors import InputError
 
-MOST_JOBS = 1_000  # composing and checking each, before the first starts, takes a tenth of a second
+# Composing and checking a job, before the first one starts, takes a tenth of a second.
+MOST_JOBS = 1_000
 ARM = "sweep.arm="
 
 
@@ -21,47 +21,66 @@ def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_on
     """
     for name, arm in arms.items():
         _check_arm(name, arm)
-    named_arms = [override.input_line for override in overrides if override.key_or_group == "sweep.arm"]
+    named_arms = [override for override in overrides if override.key_or_group == "sweep.arm"]
 
     # Of several overrides of one key Hydra takes the last.
-    last = {override.get_key_element(): override for override in overrides}
-    swept = [override for override in last.values() if override.is_sweep_override()]
+    last_of_key = {}
+    for override in overrides:
+        last_of_key[override.get_key_element()] = override
+    swept = [override for override in last_of_key.values() if override.is_sweep_override()]
+
+    # Every combination of values is a job. Arms that are named are values of sweep.arm.
     n_jobs = 1 if named_arms else max(1, len(arms))
     for override in swept:
         n_values = _count_values(override)
-        if not n_values:
+        if n_values == 0:
             raise InputError(f"{override.input_line} has no values", "give some: KEY=1,2,3 or KEY=range(1,4)")
         n_jobs *= n_values
 
     if n_jobs > MOST_JOBS:
         raise InputError(
-            f"this sweep has {n_jobs:,} jobs", f"allowed: up to {MOST_JOBS:,}; sweep over fewer values at a time"
+            f"this sweep has {n_jobs:,} jobs",
+            f"allowed: up to {MOST_JOBS:,}; sweep over fewer values at a time",
         )
     if not (arms or may_be_one or swept):
         raise InputError(
-            "--multirun without several values of anything", "give some: seed=1,2; for one run leave --multirun out"
+            "--multirun without several values of anything",
+            "give some: seed=1,2; for one run leave --multirun out",
         )
     if named_arms and not arms:
-        raise InputError(f"{named_arms[0]}: this sweep has no arms", "leave sweep.arm out")
+        raise InputError(f"{named_arms[0].input_line}: this sweep has no arms", "leave sweep.arm out")
 
 
 def _check_arm(name: str, arm: object) -> None:
     """Check that an arm is a list of overrides. Raises InputError."""
-    if not isinstance(arm, (list, ListConfig)) or not all(isinstance(override, str) for override in arm):
-        raise InputError(f"hydra.sweeper.arms.{name}={arm} is no arm", "allowed: a list of overrides: [A=1,…]")
+    is_list = isinstance(arm, (list, ListConfig))
+    if not is_list or not all(isinstance(override, str) for override in arm):
+        raise InputError(
+            f"hydra.sweeper.arms.{name}={arm} is no arm",
+            "allowed: a list of overrides: [A=1,…]",
+        )
 
 
 def _count_values(override: Override) -> int:
     """Count the values of an override without making them. Raises InputError where they cannot be listed."""
     swept = override.value()
     if isinstance(swept, IntervalSweep):
-        raise InputError(f"{override.input_line} has no values that can be listed", "give some: KEY=0.1,0.2")
+        raise InputError(
+            f"{override.input_line} has no values that can be listed",
+            "give some: KEY=0.1,0.2",
+        )
     if not isinstance(swept, RangeSweep):
-        return len(list(override.sweep_string_iterator()))
+        values = list(override.sweep_string_iterator())
+        return len(values)
 
+    # A range can have billions of values. Fractions count them without rounding.
     bounds = (swept.start, swept.stop, swept.step)
-    if not all(math.isfinite(float(bound)) for bound in bounds) or not swept.step:
-        raise InputError(f"{override.input_line} has no end", "allowed: range(START,STOP,STEP), such as range(1,4)")
+    is_finite = all(math.isfinite(float(bound)) for bound in bounds)
+    if not is_finite or not swept.step:
+        raise InputError(
+            f"{override.input_line} has no end",
+            "allowed: range(START,STOP,STEP), such as range(1,4)",
+        )
     start, stop, step = map(Fraction, bounds)
     return max(0, math.ceil((stop - start) / step))
 
@@ -73,29 +92,42 @@ def over_arms(jobs: list[list[str]], arms: dict[str, list[str]], ladder: bool) -
     """
     if not arms:
         return jobs
-    arm_overrides = _rungs(arms) if ladder else {name: _last_of_each_key(arm) for name, arm in arms.items()}
+    arm_overrides = _overrides_of_arms(arms, ladder)
 
     expanded = []
     for job in jobs:
-        chosen = [override.removeprefix(ARM) for override in job if override.startswith(ARM)]
-        for name in chosen:
+        # The arms that the job names, and the rest of its overrides.
+        named_arms = []
+        rest = []
+        for override in job:
+            if override.startswith(ARM):
+                named_arms.append(override.removeprefix(ARM))
+            else:
+                rest.append(override)
+        for name in named_arms:
             check_names("sweep.arm", name, list(arms))
-        rest = [override for override in job if not override.startswith(ARM)]
-        for name in chosen or arms:
+
+        for name in named_arms or arms:
             expanded.append([*arm_overrides[name], ARM + name, *rest])
     return expanded
 
 
-def _rungs(arms: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Return the overrides of each arm of a ladder: its own, after those of the arms before it."""
-    rungs: dict[str, list[str]] = {}
-    so_far: list[str] = []
-    for name, overrides in arms.items():
-        so_far = _last_of_each_key([*so_far, *overrides])
-        rungs[name] = so_far
-    return rungs
+def _overrides_of_arms(arms: dict[str, list[str]], ladder: bool) -> dict[str, list[str]]:
+    """Return the overrides of each arm; in a ladder, after those of the arms before it."""
+    arm_overrides = {}
+    before: list[str] = []
+    for name, own in arms.items():
+        overrides = _last_of_each_key([*before, *own])
+        arm_overrides[name] = overrides
+        if ladder:
+            before = overrides
+    return arm_overrides
 
 
-def _last_of_each_key(overrides: Iterable[str]) -> list[str]:
+def _last_of_each_key(overrides: list[str]) -> list[str]:
     """Return the overrides without those that a later one of the same key replaces."""
-    return list({override.partition("=")[0]: override for override in overrides}.values())
+    last = {}
+    for override in overrides:
+        key = override.partition("=")[0]
+        last[key] = override
+    return list(last.values())

@@ -15,7 +15,7 @@ from gpt.compare import Comparison, render
 from gpt.compare.tables import duration
 from gpt.console import plain_console
 from gpt.rundir import METRICS
-from gpt.sweep.jobs import Job, State
+from gpt.sweep.jobs import Job, State, in_state
 from gpt.sweep.slots import Slot
 
 REFRESH = 0.5  # seconds
@@ -44,11 +44,16 @@ class Board:
         self.refreshed = 0.0  # by time.monotonic()
 
     def __enter__(self) -> "Board":
-        n_kept = sum(job.state == State.KEPT for job in self.jobs)
-        at_once = f", {len(self.slots)} at a time" if len(self.slots) > 1 else ""
+        n_jobs = len(self.jobs)
+        n_kept = len(in_state(self.jobs, State.KEPT))
+        n_slots = len(self.slots)
+        at_once = f", {n_slots} at a time" if n_slots > 1 else ""
         self.console.print(
-            f"{self.title}: {len(self.jobs)} jobs, {n_kept} finished before{at_once} -> {self.dir}", soft_wrap=True
+            f"{self.title}: {n_jobs} jobs, {n_kept} finished before{at_once} -> {self.dir}",
+            soft_wrap=True,
         )
+
+        # From here on, lines are printed above the table.
         if self.live:
             self.live.start()
         return self
@@ -61,8 +66,11 @@ class Board:
         """Print that a job has started or ended. On a terminal the table shows it, and only failures are printed."""
         if self.live and job.state != State.FAILED:
             return
-        n_over = sum(other.state not in (State.WAITING, State.RUNNING) for other in self.jobs)
-        words = [f"[{n_over}/{len(self.jobs)}]", f"{job.state:<11}", job.name]
+
+        # How far the sweep is, the job, and its figures.
+        n_jobs = len(self.jobs)
+        n_left = len(in_state(self.jobs, State.WAITING)) + len(in_state(self.jobs, State.RUNNING))
+        words = [f"[{n_jobs - n_left}/{n_jobs}]", f"{job.state:<11}", job.name]
         if job.is_finished:
             words.append(_val_loss(job))
         if job.state == State.DONE:
@@ -71,14 +79,16 @@ class Board:
 
         # The reason, and where to read more.
         if job.state == State.FAILED:
-            self.console.print(f"  {job.note}\n  see {job.handle.log if job.handle else job.run_dir}")
+            log = job.handle.log if job.handle else job.run_dir
+            self.console.print(f"  {job.note}\n  see {log}")
         elif job.note:
             self.console.print(f"  {job.note}")
 
     def refresh(self) -> None:
         """Draw the live table again, if it is time."""
-        if self.live and time.monotonic() - self.refreshed > REFRESH:
-            self.refreshed = time.monotonic()
+        now = time.monotonic()
+        if self.live and now - self.refreshed > REFRESH:
+            self.refreshed = now
             self.live.update(self.progress(), refresh=True)
 
     def progress(self) -> Table:
@@ -86,18 +96,20 @@ class Board:
         table = Table(box=None, pad_edge=False, caption=self._caption(), caption_justify="left")
         _add_columns(table, "job", "state", "step>", "loss>", "left>")
 
-        # A third of the rows stand above the first job that is not over.
+        # Where not all jobs fit, a third of the rows stand above the first job that is not over.
         n_rows = max(5, self.console.height - 6)
         current = 0
         for number, job in enumerate(self.jobs):
             if job.state in (State.RUNNING, State.WAITING):
                 current = number
                 break
-        first = max(0, min(current - n_rows // 3, len(self.jobs) - n_rows))
+        n_hidden = max(0, len(self.jobs) - n_rows)
+        first = min(current - n_rows // 3, n_hidden)
+        first = max(0, first)
         for job in self.jobs[first : first + n_rows]:
-            table.add_row(job.name, _styled(job.state), *_figures(job))
+            figures = _figures(job)
+            table.add_row(job.name, _styled(job.state), *figures)
 
-        n_hidden = len(self.jobs) - min(n_rows, len(self.jobs))
         if n_hidden:
             table.add_row(f"and {n_hidden} more", "", "", "", "")
         return table
@@ -108,10 +120,10 @@ class Board:
         text = ", ".join(f"{number} {state}" for state, number in states.items())
 
         # The rest take as long as those that have run; those that run now are half done, on average.
-        seconds = [job.seconds for job in self.jobs if job.state == State.DONE]
+        done = in_state(self.jobs, State.DONE)
         n_left = states[State.WAITING] + states[State.RUNNING] / 2
-        if seconds and n_left:
-            mean = sum(seconds) / len(seconds)
+        if done and n_left:
+            mean = sum(job.seconds for job in done) / len(done)
             text += f"; about {duration(n_left * mean / len(self.slots))} left"
         return text
 
@@ -120,26 +132,33 @@ class Board:
         table = Table(box=None, pad_edge=False)
         _add_columns(table, "job", "state", "val loss>", "best>", "tokens>", "")
         for job in self.jobs:
+            result = job.result
+            first_line = job.note.partition("\n")[0]
             table.add_row(
                 job.name,
                 _styled(job.state),
-                _formatted(job.result.get("val_loss"), ".4f"),
-                _formatted(job.result.get("best_val_loss"), ".4f"),
-                _formatted(job.result.get("tokens"), ","),
-                job.note.splitlines()[0] if job.note else "",
+                _formatted(result.get("val_loss"), ".4f"),
+                _formatted(result.get("best_val_loss"), ".4f"),
+                _formatted(result.get("tokens"), ","),
+                first_line,
             )
+
+        # On a terminal it stays, where the live table is gone.
         self.console.print()
         self.console.print(table)
+
         if comparison is not None:
+            files = comparison.files
             self.console.print()
             self.console.print(render(comparison, with_runs=False))
-            self.console.print(f"\npage  {comparison.files['page']}\nplot  {comparison.files['plot']}")
+            self.console.print(f"\npage  {files['page']}\nplot  {files['plot']}")
 
 
 def _add_columns(table: Table, *names: str) -> None:
     """Add columns that are not wrapped. Names that end in ``>`` are of numbers, which are aligned on the right."""
     for name in names:
-        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=True)
+        justify = "right" if name.endswith(">") else "left"
+        table.add_column(name.rstrip(">"), justify=justify, no_wrap=True)
 
 
 def _styled(state: State) -> Text:
@@ -160,11 +179,17 @@ def _val_loss(job: Job) -> str:
 
 def _figures(job: Job) -> tuple[str, str, str]:
     """Return the step, the loss and the time left of a job, as text."""
+    nothing = ("", "", "")
     if job.is_finished:
-        return str(job.result.get("step", "")), _val_loss(job), ""
-    row = _last_row(job.run_dir) if job.state == State.RUNNING else None
+        step = job.result.get("step", "")
+        return str(step), _val_loss(job), ""
+    if job.state != State.RUNNING:
+        return nothing
+
+    # A run logs its figures in metrics.jsonl.
+    row = _last_row(job.run_dir)
     if row is None:
-        return "", "", ""
+        return nothing
     step = f"{row['step']:,}/{job.config.total_steps:,}"
     loss = f"{row['train/loss']:.4f}"
     return step, loss, duration(_seconds_left(job, row))
@@ -172,11 +197,13 @@ def _figures(job: Job) -> tuple[str, str, str]:
 
 def _last_row(run_dir: Path) -> dict[str, Any] | None:
     """Return the last complete row of metrics.jsonl; None while there is none."""
+    # The run may be writing its last row right now.
     try:
         with open(run_dir / METRICS, "rb") as file:
             n_bytes = file.seek(0, os.SEEK_END)
             file.seek(max(0, n_bytes - TAIL))
-            *complete, _ = file.read().split(b"\n")
+            lines = file.read().split(b"\n")
+        complete = lines[:-1]
         return json.loads(complete[-1]) if complete else None
     except (OSError, ValueError):
         return None
@@ -184,4 +211,5 @@ def _last_row(run_dir: Path) -> dict[str, Any] | None:
 
 def _seconds_left(job: Job, row: dict[str, Any]) -> float:
     """Return the time until a run ends, at the speed of its last row."""
-    return (job.config.total_tokens - row["tokens"]) / row["perf/tokens_per_sec"]
+    tokens_left = job.config.total_tokens - row["tokens"]
+    return tokens_left / row["perf/tokens_per_sec"]

@@ -30,10 +30,12 @@ def compose_jobs(
     names = known_names(job_names(job_overrides, keys, config.name), job_overrides, index.content)
     _check_different(names)
 
+    # Most jobs of a sweep that is started again are finished, and need not be composed again.
     jobs = []
     for number, (name, overrides) in enumerate(zip(names, job_overrides, strict=True)):
-        # A plan shows every config, also those of finished jobs.
-        job = None if config.plan else _finished_job(name, overrides, sweep_dir, index)
+        job = None
+        if not config.plan:  # which shows every config
+            job = _finished_job(name, overrides, sweep_dir, index)
         if job is None:
             swept = [override for override in overrides if override.partition("=")[0] in keys]
             with naming_job(number, len(names), swept):
@@ -54,7 +56,7 @@ def _check_different(names: list[str]) -> None:
 def _finished_job(name: str, overrides: list[str], sweep_dir: Path | None, index: Index) -> Job | None:
     """Return a job that is done and was composed from the same overrides and files, without composing it again.
 
-    Composing takes a tenth of a second or more, and most jobs of a sweep that is started again are of this kind.
+    Composing takes a tenth of a second or more.
     """
     if sweep_dir is None or not index.has(name, overrides):
         return None
@@ -72,6 +74,7 @@ def _compose_job(launcher: "LocalLauncher", name: str, overrides: list[str], hyd
         composed = loader.load_sweep_config(launcher.config, overrides)
     except Exception as error:
         raise explain_composition(error) from error
+    # The name of the job is also that of its directory.
     with open_dict(composed):
         composed.hydra.job.id = name
         composed.hydra.job.num = hydra_number

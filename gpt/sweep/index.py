@@ -26,7 +26,8 @@ class Index:
         self.baseline = config.sweep.baseline
         # Taken before the jobs are composed: files may change while they run.
         sources = config.hydra.runtime.config_sources
-        self.fingerprint = _hash_yaml_files([Path(source.path) for source in sources if source.schema == "file"])
+        roots = [Path(source.path) for source in sources if source.schema == "file"]
+        self.fingerprint = _hash_yaml_files(roots)
         self.content: dict[str, Any] = {}
         if sweep_dir is not None:
             _check_sweep_dir(sweep_dir)
@@ -34,7 +35,8 @@ class Index:
 
     def has(self, name: str, overrides: list[str]) -> bool:
         """Return whether a finished job of this name was composed from the same overrides and files."""
-        return self.content.get("jobs", {}).get(name) == self._finished_entry(overrides)
+        entries = self.content.get("jobs", {})
+        return entries.get(name) == self._finished_entry(overrides)
 
     def left_out_here(self) -> dict[str, str]:
         """Return the jobs that an earlier command has left out on this machine, and why."""
@@ -55,10 +57,20 @@ class Index:
                 left_out[job.name] = job.note
                 continue
             name = str(job.run_dir.relative_to(sweep_dir))
-            entries[name] = self._finished_entry(job.overrides) if job.is_finished else {"overrides": job.overrides}
+            if job.is_finished:
+                entries[name] = self._finished_entry(job.overrides)
+            else:
+                entries[name] = {"overrides": job.overrides}
 
-        self.content |= {"layout": LAYOUT, "name": title, "baseline": self.baseline}
-        self.content |= {"jobs": entries, "left_out": left_out, "machine": _this_machine()}
+        # Keys that another version has written stay.
+        self.content |= {
+            "layout": LAYOUT,
+            "name": title,
+            "baseline": self.baseline,
+            "jobs": entries,
+            "left_out": left_out,
+            "machine": _this_machine(),
+        }
 
     def write(self, sweep_dir: Path) -> None:
         """Write sweep.json. Raises OSError."""
@@ -72,13 +84,17 @@ def _check_sweep_dir(path: Path) -> None:
     """Check that a directory is empty, or a sweep's, and not in use. Raises InputError."""
     if not path.exists():
         return
-    if path.is_dir() and {inside.name for inside in path.iterdir()} <= {HYDRAS}:
-        return
+    if path.is_dir():
+        names = {inside.name for inside in path.iterdir()}
+        if names <= {HYDRAS}:
+            return
     if not (path / INDEX).exists():
         raise InputError(
             f"{path} is there already and holds no sweep (it has no {INDEX})",
             "take another directory: hydra.sweep.dir=DIR",
         )
+
+    # It can be read, and no other command has it.
     read_sweep(path)
     with locked(path):
         pass
@@ -90,13 +106,16 @@ def _hash_yaml_files(roots: list[Path]) -> str:
     for root in roots:
         for directory, _, names in os.walk(root, followlinks=True):
             for name in sorted(names):
-                if name.endswith((".yaml", ".yml")):
-                    path = Path(directory, name)
-                    digest.update(f"{path}\n".encode() + path.read_bytes())
+                if not name.endswith((".yaml", ".yml")):
+                    continue
+                path = Path(directory, name)
+                digest.update(f"{path}\n".encode())
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def _this_machine() -> str:
     """Return a text that tells machines apart, and one with GPUs from itself without."""
-    n_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    gpus = list(Path("/dev").glob("nvidia[0-9]*"))
+    n_gpus = len(gpus)
     return f"{platform.node()}, {n_gpus} GPUs"

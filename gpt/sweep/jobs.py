@@ -56,12 +56,12 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its run is complete."""
+        """True if its run is complete."""
         return self.state in (State.DONE, State.KEPT)
 
     @property
     def on_slurm(self) -> bool:
-        """Whether SLURM runs it."""
+        """True if SLURM runs it."""
         return self.config.cluster.name == "slurm"
 
     def end(self, state: State, note: str) -> None:
@@ -72,6 +72,7 @@ class Job:
         if state != State.DONE:
             return
 
+        # The process has ended well; whether the run is complete is in its result.
         result = None
         with contextlib.suppress(InputError):
             result = read_result(self.run_dir)
@@ -80,6 +81,11 @@ class Job:
         else:
             self.state = State.FAILED
             self.note = f"ended without a result; see {self.run_dir}"
+
+
+def in_state(jobs: list[Job], state: State) -> list[Job]:
+    """Return the jobs that are in a state."""
+    return [job for job in jobs if job.state == state]
 
 
 def is_done(result: dict[str, Any] | None) -> bool:
@@ -106,7 +112,7 @@ def determine_state(job: Job) -> None:
             raise InputError(
                 f"{job.run_dir} holds a run without config.yaml", "move it away, or take another directory"
             )
-        return
+        return  # no run yet
 
     # SLURM may still run what an earlier command has submitted.
     if job.on_slurm:
@@ -114,11 +120,13 @@ def determine_state(job: Job) -> None:
 
         job.handle = attach(job.config, job.run_dir)
 
+    # A run with another config is another run.
     changed = changed_keys(read(saved_config), job.config, any_length=False)
     if changed:
         _replace_or_refuse(job, changed)
         return
 
+    # The rest continue, unless they run already.
     result = read_result(job.run_dir)
     if is_done(result):
         job.state = State.KEPT
@@ -145,6 +153,8 @@ def set_aside(run_dir: Path, replaced: Path) -> None:
     """Move a run into the directory of replaced runs, under a name that is free."""
     replaced.mkdir(exist_ok=True)
     number = 1
-    while (target := replaced / f"{run_dir.name}-{number}").exists():
+    target = replaced / f"{run_dir.name}-1"
+    while target.exists():
         number += 1
+        target = replaced / f"{run_dir.name}-{number}"
     run_dir.rename(target)

@@ -24,17 +24,20 @@ def launch(launcher: "LocalLauncher", job_overrides: list[list[str]], first: int
         sweep = Sweep(launcher, job_overrides, first)
 
         # Commands that only show what would run.
-        if any(job.config and job.config.is_dry_run for job in sweep.jobs):
+        configs = [job.config for job in sweep.jobs if job.config is not None]
+        if any(config.is_dry_run for config in configs):
             _print_sbatch_files(sweep.jobs)
             return []
         if sweep.config.plan:
             _print_plan(sweep.jobs)
             return []
 
+        # The sweep itself.
         sweep.prepare()
         sweep.run()
         return [_job_return(job) for job in sweep.jobs]
-    except Exception as error:  # Hydra would take it for an error in composing
+    except Exception as error:
+        # Hydra would take it for an error in composing.
         raise Refused(error) from error
 
 
@@ -50,14 +53,19 @@ def raise_failures(results: Sequence[JobReturn]) -> None:
 def _print_sbatch_files(jobs: list[Job]) -> None:
     from gpt.cluster.slurm import sbatch_file
 
-    print("\n".join(sbatch_file(job.config) for job in jobs))
+    texts = [sbatch_file(job.config) for job in jobs]
+    print("\n".join(texts))
 
 
 def _print_plan(jobs: list[Job]) -> None:
     from data.preparation import vocab_size
     from gpt.cli.plan import plan_jobs
 
-    plan_jobs([(job.name, job.config, vocab_size(job.config.data)) for job in jobs])
+    rows = []
+    for job in jobs:
+        vocabulary = vocab_size(job.config.data)
+        rows.append((job.name, job.config, vocabulary))
+    plan_jobs(rows)
 
 
 def _job_return(job: Job) -> JobReturn:

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
@@ -23,13 +22,24 @@ def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
     Where there are none, return all keys of the command that make a difference. The seed comes last.
     """
     overrides = parse(list(config.hydra.overrides.task))
-    present = {override.partition("=")[0] for job in jobs for override in job}
+    present = set()
+    for job in jobs:
+        present.update(override.partition("=")[0] for override in job)
 
-    swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
-    keys = ["sweep.arm", *(config.hydra.sweeper.get("params") or {}), *swept]
+    # The keys with several values: arms, those of the file, those of the command.
+    params = config.hydra.sweeper.get("params") or {}
+    keys = ["sweep.arm", *params]
+    for override in overrides:
+        if override.is_sweep_override():
+            keys.append(override.get_key_element())
+
+    # A job alone is named by all that the command gives.
     if present.isdisjoint(keys):
-        all_keys = [override.get_key_element() for override in overrides]
-        keys = [key for key in all_keys if not UNNAMED.fullmatch(key)]
+        keys = []
+        for override in overrides:
+            key = override.get_key_element()
+            if not UNNAMED.fullmatch(key):
+                keys.append(key)
 
     ordered = sorted(dict.fromkeys(keys), key=lambda key: key == "seed")
     return [key for key in ordered if key in present]
@@ -52,7 +62,8 @@ def job_names(jobs: list[list[str]], keys: list[str], default: str) -> list[str]
     times = Counter(names)
     for number, job in enumerate(jobs):
         if times[names[number]] > 1:
-            names[number] += f"-{_short_hash(' '.join(job))}"
+            digits = _short_hash(" ".join(job))
+            names[number] += f"-{digits}"
     return names
 
 
@@ -60,12 +71,14 @@ def _labels(keys: list[str]) -> dict[str, str]:
     """Return the part of a name that stands for each key: its last word, or the whole key where two end alike."""
     last_words = {key: re.split(r"[./]", key)[-1] for key in keys}
     times = Counter(last_words.values())
+
     labels = {}
     for key, word in last_words.items():
-        label = word if times[word] == 1 else key.replace("/", ".")
+        is_unique = times[word] == 1
+        label = word if is_unique else key.replace("/", ".")
         labels[key] = f"{label}-"
     if "sweep.arm" in labels:
-        labels["sweep.arm"] = ""  # an arm has a name already
+        labels["sweep.arm"] = ""  # the value, a name itself, is enough
     return labels
 
 
@@ -76,14 +89,17 @@ def _name(job: list[str], labels: dict[str, str]) -> str:
     for override in job:
         key, _, value = override.partition("=")
         if key in labels:
-            parts.append((order.index(key), labels[key] + _plain(value)))
-    return "_".join(part for _, part in sorted(parts))
+            part = labels[key] + _plain(value)
+            parts.append((order.index(key), part))
+    parts.sort()
+    return "_".join(part for _, part in parts)
 
 
 def _plain(value: str) -> str:
     """Return a value as it can stand in the name of a directory."""
     if value in ("True", "False"):
         return value.lower()
+    # A sign at either end stays, unless other characters are replaced.
     if NOT_IN_NAMES.search(value):
         return NOT_IN_NAMES.sub("-", value).strip("-")
     return value
@@ -94,20 +110,22 @@ def known_names(names: list[str], jobs: list[list[str]], index: dict[str, Any]) 
     entries = index.get("jobs", {})
     earlier_names = {}
     for name, entry in entries.items():
-        if overrides := entry.get("overrides"):
-            earlier_names[_current(overrides)] = name
+        overrides = entry.get("overrides")
+        if overrides:
+            # Keys may have been renamed or removed since.
+            current = filter(None, map(rename_override, overrides))
+            earlier_names[frozenset(current)] = name
 
+    # A name that is taken stays: whether its run is the same is checked later.
     known = []
     for name, job in zip(names, jobs, strict=True):
-        known.append(name if name in entries else earlier_names.get(frozenset(job), name))
+        if name not in entries:
+            name = earlier_names.get(frozenset(job), name)
+        known.append(name)
     return known
-
-
-def _current(overrides: Iterable[str]) -> frozenset[str]:
-    """Return the overrides that an earlier command has saved, with the names that keys have today."""
-    return frozenset(filter(None, map(rename_override, overrides)))
 
 
 def _short_hash(text: str) -> str:
     """Return six digits that tell similar names apart."""
-    return sha256(text.encode()).hexdigest()[:6]
+    digest = sha256(text.encode())
+    return digest.hexdigest()[:6]

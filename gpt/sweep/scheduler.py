@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING
 from gpt.errors import InputError, TrainingError
 from gpt.signals import Interrupt
 from gpt.sweep.board import Board
-from gpt.sweep.jobs import Job, State
+from gpt.sweep.jobs import Job, State, in_state
 from gpt.sweep.slots import Process, Slot
 
 if TYPE_CHECKING:
     from gpt.cluster.slurm import Submitted
 
 POLL = 0.1  # seconds between two looks at the jobs
-
-
-def in_state(jobs: list[Job], state: State) -> list[Job]:
-    """Return the jobs that are in a state."""
-    return [job for job in jobs if job.state == state]
 
 
 def _must_stop(jobs: list[Job], on_failure: str, is_interrupted: bool) -> bool:
@@ -29,8 +24,11 @@ def _must_stop(jobs: list[Job], on_failure: str, is_interrupted: bool) -> bool:
 
 def _next_starts(jobs: list[Job], slots: list[Slot]) -> list[tuple[Job, Slot | None]]:
     """Return the waiting jobs that can start now, in order, each with its slot: None for those that SLURM runs."""
+    # A slot is free unless a running job is in it.
     in_use = [job.slot for job in in_state(jobs, State.RUNNING)]
     free = [slot for slot in slots if slot not in in_use]
+
+    # SLURM has a queue of its own.
     starts: list[tuple[Job, Slot | None]] = []
     for job in in_state(jobs, State.WAITING):
         if job.on_slurm:
@@ -69,6 +67,7 @@ class Scheduler:
 
     def run(self, interrupt: Interrupt) -> None:
         """Run the jobs until none is left, or the sweep must stop. A second signal kills them."""
+        # These do not run, and are reported once.
         for job in self.jobs:
             if job.state in (State.KEPT, State.LEFT_OUT):
                 self.board.report(job)
@@ -92,6 +91,7 @@ class Scheduler:
                 for job, slot in _next_starts(self.jobs, self.slots):
                     self._start(job, slot)
 
+            # Those that have ended make room for the next.
             self._collect()
             if _is_over(self.jobs, is_stopping):
                 return

@@ -26,7 +26,9 @@ class Slot:
 
 def _cpu_cores() -> list[int]:
     """Return the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if CAN_PIN else list(range(os.cpu_count() or 1))
+    if CAN_PIN:
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def share_out(slots: int | None, gpus: int | None, threads: int | None, present: list[str], ranks: int) -> list[Slot]:
@@ -34,49 +36,69 @@ def share_out(slots: int | None, gpus: int | None, threads: int | None, present:
 
     The other arguments are the keys of ``hydra.launcher``. Raises InputError where the machine has too few.
     """
-    for key, value in (("slots", slots), ("gpus", gpus), ("threads", threads)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise InputError(f"hydra.launcher.{key}={value} makes no sense", "allowed: at least 1, or null")
+    _check_count("slots", slots)
+    _check_count("gpus", gpus)
+    _check_count("threads", threads)
+
+    # One job at a time has the whole machine, unless it is told to take less.
     gpus_per_job = gpus or ranks
     n_slots = slots or max(1, len(present) // gpus_per_job)
     if n_slots == 1 and gpus is None and threads is None:
         return [Slot()]
 
+    # Jobs on GPUs may share the cores where there are few.
     if present:
         _check_gpus(n_slots, gpus_per_job, len(present))
     cores = _cpu_cores()
     cores_per_job = threads or len(cores) // n_slots
-    if threads is not None or not present:  # few cores may be shared by jobs on GPUs
-        _check_cores(n_slots, max(1, cores_per_job), len(cores), max(1, threads or 1))
+    if threads is not None or not present:
+        _check_cores(n_slots, cores_per_job, len(cores), threads)
 
     shares = []
     for number in range(n_slots):
-        gpu_share = present[number * gpus_per_job : (number + 1) * gpus_per_job]
-        core_share = cores[number * cores_per_job : (number + 1) * cores_per_job]
-        shares.append(Slot(tuple(gpu_share) if present else None, tuple(core_share) or None))
+        gpu_share = _share(present, number, gpus_per_job)
+        core_share = _share(cores, number, cores_per_job)
+        shares.append(Slot(gpu_share if present else None, core_share or None))
     return shares
+
+
+def _share(devices: list, number: int, size: int) -> tuple:
+    """Return the devices of a slot."""
+    first = number * size
+    return tuple(devices[first : first + size])
+
+
+def _check_count(key: str, value: int | None) -> None:
+    """Check that a key of ``hydra.launcher`` is a positive number or null. Raises InputError."""
+    if value is None:
+        return
+    if type(value) is not int or value < 1:
+        raise InputError(f"hydra.launcher.{key}={value} makes no sense", "allowed: at least 1, or null")
 
 
 def _check_gpus(n_slots: int, gpus_per_job: int, n_gpus: int) -> None:
     """Check that there are GPUs for all slots. Raises InputError."""
     needed = n_slots * gpus_per_job
     if needed > n_gpus:
+        most_slots = n_gpus // gpus_per_job
         raise InputError(
-            f"hydra.launcher.slots={n_slots} with {gpus_per_job} GPUs per job needs {needed} GPUs, and {n_gpus} are "
-            "there",
-            f"allowed: hydra.launcher.slots up to {n_gpus // gpus_per_job}, or fewer GPUs per job (cluster.nproc, "
-            "hydra.launcher.gpus)",
+            f"hydra.launcher.slots={n_slots} with {gpus_per_job} GPUs per job needs {needed} GPUs, "
+            f"and {n_gpus} are there",
+            f"allowed: hydra.launcher.slots up to {most_slots}, "
+            "or fewer GPUs per job (cluster.nproc, hydra.launcher.gpus)",
         )
 
 
-def _check_cores(n_slots: int, cores_per_job: int, n_cores: int, least: int) -> None:
-    """Check that there are CPU cores for all slots; a job needs at ``least`` so many. Raises InputError."""
+def _check_cores(n_slots: int, cores_per_job: int, n_cores: int, threads: int | None) -> None:
+    """Check that there are CPU cores for all slots. Raises InputError."""
+    cores_per_job = max(1, cores_per_job)
     needed = n_slots * cores_per_job
     if needed > n_cores:
+        most_slots = n_cores // (threads or 1)
         raise InputError(
             f"hydra.launcher.slots={n_slots} with {cores_per_job} CPU cores per job needs {needed} cores, "
             f"and {n_cores} are there",
-            f"allowed: hydra.launcher.slots up to {n_cores // least}",
+            f"allowed: hydra.launcher.slots up to {most_slots}",
         )
 
 
@@ -93,6 +115,8 @@ class Process:
     def __init__(self, overrides: list[str], run_dir: Path, slot: Slot):
         run_dir.mkdir(parents=True, exist_ok=True)
         self.log = run_dir / LOG
+
+        # It sees the devices of its slot alone. Tracebacks of Hydra have no place in its log.
         environment = dict(os.environ)
         environment.pop("HYDRA_FULL_ERROR", None)
         if slot.gpus is not None:
@@ -100,9 +124,10 @@ class Process:
         if slot.cores is not None and not CAN_PIN:
             environment["OMP_NUM_THREADS"] = str(len(slot.cores))
 
+        # An earlier start of the job may have written to its log.
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
         with open(self.log, "ab") as log:
-            self.log_start = log.tell()  # an earlier run of the job may have written there
+            self.log_start = log.tell()
             self.process = self._start(command, environment, slot, log)
 
     @staticmethod
@@ -123,6 +148,8 @@ class Process:
         code = self.process.poll()
         if code is None:
             return None
+
+        # The exit codes of train.py, then those of signals.
         if code == 0:
             return "done", ""
         if code == Interrupted.exit_code:
@@ -135,7 +162,10 @@ class Process:
         """Return the last error message in the log, or else its last line."""
         with open(self.log, "rb") as log:
             log.seek(self.log_start)
-            lines = log.read().decode(errors="replace").splitlines()
+            text = log.read().decode(errors="replace")
+        lines = text.splitlines()
+
+        # The message goes on to the end of the log.
         for number in reversed(range(len(lines))):
             if lines[number].startswith("error: "):
                 message = "\n".join(lines[number:])

@@ -18,14 +18,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gpt.cli.compose import output_path, ready
 from gpt.cluster.machine import check_machines
+from gpt.config.load import Config
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
 from gpt.files import locked
 from gpt.signals import Interrupt, end_with
 from gpt.sweep.board import Board
 from gpt.sweep.compose import compose_jobs
 from gpt.sweep.index import Index
-from gpt.sweep.jobs import REPLACED, Job, State, determine_state, naming_job, set_aside
-from gpt.sweep.scheduler import Scheduler, in_state
+from gpt.sweep.jobs import REPLACED, Job, State, determine_state, in_state, naming_job, set_aside
+from gpt.sweep.scheduler import Scheduler
 from gpt.sweep.slots import Process, Slot, share_out
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Sweep:
         self.config = launcher.config
         self.choice = self.config.hydra.runtime.choices.get("sweeps")  # the option of sweeps=, if one is given
         self.title = self.choice or "sweep"
+
+        # Nothing is made before all jobs are checked.
         self.dir = self._existing_name()
         self.index = Index(self.dir, self.config)
         self.jobs = compose_jobs(launcher, job_overrides, first, self.dir, self.index)
@@ -55,7 +58,7 @@ class Sweep:
     def _existing_name(self) -> Path | None:
         """Return the sweep's directory; None for one whose name has the time in it.
 
-        Resolving such a name makes the directory, and nothing is made before all jobs are checked.
+        Resolving such a name makes the directory.
         """
         unresolved = OmegaConf.to_container(self.config.hydra.sweep)["dir"]
         if "${sweep_dir:" in unresolved and self.choice is None:
@@ -64,6 +67,7 @@ class Sweep:
 
     def prepare(self) -> None:
         """Determine the state of every job, check those that will run, and make the directory. Raises InputError."""
+        # A directory that exists already may hold runs of these jobs.
         if self.dir is not None:
             self._place_jobs()
             for job in self.jobs:
@@ -71,17 +75,21 @@ class Sweep:
                     if job.state != State.KEPT:
                         determine_state(job)
             self._leave_out_again()
+
         waiting = in_state(self.jobs, State.WAITING)
         if waiting:
             self.check(waiting)
         self._make_directory()
 
     def _place_jobs(self) -> None:
+        """Put the directories of the jobs below that of the sweep."""
         for job in self.jobs:
             job.run_dir = self.dir / job.run_dir
 
     def _naming(self, job: Job) -> contextlib.AbstractContextManager[None]:
-        return naming_job(self.jobs.index(job), len(self.jobs), [job.name])
+        """Name the job in an InputError that is about it."""
+        number = self.jobs.index(job)
+        return naming_job(number, len(self.jobs), [job.name])
 
     def _leave_out_again(self) -> None:
         """Leave out what an earlier command has left out here, if no other job waits.
@@ -106,19 +114,20 @@ class Sweep:
 
                     check_sbatch(job.config, job.run_dir)
                 ready(job.config, job.run_dir if job.config.resume else None)
+
+        # SLURM's machines are checked by the jobs themselves.
         local = [job for job in waiting if not job.on_slurm]
         if local:
             self._check_machine(local)
 
     def _check_machine(self, local: list[Job]) -> None:
         """Check the jobs that this machine will run, and share it out among them. Raises InputError."""
-        if self.launcher.gpus:
+        launcher = self.launcher
+        if launcher.gpus:
             for job in local:
-                job.config.cluster.nproc = job.config.cluster.nproc or self.launcher.gpus
-        # A process of its own imports torch, so that this one, which waits for the jobs, holds no GPU.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as other:
-            gpus, answers = other.submit(check_machines, [job.config for job in local]).result()
+                cluster = job.config.cluster
+                cluster.nproc = cluster.nproc or launcher.gpus
+        gpus, answers = _ask_machine([job.config for job in local])
 
         # An answer is the number of ranks of a job, or the reason why it cannot run here.
         most_ranks = 1
@@ -132,9 +141,11 @@ class Sweep:
             else:
                 most_ranks = max(most_ranks, answer)
 
-        needs_gpus = any(job.config.device in ("auto", "cuda") for job in local)
-        launcher = self.launcher
-        self.slots = share_out(launcher.slots, launcher.gpus, launcher.threads, gpus if needs_gpus else [], most_ranks)
+        # Jobs that use no GPU share the cores.
+        use_gpus = any(job.config.device in ("auto", "cuda") for job in local)
+        if not use_gpus:
+            gpus = []
+        self.slots = share_out(launcher.slots, launcher.gpus, launcher.threads, gpus, most_ranks)
 
     def _make_directory(self) -> None:
         """Make the sweep's directory, now that nothing can be wrong any more. Raises InputError."""
@@ -145,7 +156,8 @@ class Sweep:
             self.dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"the sweep's directory cannot be made: {error}", "choose another with hydra.sweep.dir=DIR"
+                f"the sweep's directory cannot be made: {error}",
+                "choose another with hydra.sweep.dir=DIR",
             ) from error
 
     def run(self) -> None:
@@ -153,12 +165,17 @@ class Sweep:
 
         Raises TrainingError where a failure ended the sweep, Interrupted where a signal did.
         """
+        on_failure = self.config.sweep.on_failure
         interrupt = Interrupt(promise="its jobs end after their steps and save; a second one ends them at once")
-        with locked(self.dir), interrupt, Board(self.title, self.jobs, self.slots, self.dir) as board:
+        board = Board(self.title, self.jobs, self.slots, self.dir)
+        scheduler = Scheduler(self.jobs, self.slots, on_failure, self.start, board)
+
+        # The index lists the jobs from the start; at the end it notes which are finished.
+        with locked(self.dir), interrupt, board:
             self._write_index()
-            scheduler = Scheduler(self.jobs, self.slots, self.config.sweep.on_failure, self.start, board)
             scheduler.run(interrupt)
             self._write_index()
+
         has_new = bool(in_state(self.jobs, State.DONE))
         board.conclude(_compare(self.dir, has_new))
         self._raise_early_end(interrupt.received)
@@ -171,6 +188,8 @@ class Sweep:
         """Raise Interrupted or TrainingError where the sweep has ended before all its jobs had run."""
         # The same command finds a directory whose name has the time in it only if it is given.
         place = "" if self.choice else f", with hydra.sweep.dir={self.dir}"
+
+        # A failure is the news, unless the user has interrupted the sweep.
         failed = in_state(self.jobs, State.FAILED)
         interrupted = in_state(self.jobs, State.INTERRUPTED)
         if is_interrupted or (interrupted and not failed):
@@ -186,8 +205,11 @@ class Sweep:
         if job.replaces_run:
             set_aside(job.run_dir, self.dir / REPLACED)
         if slot is not None:
-            return Process(_job_arguments(job, self.config), job.run_dir, slot)
-        return job.handle or self.submit(job)  # a handle: an earlier command has submitted it
+            arguments = _job_arguments(job, self.config)
+            return Process(arguments, job.run_dir, slot)
+
+        # An earlier command may have submitted it.
+        return job.handle or self.submit(job)
 
     def submit(self, job: Job) -> "Submitted":
         """Submit a job to SLURM. Raises InputError, TrainingError."""
@@ -195,6 +217,8 @@ class Sweep:
             job.composed.hydra.sweep.dir = str(self.dir)
             job.composed.hydra.sweep.subdir = str(job.run_dir.relative_to(self.dir))
             job.composed.resume = job.config.resume
+
+        # Hydra makes the job's directory, and train.py submits it.
         context = self.launcher.hydra_context
         task = self.launcher.task_function
         returned = run_job(task, job.composed, "hydra.sweep.dir", "hydra.sweep.subdir", context)
@@ -203,25 +227,44 @@ class Sweep:
         return returned.return_value
 
 
+def _ask_machine(configs: list[Config]) -> tuple[list[str], list[int | InputError]]:
+    """Return the GPUs of this machine, and for each config its number of ranks, or why it cannot run here.
+
+    A process of its own imports torch, so that this one, which waits for the jobs, holds no GPU.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    parent = os.getpid()
+    with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(parent,)) as other:
+        return other.submit(check_machines, configs).result()
+
+
 def _job_arguments(job: Job, config: DictConfig) -> list[str]:
     """Return the arguments of ``train.py`` for a job of a sweep with this config."""
-    shared = [override for override in config.hydra.overrides.hydra if not NOT_FOR_JOBS.match(override)]
-    run_dir = "'" + str(job.run_dir).replace("'", r"\'") + "'"
-    resume = [f"++resume={run_dir}"] if job.config.resume else []  # unlike resume=, it adds no saved overrides
-    return [*job.overrides, *shared, *resume, f"hydra.run.dir={run_dir}", "hydra.mode=RUN"]
+    arguments = list(job.overrides)
+    for override in config.hydra.overrides.hydra:
+        if not NOT_FOR_JOBS.match(override):
+            arguments.append(override)
+
+    # Unlike resume=, ++resume= adds no saved overrides: a job has all of its own.
+    escaped = str(job.run_dir).replace("'", r"\'")
+    if job.config.resume:
+        arguments.append(f"++resume='{escaped}'")
+    return [*arguments, f"hydra.run.dir='{escaped}'", "hydra.mode=RUN"]
 
 
 def _compare(sweep_dir: Path, has_new: bool) -> "Comparison | None":
     """Return the comparison of the runs; None where no run is newer than the last one, or nothing can be compared."""
     from gpt.compare import PAGE, report
 
+    # A page that is newer than all runs is up to date.
     page = sweep_dir / PAGE
     if not has_new and page.exists():
         ends = [path.stat().st_mtime for path in sweep_dir.glob("*/result.json")]
         if max(ends, default=0) <= page.stat().st_mtime:
             return None
+    # The results are complete, also where they cannot be compared.
     try:
         return report([sweep_dir])
-    except InputError as error:  # the results are complete all the same
+    except InputError as error:
         print(f"no comparison: {error}")
         return None
