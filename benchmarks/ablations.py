@@ -35,6 +35,7 @@ def run(*overrides: str, cwd: Path) -> float:
 
 def ablation(name: str, out: Path, slots: int) -> dict[str, Any]:
     """Run a sweep to its end; return the figures of every arm from its comparison."""
+    # A finished sweep starts no jobs.
     run(f"sweeps={name}", "experiment=ablation_toy", f"hydra.launcher.slots={slots}", cwd=out)
     path = out / "outputs" / "sweeps" / name / "compare.json"
     comparison = json.loads(path.read_text())
@@ -48,6 +49,7 @@ def costs(rounds: int) -> dict[str, Any]:
     """Measure eight jobs in one slot and in two, and a finished sweep that is run again. Each job has one thread."""
     n_cores = len(os.sched_getaffinity(0))
 
+    # A new sweep each time, which has nothing to keep.
     def sweep(slots: int) -> float:
         with tempfile.TemporaryDirectory() as cwd:
             return run("--multirun", *QUICK, f"hydra.launcher.slots={slots}", cwd=Path(cwd))
@@ -80,6 +82,8 @@ def main() -> None:
     if args.json and args.json.exists():
         content = json.loads(args.json.read_text())
     content["machine"] = machine()
+
+    # Saved after each sweep, because all of them take hours.
     for name in args.sweeps:
         content["sweeps"][name] = ablation(name, args.out, args.slots)
         report = args.out / "outputs" / "sweeps" / name / "compare.txt"

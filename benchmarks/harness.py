@@ -25,6 +25,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def rounds_of(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Call all contestants in turn, ``rounds`` times after a warm-up; return the figures of each."""
+    # They alternate, so that a machine that speeds up or slows down is the same for all.
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, contestant in contestants.items():
@@ -66,6 +67,8 @@ def report(figures: dict[str, Any], ratios: dict[str, Any], unit: str, path: Pat
     print(f"{'':42} {'min':>10} {'median':>10} {'max':>10}  {unit}")
     for name, figure in figures.items():
         print(f"{name:42} {figure['min']:10.3g} {figure['median']:10.3g} {figure['max']:10.3g}")
+
+    # A ratio is a single number, without a spread.
     for name, ratio in ratios.items():
         parts = ratio if isinstance(ratio, dict) else {"": ratio}
         for part, value in parts.items():

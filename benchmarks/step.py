@@ -38,6 +38,7 @@ def hugging_face(config, ours):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    # No dropout, so that both compute the same.
     theirs = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=ours.vocab_size,
@@ -89,12 +90,14 @@ class Contestant:
         self.precision, compilation = mode.split()
         is_compiled = compilation == "compiled"
         self.floor = resident_bytes("VmRSS")
+        # The same model, optimizer and arithmetic for both.
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_float32_matmul_precision("highest")
         config = compose(["model=gpt2_124m", f"model.seq_len={seq_len}"])
         self.model = self._build_model(config.model, is_compiled)
         (self.optimizer,) = build_optimizers(config.optimizer, self.model)  # matrices decay, vectors do not
 
+        # One batch, again and again.
         generator = torch.Generator().manual_seed(1)
         ids = torch.randint(VOCAB_SIZE, (batch, seq_len + 1), generator=generator).to(self.device)
         self.inputs = ids[:, :-1].contiguous()  # (batch, seq_len)
@@ -130,6 +133,7 @@ class Contestant:
 
         from gpt.precision import autocast
 
+        # Forward and backward pass, and the update.
         start = time.perf_counter()
         with autocast(self.precision, self.device):
             loss = self._loss()
@@ -179,6 +183,8 @@ class Process:
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
+
+        # A contestant that is gone has said why on stderr.
         if not answer:
             raise SystemExit(f"ended with {self.process.wait()}: {' '.join(self.command)}")
         return json.loads(answer)
@@ -208,6 +214,7 @@ def check_same(mode: str, ours: dict[str, float], theirs: dict[str, float]) -> N
 def compare(mode: str, batch: int, seq_len: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Return the tokens per second of every round, and the peak memory in megabytes, of each contestant."""
     processes = {name: Process(name, mode, batch, seq_len) for name in CONTESTANTS}
+    # They alternate step by step, and end whatever happens.
     try:
         steps = {name: process.step for name, process in processes.items()}
         speeds = rounds_of(steps, rounds)

@@ -11,7 +11,8 @@ from gpt.sweep.jobs import Job, State
 from gpt.sweep.scheduler import Scheduler, _is_over, _must_stop, _next_starts
 from gpt.sweep.slots import Slot
 
-FIRST, SECOND = Slot(cores=(0,)), Slot(cores=(1,))
+FIRST = Slot(cores=(0,))
+SECOND = Slot(cores=(1,))
 
 
 def build(name, state="waiting", slot=None, cluster="single", run_dir=None):
@@ -35,7 +36,8 @@ def test_jobs_start_in_order_in_the_slots_that_are_free():
 def test_jobs_of_slurm_need_no_slot():
     jobs = [build("a"), build("b", cluster="slurm"), build("c"), build("d", cluster="slurm")]
     assert starts(jobs, [FIRST]) == [("a", FIRST), ("b", None), ("d", None)]
-    jobs[0].state, jobs[0].slot = State.RUNNING, FIRST
+    jobs[0].state = State.RUNNING
+    jobs[0].slot = FIRST
     assert starts(jobs, [FIRST]) == [("b", None), ("d", None)]
 
 
@@ -69,37 +71,42 @@ def test_a_sweep_is_over_when_nothing_runs_and_nothing_will(states, is_stopping,
 
 
 class Handle:
-    """A job that ends after it has been asked so many times, as it is told."""
+    """A job that ends after it has been polled ``polls`` times."""
 
     job_id = "17"
 
-    def __init__(self, end, looks=1):
-        self.end, self.looks, self.stops, self.kills = end, looks, 0, 0
+    def __init__(self, end, polls=1):
+        self.end = end
+        self.polls = polls
+        self.stops = 0
+        self.kills = 0
 
     def ended(self):
-        self.looks -= 1
-        return self.end if self.looks < 0 else None
+        self.polls -= 1
+        return self.end if self.polls < 0 else None
 
     def stop(self):
         self.stops += 1
-        self.end, self.looks = ("interrupted", ""), 0
+        self.end = ("interrupted", "")
+        self.polls = 0
 
     def kill(self):
         self.kills += 1
 
 
 class Reports:
-    """What a board would show."""
+    """A board that keeps its lines."""
 
     def __init__(self, at_refresh=lambda: None):
-        self.lines, self.refresh = [], at_refresh
+        self.lines = []
+        self.refresh = at_refresh
 
     def report(self, job):
         self.lines.append(f"{job.name} {job.state}")
 
 
 def run(jobs, handles, on_failure="continue", slots=(FIRST,), interrupt=None, board=None):
-    """Run jobs by their handles; a handle that is an error is raised. Returns the lines of the board."""
+    """Run jobs by their handles; a handle that is an error is raised. Return the lines of the board."""
     board = board or Reports()
 
     def start(job, slot):
@@ -131,7 +138,7 @@ def test_all_jobs_run_and_what_they_leave_decides(tmp_path):
 
 def test_a_failure_stops_the_others_once_and_starts_no_more():
     jobs = [build("a"), build("b"), build("c")]
-    handles = {"a": Handle(("failed", "loss nan")), "b": Handle(("done", ""), looks=99), "c": None}
+    handles = {"a": Handle(("failed", "loss nan")), "b": Handle(("done", ""), polls=99), "c": None}
     lines = run(jobs, handles, on_failure="stop", slots=(FIRST, SECOND))
     assert lines == ["a running", "b running", "a failed", "b interrupted"]
     assert handles["b"].stops == 1 and jobs[2].state == State.WAITING
@@ -139,7 +146,7 @@ def test_a_failure_stops_the_others_once_and_starts_no_more():
 
 def test_a_signal_stops_the_jobs_of_this_machine_and_leaves_those_of_slurm():
     jobs = [build("a"), build("b", cluster="slurm")]
-    handles = {"a": Handle(("done", ""), looks=99), "b": Handle(("done", ""), looks=99)}
+    handles = {"a": Handle(("done", ""), polls=99), "b": Handle(("done", ""), polls=99)}
     interrupt = SimpleNamespace(received=False)
     board = Reports(at_refresh=lambda: setattr(interrupt, "received", True))
     assert run(jobs, handles, interrupt=interrupt, board=board)[2:] == ["b interrupted", "a interrupted"]
@@ -152,7 +159,7 @@ def test_a_second_signal_kills_the_jobs_of_this_machine():
         raise KeyboardInterrupt
 
     jobs = [build("a"), build("b", cluster="slurm"), build("c")]
-    handles = {"a": Handle(None, looks=99), "b": Handle(None, looks=99), "c": None}
+    handles = {"a": Handle(None, polls=99), "b": Handle(None, polls=99), "c": None}
     with pytest.raises(KeyboardInterrupt):
         run(jobs, handles, board=Reports(at_refresh=insist))
     assert (handles["a"].kills, handles["b"].kills) == (1, 0)
