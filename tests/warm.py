@@ -59,9 +59,9 @@ class Forked:
     def job(argv: list[str], environment: dict[str, str], slot, log: IO[bytes], parent: int) -> None:
         from hydra.core.global_hydra import GlobalHydra
 
-        from gpt.sweep.slots import enter
+        from gpt.sweep.slots import _enter
 
-        enter(slot, parent)
+        _enter(slot, parent)
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
