@@ -32,7 +32,8 @@ TASKS = ["val", "sample"]
 
 
 def main() -> None:
-    from gpt.cli.compose import compose_evaluation, ready
+    from gpt.cli.compose import compose_evaluation
+    from gpt.cli.run_checks import check_and_prepare
     from gpt.cluster.machine import check_machine
     from gpt.rundir import check_same_vocabulary, check_whole, find_checkpoint
 
@@ -43,7 +44,7 @@ def main() -> None:
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
     if "val" in tasks:
-        files = ready(config, None)
+        files = check_and_prepare(config, None)
         check_same_vocabulary(checkpoint, files[0].vocabulary)
     check_machine(config)
     asked = {"tasks": tasks, "overrides": overrides}

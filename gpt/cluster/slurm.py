@@ -18,7 +18,7 @@ from submitit import SlurmExecutor, SlurmJob
 from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from gpt.cluster.machine import check_machine, settle
+from gpt.cluster.machine import check_machine, resolve_ranks
 from gpt.config.load import Config
 from gpt.config.schema import ClusterConfig, MultinodeConfig, SlurmConfig
 from gpt.errors import InputError, Interrupted, LostRank, TrainingError
@@ -124,7 +124,7 @@ def on_machine(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Pa
         if config.cluster.gpus and config.device == "auto":
             config.device = "cuda"  # and not the CPU, should the GPUs be missing
         config.cluster = meeting(config.cluster)
-        settle(config)
+        resolve_ranks(config)
         check_machine(config)
         return launch(config.cluster, run, config, train, val, run_dir)
     except (InputError, TrainingError) as error:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, ListConfig
 
 from gpt.cli.arguments import parse
+from gpt.cli.run_checks import CheckedRun
 from gpt.config.checks import check_names
 from gpt.config.layouts import rename_override
 from gpt.config.load import SAME_RUN, Config, changed_keys, read
@@ -45,6 +46,7 @@ class Job:
     composed: DictConfig | None
     config: Config | None
     run_dir: Path
+    checked: CheckedRun | None = None  # of a job that is to be submitted
     state: str = "waiting"
     note: str = ""
     handle: "Process | Submitted | None" = None

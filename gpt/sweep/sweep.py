@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from omegaconf import OmegaConf, open_dict
 
-from gpt.cli.compose import Refused, explain_composition, output_path, ready
+from gpt.cli.compose import explain_composition
+from gpt.cli.hydra_run import Refused, output_path
+from gpt.cli.run_checks import CheckedRun, check_and_prepare
 from gpt.cluster.machine import check_machines
 from gpt.config.load import load
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
@@ -197,7 +199,9 @@ class Sweep:
                     from gpt.cluster.slurm import check_sbatch
 
                     check_sbatch(job.config, job.run_dir)
-                ready(job.config, job.run_dir if job.config.resume else None)
+                train, val = check_and_prepare(job.config, job.run_dir if job.config.resume else None)
+                if job.on_slurm:  # submitted by this process, which need not check it again
+                    job.checked = CheckedRun(job.config, train, val)
         if not local:
             return
         if self.launcher.gpus:
@@ -328,7 +332,8 @@ class Sweep:
                 str(job.run_dir.relative_to(self.dir)),
             )
             job.composed.resume = job.config.resume
-        context, task = self.launcher.hydra_context, self.launcher.task_function
+        context = self.launcher.hydra_context
+        task = functools.partial(self.launcher.task_function, checked=job.checked)
         returned = run_job(task, job.composed, "hydra.sweep.dir", "hydra.sweep.subdir", context)
         if returned.status == JobStatus.FAILED:
             raise returned._return_value  # which return_value would announce on stderr
