@@ -138,6 +138,8 @@ def check_group(override: Override) -> None:
         if group == "sweeps":
             raise InputError(f"{line} names several sweeps", "a command runs one, by its name: sweeps=lr")
         return
+
+    # Only the names of options, or lists of them where a group takes several.
     value = override.value()
     takes_list = group in ("experiment", "debug")
     if isinstance(value, dict) or (isinstance(value, list) and not takes_list):
@@ -158,6 +160,7 @@ def _check_hydra_key(override: Override) -> None:
     """Check an override of Hydra's own keys. Raises InputError."""
     key = override.key_or_group
     line = override.input_line
+    # The key itself.
     is_added = ADDED_HYDRA_KEYS.fullmatch(key)
     if not HYDRA_KEYS.fullmatch(key) or not (_is_changed(override) or is_added):
         raise InputError(
@@ -167,6 +170,8 @@ def _check_hydra_key(override: Override) -> None:
         )
     if override.is_sweep_override() and not is_added:
         raise InputError(f"{line}: several values, and only one can be", f"give one: {key}=…")
+
+    # Its value: a directory, a table, a switch, a list of directories.
     value = override.value()
     if key in ("hydra.run.dir", "hydra.sweep.dir") and isinstance(value, str):
         if not value.strip():
@@ -203,6 +208,7 @@ def as_rank(argv: list[str]) -> list[str]:
 
     Raises InputError for what torchrun cannot start.
     """
+    # Without torchrun, other machines than the first one follow it, and a dry run leaves nothing.
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         last = {}
         for argument in argv:
@@ -212,6 +218,7 @@ def as_rank(argv: list[str]) -> list[str]:
         is_dry_run = last.get("cluster.dry_run", "").lower() == "true"
         return argv if is_machine_0 and not is_dry_run else [*argv, *FOLLOWER]
 
+    # torchrun has started the ranks of one run.
     for argument in argv:
         if argument in MULTIRUN or re.match(r"hydra\.mode=['\"]?MULTIRUN|sweeps=(?!null$)", argument):
             raise InputError(

@@ -44,7 +44,7 @@ def run(task: "Callable[[CheckedRun], Any]") -> int:
 
         run_hydra(task)
 
-    return guard(compose_and_run)
+    return _guard(compose_and_run)
 
 
 def script(command: Callable[[], None], about: str) -> int:
@@ -52,7 +52,7 @@ def script(command: Callable[[], None], about: str) -> int:
     if _asks_for_help():
         print(about)
         return 0
-    return guard(command)
+    return _guard(command)
 
 
 def _asks_for_help() -> bool:
@@ -96,7 +96,7 @@ def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> t
     return directories, values
 
 
-def guard(command: Callable[[], None]) -> int:
+def _guard(command: Callable[[], None]) -> int:
     """Call ``command``; turn the ways in which it may end into an exit code and a few lines on stderr."""
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
         print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)

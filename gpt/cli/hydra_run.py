@@ -42,14 +42,18 @@ def _sweep_dir(choice: str | None, directory: str) -> str:
     return f"outputs/sweeps/{choice}" if choice else _make_fresh(directory)
 
 
+# In conf/config.yaml. A cached resolver gives the same directory each time that a command asks for it.
 OmegaConf.register_new_resolver("fresh", _make_fresh, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, use_cache=True, replace=True)
 
 
 def run_hydra(task: Callable[[CheckedRun], Any]) -> None:
     """Compose from the command line, check, and call ``task`` in every job. Raises InputError for a wrong command."""
+    # Hydra reads sys.argv, and takes flags only before all overrides.
     argv = as_rank(with_resume(check_arguments(sys.argv[1:])))
-    sys.argv[1:] = sorted(argv, key=lambda argument: not argument.startswith("--"))  # Hydra takes flags first only
+    sys.argv[1:] = sorted(argv, key=lambda argument: not argument.startswith("--"))
+
+    # What Hydra raises before a job is a command that cannot be composed; what a job raises is its own.
     job = _Job(task)
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -85,12 +89,13 @@ class _Job:
 
     def __call__(self, composed: DictConfig, checked: CheckedRun | None = None) -> Any:
         """Run one job. A sweep gives what it has ``checked``; a single run was checked by :class:`CheckFirst`."""
+        # Here, Hydra has made the directory and written its own files.
         is_single = HydraConfig.get().mode != RunMode.MULTIRUN
         run_dir = _output_dir()
         self.is_running = True
         try:
             checked = checked or CheckFirst.checked
-            if checked is None:  # hydra/launcher=basic
+            if checked is None:  # a job of hydra/launcher=basic, which checks none
                 checked = check_run(load(composed), run_dir)
             checked.run_dir = run_dir
             result = self.task(checked)
@@ -100,6 +105,8 @@ class _Job:
             self.error = error
             result = None
         self.is_running = False
+
+        # A single run is waited for in conclude, a job of a sweep by the sweep.
         if is_single and composed.cluster.name == "slurm":
             self.submitted = result
             return None
@@ -153,6 +160,7 @@ class CheckFirst(Callback):
                 keep_overrides(run_dir)
             return checked
 
+        # A directory of a new name is made, unless the run is refused.
         checked = check_run(config, run_dir)
         try:
             run_dir = Path(composed.hydra.run.dir)

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
     """Print and plot what a run would be; ``vocab_size`` is None while it is not known."""
     model = _build_model(config, vocab_size)
-    about = {**_figures(config, model), "stages": config.stages, "memory_bytes": memory(config, model)}
+    about = {**_figures(config, model), "stages": config.stages, "memory_bytes": _memory(config, model)}
     print(_describe(config, about, is_assumed=not vocab_size), flush=True)
     _plot(config, run_dir / "plan.png")
     (run_dir / "plan.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -122,7 +122,7 @@ def _measure_flops(precision: str, device: torch.device) -> float:
     return 2 * MATMUL_SIZE**3 / min(seconds)
 
 
-def memory(config: Config, model: GPT) -> dict[str, int]:
+def _memory(config: Config, model: GPT) -> dict[str, int]:
     """Return the bytes of a rank by part, in eager mode; torch.compile needs less."""
     activations = _saved_bytes(config, config.model, model.vocab_size)
     n_layer = config.model.n_layer

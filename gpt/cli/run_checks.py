@@ -32,14 +32,19 @@ def check_run(config: Config, run_dir: Path | None) -> CheckedRun:
 
     ``run_dir`` is None while it has no name yet, and in a process that follows rank 0.
     """
+    # A look at the run needs little.
     if config.plan:
         return CheckedRun(config, vocab_size=_check_plan(config, run_dir))
     if config.is_dry_run:
         return CheckedRun(config)
+
+    # SLURM's answer takes less time than preparing data. The job checks the machines that it gets.
     if config.cluster.name == "slurm":
         _check_submission(config, run_dir)
         train, val = check_and_prepare(config, run_dir)
-        return CheckedRun(config, train, val)  # the job checks its machines
+        return CheckedRun(config, train, val)
+
+    # Importing torch takes longer than finding prepared data.
     train, val = check_and_prepare(config, run_dir)
     _check_this_machine(config)
     return CheckedRun(config, train, val)
@@ -50,6 +55,7 @@ def check_and_prepare(config: Config, run_dir: Path | None) -> "tuple[TokenFile,
 
     ``run_dir`` is None while it is not made. Raises InputError.
     """
+    # The directory, by the small files in it.
     if run_dir is not None:
         if config.resume:
             check_resumable(config, run_dir)

@@ -47,6 +47,7 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
     Where ranks are started here, function, arguments and result are pickled. Raises InputError or TrainingError with
     the rank that failed first; the others are ended.
     """
+    # The ranks are there: those of torchrun, or this process.
     if cluster.name == "torchrun":
         rank = int(os.environ["RANK"])
         local_rank = int(os.environ["LOCAL_RANK"])
@@ -54,6 +55,7 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
     if cluster.name == "single":
         return function(World(), *arguments)
 
+    # Or else torch's elastic agent starts them, and all machines meet.
     node_rank = cluster.node_rank if isinstance(cluster, MultinodeConfig) else 0
     if node_rank > 0:
         _wait_for_machine_0(cluster)
@@ -99,6 +101,7 @@ def _no_meeting(cluster: ClusterConfig) -> TrainingError:
 
 def _launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
     """Return the settings of torch's elastic agent: no restarts, and signals left to :class:`Interrupt`."""
+    # An agent alone needs no address.
     nnodes = 1
     meeting_place = {}
     if isinstance(cluster, MultinodeConfig):
@@ -120,6 +123,7 @@ def _launch_config(cluster: ClusterConfig, logs: str) -> LaunchConfig:
 
 def _run_rank(stop: ctypes.c_int, private: Path, cluster: ClusterConfig, function: Callable, arguments: tuple) -> Any:
     """Run one rank in its own process; ``private`` is a directory that no other user can enter."""
+    # The process that started the ranks decides how they end.
     end_with(multiprocessing.parent_process().pid)
     _obey(stop)
     if cluster.threads is None and "OMP_NUM_THREADS" not in os.environ:

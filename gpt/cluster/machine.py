@@ -49,7 +49,7 @@ def check_memory(config: Config) -> None:
 
 
 def _least_memory(config: Config) -> int:
-    """Return a lower bound of the bytes that a rank needs; :func:`gpt.cli.plan.memory` estimates them."""
+    """Return a lower bound of the bytes that a rank needs; a plan estimates them better."""
     model = config.model
     positions = model.seq_len if model.position == "learned" else 0
     rows = model.vocab_multiple + positions + 12 * model.n_layer * model.n_embd
@@ -102,7 +102,7 @@ def resolve_ranks(config: Config) -> None:
         )
 
 
-class MachineReport(NamedTuple):
+class _MachineReport(NamedTuple):
     """The GPUs of a machine, by the names that CUDA_VISIBLE_DEVICES takes, and the ranks of each run of a sweep.
 
     A run that the machine cannot run has the reason in place of its ranks.
@@ -112,7 +112,7 @@ class MachineReport(NamedTuple):
     ranks: list[int | InputError]
 
 
-def check_machines(configs: list[Config]) -> MachineReport:
+def check_machines(configs: list[Config]) -> _MachineReport:
     """Check the runs of a sweep. Called in a process of its own, so that the one that waits for them holds no GPU."""
     from torch.cuda import device_count
 
@@ -130,7 +130,7 @@ def check_machines(configs: list[Config]) -> MachineReport:
     count = device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
-    return MachineReport(names[:count], ranks)
+    return _MachineReport(names[:count], ranks)
 
 
 def check_meeting_place(cluster: ClusterConfig) -> None:

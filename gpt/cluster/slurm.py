@@ -172,6 +172,7 @@ def submit(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) 
 
 def attach(config: Config, run_dir: Path) -> "Submitted | None":
     """Return the job of a run that was submitted before, or None if it is over."""
+    # Submitit names its files after the jobs; the last one has the highest number.
     numbers = []
     for path in (run_dir / "slurm").glob("*_submitted.pkl"):
         number = path.name.partition("_")[0]
@@ -202,11 +203,15 @@ class Submitted:
         """
         if all(machine.paths.result_pickle.exists() for machine in self.machines):
             return True
+
+        # Ask SLURM, but not too often.
         now = time.monotonic()
         if now - self._asked < POLL:
             return False
         self.state = _job_state(self.job_id)
         self._asked = now
+
+        # Results may show up some time after the job has ended.
         if _is_alive(self.state):
             self._gone = None
         elif self._gone is None:
@@ -281,6 +286,8 @@ def _job_state(job_id: str) -> str:
     facts = dict(re.findall(r"(\w+)=(\S*)", asked.stdout))
     if "JobState" not in facts:
         return "PENDING (SLURM does not answer)"  # which does not mean that the job has ended
+
+    # Such as Priority or Resources, while it is pending.
     reason = facts.get("Reason", "None")
     return facts["JobState"] + (f" ({reason})" if reason != "None" else "")
 

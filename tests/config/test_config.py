@@ -161,7 +161,7 @@ def test_a_longer_run_may_be_given_what_null_meant_and_keeps_its_curves(given, k
 
 def test_a_python_too_new_for_hydra_is_refused_at_once(monkeypatch, capsys):
     monkeypatch.setattr("sys.version_info", (3, 14, 0))
-    assert cli.guard(lambda: None) == 2
+    assert cli._guard(lambda: None) == 2
     assert "needs Python 3.11 to 3.13" in capsys.readouterr().err
 
 
