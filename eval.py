@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     from gpt.checkpoint.files import check_whole, find_checkpoint
-    from gpt.cli.compose import compose_evaluation, ready
+    from gpt.cli.compose import compose_evaluation
     from gpt.cli.evaluation import read_arguments
     from gpt.cli.resume_checks import check_same_vocabulary
+    from gpt.cli.run_checks import check_and_prepare
     from gpt.cluster.machine import check_machine
     from gpt.evaluation.results import add_results, read_results
     from gpt.evaluation.tasks import TASKS
@@ -41,7 +42,7 @@ def main() -> None:
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
     if any(TASKS[task].reads_data for task in tasks):
-        files = ready(config, None)
+        files = check_and_prepare(config, None)
         check_same_vocabulary(checkpoint, files[0].vocabulary)
     check_machine(config)
     results = evaluate(config, checkpoint, tasks, files)

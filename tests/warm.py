@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 PRELOAD = """
-    torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.compose gpt.cluster.launch gpt.cli.plan gpt.sweep gpt.trainer
+    torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.hydra_run gpt.cluster.launch gpt.cli.plan gpt.sweep gpt.trainer
 """.split()
 FORK = multiprocessing.get_context("fork")
 

@@ -332,7 +332,7 @@ class Config:
 
     @property
     def world_size(self) -> int:
-        """Ranks on all machines; 1 until ``cluster.nproc`` is counted (:func:`gpt.cluster.machine.settle`)."""
+        """Ranks on all machines; 1 until ``cluster.nproc`` is counted (:func:`gpt.cluster.machine.resolve_ranks`)."""
         nnodes = self.cluster.nnodes if isinstance(self.cluster, NodesConfig) else 1
         return nnodes * self.cluster.nproc if self.cluster.nproc else 1
 

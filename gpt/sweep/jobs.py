@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from gpt.cli.run_checks import CheckedRun
 from gpt.config.load import changed_keys, read
 from gpt.config.schema import Config
 from gpt.errors import InputError
@@ -46,6 +47,7 @@ class Job:
     composed: DictConfig | None
     config: Config | None
     run_dir: Path
+    checked: CheckedRun | None = None  # of a job that is to be submitted
     state: State = State.WAITING
     note: str = ""
     replaces_run: bool = False  # its directory holds a run with another config

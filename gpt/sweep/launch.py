@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from gpt.cli.compose import Refused
+from gpt.cli.hydra_run import Refused
 from gpt.errors import TrainingError
 from gpt.sweep.jobs import Job, State
 from gpt.sweep.sweep import Sweep

@@ -6,6 +6,7 @@ continue, failed ones run again.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import re
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 from hydra.core.utils import JobStatus, run_job
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gpt.cli.compose import output_path, ready
+from gpt.cli.hydra_run import output_path
+from gpt.cli.run_checks import CheckedRun, check_and_prepare
 from gpt.cluster.machine import check_machines
 from gpt.config.schema import Config
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
@@ -113,7 +115,10 @@ class Sweep:
                     from gpt.cluster.slurm import check_sbatch
 
                     check_sbatch(job.config, job.run_dir)
-                ready(job.config, job.run_dir if job.config.resume else None)
+                train, val = check_and_prepare(job.config, job.run_dir if job.config.resume else None)
+                # This process submits it, and need not check it again.
+                if job.on_slurm:
+                    job.checked = CheckedRun(job.config, train, val)
 
         # SLURM's machines are checked by the jobs themselves.
         local = [job for job in waiting if not job.on_slurm]
@@ -220,7 +225,7 @@ class Sweep:
 
         # Hydra makes the job's directory, and train.py submits it.
         context = self.launcher.hydra_context
-        task = self.launcher.task_function
+        task = functools.partial(self.launcher.task_function, checked=job.checked)
         returned = run_job(task, job.composed, "hydra.sweep.dir", "hydra.sweep.subdir", context)
         if returned.status == JobStatus.FAILED:
             raise returned._return_value  # return_value would also print it on stderr

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import BRIEF, ROOT, environment
 
-from gpt.cli.compose import compose, compose_evaluation, with_resume
+from gpt.cli.compose import compose, compose_evaluation
+from gpt.cli.resume import with_resume
 from gpt.config import layouts
 from gpt.config.load import changed_keys, read
 from gpt.config.schema import VARIANTS, Config
@@ -120,7 +121,7 @@ def test_keys_are_added_where_the_option_has_them(tables):
 
 @pytest.mark.parametrize("value", [None, True, 0.5, 3, "a 'b', ${x}: {c}", [1, [2]], ["a", "b,c"], {"a": 1.5, "b": []}])
 def test_values_are_written_as_hydra_reads_them(value):
-    from gpt.cli.compose import parse
+    from gpt.cli.arguments import parse
 
     (parsed,) = parse([layouts.as_override("key", value)])
     found = parsed.value()

@@ -6,7 +6,8 @@ import pytest
 from conftest import call
 from omegaconf import OmegaConf
 
-from gpt.cli.compose import as_rank, compose
+from gpt.cli.arguments import as_rank
+from gpt.cli.compose import compose
 from gpt.config.budget import linear_stages, run_length, whole_batches
 from gpt.config.groups import options
 from gpt.config.load import _scaled, save
