@@ -61,7 +61,7 @@ def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]
         if label != baseline:
             by_label[label] = _difference(losses, arms[baseline])
     tested = [difference for difference in by_label.values() if difference.p is not None]
-    corrected = holm([difference.p for difference in tested])
+    corrected = _holm([difference.p for difference in tested])
     for difference, p in zip(tested, corrected, strict=True):
         difference.p_holm = p
     # A verdict needs the corrected p, unless the losses are equal.
@@ -124,7 +124,7 @@ def _verdict(difference: Difference) -> str | None:
     return "better" if difference.mean < 0 else "worse"
 
 
-def holm(p_values: list[float]) -> list[float]:
+def _holm(p_values: list[float]) -> list[float]:
     """Return p-values corrected for being several (Holm 1979), in their order: below 0.05, one in 20 families errs."""
     corrected = [0.0] * len(p_values)
     by_size = sorted(range(len(p_values)), key=p_values.__getitem__)

@@ -10,7 +10,7 @@ BINS = 64  # as many as W&B's own have
 CHUNK = 1 << 22  # elements counted at a time: float32 counts exactly up to 2^24, and small chunks need less memory
 
 
-def histogram(values: Tensor) -> dict[str, Any] | None:
+def _histogram(values: Tensor) -> dict[str, Any] | None:
     """Count values in bins of equal width between their ``min`` and ``max``; None where one is not finite."""
     values = values.detach().float().flatten()
     smallest, largest = values.aminmax()
@@ -36,7 +36,7 @@ def histograms(kind: str, model: nn.Module) -> dict[str, dict[str, Any]]:
         tensor = parameter if kind == "parameters" else parameter.grad
         if tensor is None:
             continue
-        counted = histogram(tensor)
+        counted = _histogram(tensor)
         if counted is not None:
             by_name[f"{kind}/{name}"] = counted
     return by_name

@@ -19,7 +19,7 @@ from gpt.compare import compare, report
 from gpt.compare.arms import _labels, find_arms
 from gpt.compare.curves import curve, mean_curve
 from gpt.compare.runs import TRAIN, VAL, find, training_seconds
-from gpt.compare.statistics import differences, holm, summarize
+from gpt.compare.statistics import _holm, differences, summarize
 from gpt.config.load import save
 from gpt.errors import InputError
 from gpt.files import write_json
@@ -126,9 +126,9 @@ def test_seeds_that_are_not_common_take_welch():
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert _holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert _holm([0.6, 0.9]) == [1.0, 1.0]
+    assert _holm([]) == []
 
 
 BASE = {1: 3.00, 2: 2.98, 3: 3.05}

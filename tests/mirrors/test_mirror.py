@@ -20,7 +20,7 @@ from wandb_server import KEY, serving
 
 from gpt.files import LAYOUT, locked, write_json
 from gpt.rundir import METRICS
-from gpt.tracker.histogram import BINS, histogram
+from gpt.tracker.histogram import BINS, _histogram
 from gpt.tracker.logs import Tail, parse_samples, read_metrics
 from gpt.tracker.provenance import _git, _without_secrets
 
@@ -88,12 +88,12 @@ def test_samples_are_read_back_as_they_were_written(tmp_path):
 
 def test_histograms_count_every_value():
     values = torch.randn(5_000_001, generator=torch.Generator().manual_seed(0))
-    held = histogram(values.view(-1, 3))
+    held = _histogram(values.view(-1, 3))
     assert sum(held["counts"]) == 5_000_001 and (held["min"], held["max"]) == (values.min(), values.max())
     expected, _ = np.histogram(values.numpy(), BINS)
     assert np.abs(np.array(held["counts"]) - expected).max() <= 5  # values that lie on an edge, in float32
-    assert histogram(torch.full((7,), 2.0))["counts"].count(7) == 1
-    assert histogram(torch.tensor([1.0, torch.nan])) is histogram(torch.tensor([1.0, -torch.inf])) is None
+    assert _histogram(torch.full((7,), 2.0))["counts"].count(7) == 1
+    assert _histogram(torch.tensor([1.0, torch.nan])) is _histogram(torch.tensor([1.0, -torch.inf])) is None
 
 
 @pytest.mark.parametrize(
