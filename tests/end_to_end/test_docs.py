@@ -23,7 +23,7 @@ COMMANDS = sorted(
         line.removeprefix("$ ").partition("  #")[0].strip()
         for page in PAGES
         for line in page.read_text().splitlines()
-        if re.match(r"(\$ )?python (train\.py|eval\.py|-m data\.(prepare|verify|show|export)) ", line)
+        if re.match(r"(\$ )?python (train\.py|eval\.py|-m data\.(prepare|show|export)) ", line)
     }
 )
 
