@@ -36,6 +36,7 @@ def _nanogpt_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Par
 
 
 def _llmc_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
+    # llm.c knows no index: each shard is a file with a header of its own.
     parts = []
     begin = 0
     for number, shard in enumerate(file.shards):
@@ -55,6 +56,7 @@ def export(files: tuple[TokenFile, TokenFile], name: str, form: str, to: Path) -
     train, val = files
     if train.vocab_size > 1 << 16:
         raise InputError(f"a vocabulary of {train.vocab_size:,} does not fit uint16", "allowed: up to 65,536 tokens")
+    # All files are known, and known to be new, before the first is written.
     parts_of = FORMATS[form]
     parts = parts_of("train", train, name, to) + parts_of("val", val, name, to)
     try:
@@ -71,6 +73,7 @@ def export(files: tuple[TokenFile, TokenFile], name: str, form: str, to: Path) -
 
 def _write(part: Part) -> None:
     """Write a file, whole or not at all."""
+    # Under another name first, block by block.
     read = part.file.reader()
     unfinished = part.path.with_name(f".{part.path.name}.part")
     try:
@@ -87,6 +90,7 @@ def _write(part: Part) -> None:
 def main() -> None:
     from gpt.cli.compose import compose, parse  # above data/: only the command needs it
 
+    # The arguments of this command, and the overrides of the config.
     own: dict[str, Any] = {"format": None, "to": None}
     overrides = []
     for override in parse(sys.argv[1:]):

@@ -9,6 +9,7 @@ from gpt.files import parse_object
 MANIFEST = "manifest.json"
 CURE = "delete it: the data is prepared again, or with data.dir taken without it"
 
+# The keys that are read, with their types.
 KEYS = {"source": str, "of": str, "revision": str | None, "splits": dict, "python": str, "versions": dict}
 SPLIT_KEYS = {"tokens": int, "sha256": str, "shards": list}
 SHARD_KEYS = {"file": str, "tokens": int, "sha256": str}

@@ -62,6 +62,7 @@ def blocks(file: BinaryIO, invalid: str, where: str, byte: int = 0) -> Iterator[
 
     Each comes with the byte where it ends, and True for the last. Raises InputError as :func:`decode` does.
     """
+    # What follows the last cut stays in the buffer until there is more, or the file ends.
     begin = byte
     buffer = b""
     is_last = False
@@ -106,6 +107,7 @@ class Row(NamedTuple):
 
 def join_rows(rows: Iterable[Row], document_start: str) -> Iterator[Row]:
     """Put rows that are lines together to documents; a row that matches the pattern begins one."""
+    # Lines are collected until the next document begins; rows of two splits are never joined.
     lines: list[Row] = []
     size = 0
     for row in rows:
@@ -131,10 +133,13 @@ def _joined(lines: list[Row]) -> Row:
 
 def pieces_of(document: Row, val_fraction: float) -> Iterator[tuple[Piece, Cursor]]:
     """Yield a document from where the cursor before it is, each piece with the cursor after it."""
+    # Most documents are one piece.
     text, split, before, after = document
     if len(text) <= BLOCK:
         yield Piece(text, True, split), after
         return
+
+    # A long one is cut; of an interrupted one, the first pieces are there already.
     raw = text.encode()
     if split is None:  # no piece has the text that is hashed
         split = split_of(hashlib.sha256(raw).digest(), val_fraction)

@@ -66,8 +66,11 @@ def vocab_size(data: DataConfig) -> int | None:
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     """Refuse data without a window, without validation, or without the words of the prompt. Raises InputError."""
     seq_len = config.model.seq_len
+
     # At least one packed window, however documents are cut.
     SampleOrder(config.data.seed, Windows(train, seq_len, config.data.read))
+
+    # A vocabulary that its tokenizer knows.
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
     if train.vocab_size != tokenizer.n_vocab:
         raise InputError(
@@ -75,6 +78,8 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
             f"{tokenizer.n_vocab:,} tokens",
             "correct the one or the other; model.vocab_multiple makes the embedding larger",
         )
+
+    # Documents, if windows need them, and something to validate on and to sample from.
     for file in (train, val):
         open_windows(file, seq_len, config.data.documents, config.data.read).check_documents()
     if val.n_tokens < 2:
@@ -99,11 +104,14 @@ def _cache_directory(data: DataConfig, source: Source) -> Path:
 
 def _prepare_into_cache(data: DataConfig) -> Path:
     """Prepare the data unless that is done; returns its directory."""
+    # Mostly it is there already.
     source = _source(data)
     directory = _cache_directory(data, source)
     make_directory(directory.parent)
     if _is_whole(directory):
         return directory
+
+    # One command prepares it, and others wait for that.
     with _only_one(directory):
         try:
             if not _is_whole(directory):  # nobody has prepared it meanwhile
@@ -147,12 +155,15 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 def _write(data: DataConfig, source: Source, directory: Path) -> None:
     """Write the shards of both splits, then the manifest, from where an interrupted preparation ended."""
+    # Continue where an interrupted preparation ended, if what it left is sound.
     try:
         about, splits, cursor = _begin(data, source, directory)
     except LostProgress as error:
         say(f"{error.problem}: the preparation begins anew")
         clear(directory, "*")
         about, splits, cursor = _begin(data, source, directory)
+
+    # Read, tokenize and write all of it.
     _add_tokens(data, source, about["chars"], directory, cursor, splits)
     for name, split in splits.items():
         if split.n_tokens == 0:
@@ -160,6 +171,8 @@ def _write(data: DataConfig, source: Source, directory: Path) -> None:
                 f"data={data.name}: the {name} part of {source.describe()} would be empty",
                 "give more text, or another data.val_fraction",
             )
+
+    # The manifest comes last: with it, the data is whole.
     manifest = {
         "source": data.name,
         "of": source.describe(),
@@ -212,6 +225,7 @@ def _add_tokens(
     splits: dict[str, SplitShards],
 ) -> None:
     """Add the tokens of the source from ``cursor`` on, and commit them every few millions."""
+    # Tokens of an interrupted preparation count, and are not committed twice.
     itemsize = splits["train"].itemsize
     n_tokens = sum(split.n_tokens for split in splits.values())
     n_committed = n_tokens
@@ -221,6 +235,8 @@ def _add_tokens(
             for name, tokens in tokens_by_split.items():
                 splits[name].add(tokens, cursor)
             cursor = after
+
+            # Progress on the terminal and, now and then, on the disk.
             n_tokens = sum(split.n_tokens for split in splits.values())
             share = source.share(cursor)
             meter.show(n_tokens, share)

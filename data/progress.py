@@ -34,12 +34,15 @@ class Meter:
 
     def show(self, n_tokens: int, share: float) -> None:
         """Show the number of tokens so far, and the share of the source that they are."""
+        # The size of the whole follows from the share, once there is one.
         now = time.monotonic()
         rate = (n_tokens - self.n_before) / max(1e-9, now - self.begun)
         line = f"{n_tokens:,} tokens  {rate:,.0f} tok/s"
         if share:
             gigabytes = n_tokens / share * self.itemsize / 1e9
             line += f"  about {gigabytes:,.2f} GB in all"
+
+        # On a terminal the bar has the time left; in a pipe the line has it.
         self.bar.update(self.task, completed=share, line=line)
         if not self.console.is_terminal and now - self.printed > SECONDS:
             self.printed = now

@@ -47,6 +47,7 @@ class SplitShards:
 
     def add(self, tokens: Tokens, cursor: Cursor | None) -> None:
         """Append the tokens that the source yields at ``cursor``, finishing shards as they fill up."""
+        # The tokens may fill the rest of a shard, and several others.
         rest = tokens
         while len(rest.ids):
             if self.writer.n_tokens == self.shard_tokens:
@@ -66,6 +67,7 @@ class SplitShards:
 
     def finish(self) -> dict[str, Any]:
         """Finish the last shard, and make all appear as one file; returns the manifest's entry for the split."""
+        # A single shard gets the name of the whole; several get an index.
         path = self.directory / f"{self.split}.h5"
         self._finish_shard()
         if len(self.shards) == 1:
@@ -74,7 +76,8 @@ class SplitShards:
             sha256 = self.shards[0]["sha256"]
         else:
             sha256 = write_index(path, [self.directory / shard["file"] for shard in self.shards])
-        return {"tokens": sum(shard["tokens"] for shard in self.shards), "sha256": sha256, "shards": self.shards}
+        n_tokens = sum(shard["tokens"] for shard in self.shards)
+        return {"tokens": n_tokens, "sha256": sha256, "shards": self.shards}
 
     def _open_writer(self, state: dict[str, Any] | None = None) -> TokenWriter:
         path = self.directory / f"{self.split}_{len(self.shards):05d}.h5"
@@ -91,11 +94,13 @@ class SplitShards:
         self.writer = self._open_writer()
 
     def _finish_shard(self) -> None:
-        self.shards.append({"file": self.writer.path.name, **self.writer.finish(), "from": self.begins})
+        counts_and_hashes = self.writer.finish()
+        self.shards.append({"file": self.writer.path.name, **counts_and_hashes, "from": self.begins})
 
 
 def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits: dict[str, SplitShards]) -> None:
     """Record the state from which to go on; the hash in front of it tells a damaged journal."""
+    # First the tokens, then the journal that counts on them, and only then what it has made superfluous.
     states = {name: split.commit() for name, split in splits.items()}
     state = json.dumps({"cursor": cursor, "revision": revision, "splits": states})
     sha256 = hashlib.sha256(state.encode()).hexdigest()
@@ -106,6 +111,7 @@ def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits:
 
 def read_journal(directory: Path) -> dict[str, Any]:
     """Return the state of an interrupted preparation, or that of a new one. Raises LostProgress for a damaged one."""
+    # Its first line is the hash of the second.
     path = directory / JOURNAL
     if not path.exists():
         return {"cursor": None, "revision": None, "splits": {}}

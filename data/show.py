@@ -68,6 +68,7 @@ def _provenance(directory: Path, train: TokenFile) -> list[str]:
 
 def _counts(files: dict[str, TokenFile], lengths: dict[str, np.ndarray]) -> Table:
     """Return a table of tokens, documents and their lengths, by split."""
+    # A column for each split; its keys are the names of the rows.
     columns = []
     for split, file in files.items():
         shards = [Path(shard.path) for shard in file.shards]
@@ -100,6 +101,7 @@ def _spread_documents(file: TokenFile, lengths: np.ndarray, n: int) -> list[tupl
 
 def _count_tokens(file: TokenFile) -> np.ndarray:
     """Return the frequency of each token, (vocab_size,)."""
+    # Blocks are spread over the file: its parts can be of different kinds.
     read = file.reader()
     frequencies = np.zeros(file.vocab_size, np.int64)
     n_blocks = -(-file.n_tokens // BLOCK)  # rounded up
@@ -123,14 +125,17 @@ def _draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np
     """Draw the frequencies of tokens by rank, and the lengths of documents."""
     import matplotlib.figure
 
+    # Above: Zipf's law, if the tokens are words.
     figure = matplotlib.figure.Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, 1)
     ranks = np.arange(1, len(frequencies) + 1)
     above.loglog(ranks, np.sort(frequencies)[::-1], lw=1)
     above.set(title=title, xlabel="rank of the token", ylabel="times in training data")
 
-    longest = max(int(n_tokens.max(initial=1)) for n_tokens in lengths.values())
-    bins = np.unique(np.geomspace(1, max(2, longest) + 1, 60).astype(int))
+    # Below: a histogram of both splits in bins of equal width on a logarithmic axis.
+    longest = max(2, *[int(n_tokens.max(initial=1)) for n_tokens in lengths.values()])
+    edges = np.geomspace(1, longest + 1, 60)
+    bins = np.unique(edges.astype(int))
     for split, n_tokens in lengths.items():
         below.hist(n_tokens, bins=bins, histtype="step", label=f"{split}, {len(n_tokens):,} documents")
     if any(len(n_tokens) for n_tokens in lengths.values()):  # nothing has no logarithm
@@ -151,6 +156,7 @@ def verify(directory: Path) -> None:
 
     Raises InputError for files that are not, and where there is no prepared data.
     """
+    # The manifest is one witness, the attributes of each file are the other.
     recorded = recorded_shards(directory)
     altered = []
     for split in ("train", "val"):
@@ -168,6 +174,7 @@ def verify(directory: Path) -> None:
 def main() -> None:
     from gpt.cli.compose import compose, parse  # above data/: only the command needs it
 
+    # The arguments of this command, and the overrides of the config.
     own: dict[str, Any] = {"documents": 3, "png": None, "verify": False}
     overrides = []
     for override in parse(sys.argv[1:]):

@@ -92,11 +92,14 @@ def encode_all(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarra
 
 def _encode_gpt2(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
     """Encode by gigatoken what both libraries split alike, and the rest by tiktoken."""
+    # Texts that gigatoken may split otherwise are left out of its batch.
     is_known = [not _has_newer_characters(text) for text in texts]
     known = list(itertools.compress(texts, is_known))
     rows = _gigatoken_gpt2().encode_batch(known, parallel=False).layout
     ids = rows.content.data
     bounds = itertools.pairwise(rows.offsets.data.tolist())
+
+    # Both kinds in the order of the texts.
     encoded = []
     for text, is_fast in zip(texts, is_known, strict=True):
         if is_fast:
@@ -109,10 +112,13 @@ def _encode_gpt2(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndar
 
 def _encode_chars(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
     """Encode by a table; tiktoken's way names a character that is not in it."""
+    # The id of each code point, -1 for those that are not in the alphabet.
     points = _code_points("".join(texts))
     alphabet = [ord(tokenizer.decode([i])) for i in range(tokenizer.n_vocab)]
     table = np.full(max(alphabet) + 1, -1, np.int32)
     table[alphabet] = np.arange(len(alphabet))
+
+    # All texts at once, then cut where each ends.
     ids = table[np.minimum(points, len(table) - 1)]
     if points.max(initial=0) >= len(table) or ids.min(initial=0) < 0:
         return [encode(tokenizer, text) for text in texts]
@@ -144,6 +150,7 @@ def tokenize(
     With ``has_mask``, questions are no targets of the loss. Raises InputError for a character that the alphabet of a
     chars tokenizer does not have.
     """
+    # All texts of the batch are encoded in one call.
     release_memory()
     encoding, separator = _vocabulary(tokenizer, chars)
     texts = encode_all(encoding, [piece.text for piece in batch])
@@ -151,29 +158,37 @@ def tokenize(
     if has_mask:
         questions = encode_all(encoding, [piece.question or "" for piece in batch])
 
+    # The split of each piece; in front of its text come the separator and the question.
     parts: dict[str, list[_Part]] = {}
     for piece, ids, question in zip(batch, texts, questions, strict=True):
-        split = piece.split or split_of(hashlib.sha256(piece.text.encode()).digest(), val_fraction)
+        split = piece.split
+        if split is None:
+            digest = hashlib.sha256(piece.text.encode()).digest()
+            split = split_of(digest, val_fraction)
         if has_mask:
             ids = np.concatenate([question, ids])
         if piece.starts:
             ids = np.concatenate([separator, ids])
         parts.setdefault(split, []).append(_Part(ids, piece.starts, len(question)))
-    return {split: _join(parts_of_split, len(separator), has_mask) for split, parts_of_split in parts.items()}
+    return {split: _join(pieces, len(separator), has_mask) for split, pieces in parts.items()}
 
 
 def _join(parts: list[_Part], n_separator: int, has_mask: bool) -> Tokens:
     """Put the pieces of one split together."""
+    # The pieces follow each other; those that start a document tell where documents start.
     ends = np.cumsum([len(part.ids) for part in parts])
     begins = np.concatenate([[0], ends[:-1]])
     starts = begins[[part.starts for part in parts]]
+
+    # Questions, which follow the separator, are no targets.
     mask = None
     if has_mask:
         mask = np.ones(ends[-1], np.uint8)
         for begin, part in zip(begins.tolist(), parts, strict=True):
             question = begin + n_separator
             mask[question : question + part.n_question] = 0
-    return Tokens(np.concatenate([part.ids for part in parts]), starts.astype(np.int64), mask)
+    ids = np.concatenate([part.ids for part in parts])
+    return Tokens(ids, starts.astype(np.int64), mask)
 
 
 def release_memory() -> None:
@@ -220,6 +235,7 @@ def in_order(
 
     Raises TrainingError if one of them is killed.
     """
+    # The first groups in this process: for little text, workers would take longer to start than the work takes.
     groups = iter(groups)
     n_chars = 0
     for batch, cursor in groups:
@@ -240,6 +256,7 @@ def _in_pool(
     context = multiprocessing.get_context("spawn")  # not fork, which does not go with threads
     with ProcessPoolExecutor(processes, context, initializer=_begin_worker) as pool:
         try:
+            # The oldest result is awaited once enough batches are under way.
             for batch, cursor in groups:
                 with _signals_blocked():  # a worker is started while there are too few
                     pending.append((pool.submit(work, batch), cursor))

@@ -76,6 +76,7 @@ class TokenWriter:
 
     def _open_spool(self, name: str, n_bytes: int, sha256: str | None) -> BinaryIO:
         """Open a raw file to append to after the bytes that have this hash. Raises LostProgress."""
+        # An interrupted writer's bytes are hashed again, and what it wrote after the last sync is cut off.
         path = self._spool_path(name)
         digest = self.digests[name]
         try:
@@ -104,6 +105,7 @@ class TokenWriter:
 
     def add(self, ids: np.ndarray, starts: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Append ids, among which documents start at ``starts``."""
+        # Ids are checked before anything is written.
         lowest = int(ids.min(initial=0))
         highest = int(ids.max(initial=0))
         if lowest < 0 or highest >= self.vocab_size:
@@ -112,6 +114,8 @@ class TokenWriter:
                 f"token id {wrong} in {self.attributes['source']} is not in the vocabulary of {self.vocab_size}",
                 "prepare the data with the tokenizer that made its ids",
             )
+
+        # Every raw file grows; documents are counted from the beginning of this file.
         self._append("tokens", ids)
         self._append("doc_offsets", starts + self.n_tokens)
         if "loss_mask" in self.dtypes:
@@ -129,6 +133,7 @@ class TokenWriter:
 
     def finish(self) -> dict[str, Any]:
         """Write the file; returns its counts and hashes. The raw files are closed, and stay until they are dropped."""
+        # Under another name first: a file is there whole or not at all.
         part = self._spool_path("part")
         hashes = {name: digest.hexdigest() for name, digest in self.digests.items()}
         with h5py.File(part, "w") as file:
@@ -152,6 +157,7 @@ class TokenWriter:
 
     def _copy_spool(self, name: str, file: h5py.File) -> int:
         """Copy a raw file into a dataset, and close it; returns the largest value."""
+        # Block by block, so that memory stays small.
         dtype = self.dtypes[name]
         dataset = file.create_dataset(name, (self._length(name),), dtype, track_times=False)
         spool = self.spools[name]
@@ -190,6 +196,8 @@ def write_index(path: Path, shards: list[Path]) -> str:
     files = [open_tokens(shard) for shard in shards]
     n_tokens = sum(file.n_tokens for file in files)
     contents = read_shards(tuple(file.shards[0] for file in files))
+
+    # Its attributes are those of its shards, but for what the tokens of all of them are.
     with h5py.File(shards[-1]) as file:
         attributes = dict(file.attrs)
     attributes.pop("mask_sha256", None)
@@ -206,6 +214,7 @@ def write_index(path: Path, shards: list[Path]) -> str:
 
 def _write_virtual_tokens(index: h5py.File, shards: list[Path], files: list[TokenFile], n_tokens: int) -> None:
     """Write a dataset that maps to those of the shards, by hand: h5py's create_virtual_dataset stores the time."""
+    # Each shard's tokens are a range of the whole.
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_obj_track_times(False)
     space = h5py.h5s.create_simple((n_tokens,))

@@ -29,6 +29,7 @@ def open_verified(path: Path, cache_dir: Path) -> TokenFile:
             cache[shards] = _contents(Path(path).resolve(), shards, cache_dir / NOTES)
         return cache[shards]
 
+    # Opening may ask for the contents too, where the file's attributes do not have them.
     file = open_tokens(path, contents_of)
     contents = contents_of(file.shards)
     if contents.sha256 != file.sha256:
@@ -39,12 +40,15 @@ def open_verified(path: Path, cache_dir: Path) -> TokenFile:
 
 def _contents(path: Path, shards: tuple[Shard, ...], notes: Path) -> Contents:
     """Return the contents of a token file's shards: as noted, or read now and noted."""
+    # A note is valid for the versions of the files that it was made of.
     key = hashlib.sha256(str(path).encode()).hexdigest()[:24]
     note = notes / f"{key}.json"
     versions = _file_versions(path, shards)
     contents = _read_note(note, versions)
     if contents is not None:
         return contents
+
+    # No valid note: read all tokens, one process at a time.
     with _only_one(note.with_suffix(".lock"), path):
         contents = _read_note(note, versions)  # by another run, which has started at the same time
         if contents is not None:

@@ -70,6 +70,7 @@ class Arithmetic(Documents):
         return self.alphabet
 
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
+        # The permutation of all problems says which comes at each position.
         begin = cursor["problem"] if cursor else 0
         for first in range(begin, self.n_problems, BLOCK):
             positions = np.arange(first, min(first + BLOCK, self.n_problems))
@@ -81,10 +82,13 @@ class Arithmetic(Documents):
 
     def _problem(self, number: int) -> tuple[str, str]:
         """Return problem ``number`` of all that there are, as question and answer."""
+        # The operation whose range it is in, then its number within that range.
         kind = int(np.searchsorted(self.ends, number, side="right"))
         operation = self.operations[kind]
         if kind:
             number -= int(self.ends[kind - 1])
+
+        # The operands are its digits in a system of this base.
         b, a = divmod(number, self.base)
         if operation == "/":
             b += 1

@@ -46,6 +46,7 @@ class Zstandard(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: memoryview) -> int:
+        # A chunk of compressed bytes may give no content yet.
         while not self.content:
             raw = self.compressed or self.file.read(STEP)
             if not raw:
@@ -81,6 +82,7 @@ def make_directory(path: Path) -> None:
 
 def match_files(patterns: list[str]) -> list[Path]:
     """Return the files that ``data.files`` names, in its order, globs sorted. Raises InputError if there is none."""
+    # Each pattern must match, and all that it matches must be readable.
     paths: list[Path] = []
     for pattern in patterns:
         matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
@@ -128,14 +130,17 @@ def open_file(path: Path, byte: int = 0) -> Iterator[BinaryIO]:
 
     Raises InputError when it is not what its name says, or cut short.
     """
+    # Plain files have a seek.
     if path.suffix not in COMPRESSED:
         with open(path, "rb") as file:
             file.seek(byte)
             yield file
         return
+
+    # Compressed ones are read up to the byte.
     try:
         with io.BufferedReader(COMPRESSED[path.suffix](path)) as file:
-            while skipped := file.read(min(byte, 1 << 20)):  # compressed files have no seek that is faster
+            while skipped := file.read(min(byte, 1 << 20)):
                 byte -= len(skipped)
             yield file
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
@@ -163,6 +168,8 @@ def fetch(url: str, sha256: str | None, path: Path) -> Path:
         if not path.is_file() or (sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256):
             raise InputError(f"{path} is not the text that was fetched", f"delete it: {url} is fetched again")
         return path
+
+    # Only what has the expected hash is kept.
     content = _download(url)
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{url} is not the text it was (sha256 differs)", "give a local copy: data.files=[…]")

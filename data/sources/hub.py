@@ -60,6 +60,7 @@ class Parquet(FileRows):
 
     def rows(self, cursor: Cursor | None) -> Iterator[Row]:
         """Yield the texts from ``cursor`` on, and go on after a failure of the network."""
+        # Every row brings the cursor from which to go on after a failure.
         failures = 0
         while True:
             try:
@@ -91,6 +92,7 @@ class Parquet(FileRows):
 
     def _texts(self, table: pa.Table, first: int) -> Iterator[str]:
         """Yield the text column from a row on. Raises InputError if there is none."""
+        # The column must be there, and hold texts.
         name = self.data.column
         if name not in table.column_names:
             raise InputError(
@@ -100,6 +102,8 @@ class Parquet(FileRows):
         kind = table.schema.field(name).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
             raise InputError(f"column {name} holds {kind}, no text", "choose another with data.column=…")
+
+        # As bytes, because files can hold texts that are not UTF-8.
         column = table[name].slice(first).cast(pa.large_binary())
         for raw in column.to_pylist():
             yield clean(decode(raw or b"", self.data.invalid_utf8, f"a text in column {name}"))
@@ -165,6 +169,7 @@ def _count_rows(builder: DatasetBuilder, splits: list[str]) -> int | None:
 
     Raises InputError for a file that is none.
     """
+    # The number is in the footer of each file.
     data_files = builder.config.data_files or {}
     names: list[str] = []
     for split in splits:
@@ -201,6 +206,8 @@ def _wait(error: Exception, failures: int, name: str, cure: str, patience: list[
     is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     is_refused = status is not None and status < 500 and status != 429
     is_missing = type(error).__name__ in MISSING or is_refused
+
+    # No failure of the network, or one that waiting does not mend.
     if not is_network or is_offline or is_missing:
         raise _explain(error, name, is_network and is_offline, is_missing, cure) from error
     if failures == len(patience):

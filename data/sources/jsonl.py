@@ -24,6 +24,7 @@ class JsonLines(FileRows):
         return files.Extent(self.paths)
 
     def rows(self, cursor: Cursor | None) -> Iterator[Row]:
+        # A line is a row; empty lines are none.
         cursor = cursor or {"file": 0, "byte": 0, "line": 0}
         for number in range(cursor["file"], len(self.paths)):
             path = self.paths[number]
@@ -43,6 +44,7 @@ class JsonLines(FileRows):
 
     def _text_of(self, raw: bytes, where: str) -> str:
         """Return the text in a line. Raises InputError, with ``where``, when there is none."""
+        # An object that has the column, and in it a text or null.
         column = self.data.column
         record = _parse(clean(decode(raw, self.data.invalid_utf8, where)), where)
         if not isinstance(record, dict) or column not in record:

@@ -66,6 +66,7 @@ class TextFiles(Documents):
         return self.read_alphabet() if self._paths or self.fetched.exists() else None
 
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
+        # Split by position: all characters have to be counted first.
         by_hash = len(self.paths) >= MIN_DOCUMENTS_TO_HASH
         if cursor is None:
             n_train = 0 if by_hash else int(self._count_characters() * (1 - self.data.val_fraction))
@@ -80,6 +81,7 @@ class TextFiles(Documents):
             if by_hash and path.stat().st_size > BLOCK:  # no piece has the text that is hashed
                 split = self._split(path)
             for text, end, is_last in self._blocks(path, byte):
+                # A block is one piece, or two where the validation begins within it.
                 parts = [(text, split, end)]
                 if not by_hash:
                     parts = _cut_for_validation(text, left, end)

@@ -63,6 +63,7 @@ class TokenBin(Source):
         return (before + cursor["token"]) / self.n_tokens
 
     def tokens(self, cursor: Cursor | None, chars: str | None) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
+        # Block by block, from the token in the part where the cursor is.
         cursor = cursor or {"part": 0, "token": 0}
         begin = cursor["token"]
         for number in range(cursor["part"], len(self.parts)):
@@ -75,6 +76,7 @@ class TokenBin(Source):
 
     def _starts(self, number: int, start: int, block: np.ndarray) -> np.ndarray:
         """Return the positions in a block of a part at which documents start."""
+        # Documents begin with end-of-text.
         split, ids = self.parts[number]
         first = next(part for name, part in self.parts if name == split)
         if first[0] == self.separator:
@@ -94,6 +96,8 @@ def _map_tokens(path: Path) -> np.ndarray:
     """Map the ids of a file into memory. Raises InputError when it is in no known format."""
     if path.suffix == ".npy":
         return _map_npy(path)
+
+    # llm.c's files have a header, nanoGPT's are tokens alone.
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", HEADER)
     if len(header) == HEADER and header[0] == MAGIC:

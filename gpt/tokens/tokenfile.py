@@ -42,10 +42,13 @@ class Shard:
 
     def reader(self, name: str, dtype: str, read: str) -> Read:
         """Return a reader of ``tokens`` or ``loss_mask``: a memory map, ``pread``, or h5py for chunked files."""
+        # Chunked or compressed: h5py finds the parts.
         offset = self.offset if name == "tokens" else self.mask_offset
         if offset is None:
             values = h5py.File(self.path)[name]
             return lambda start, stop: values[start:stop]
+
+        # Contiguous: straight from the file, at the dataset's offset.
         if read == "mmap":
             # A plain view: slicing np.memmap's own class costs a microsecond more each time.
             values = np.memmap(self.path, dtype, "r", offset, (self.n_tokens,)).view(np.ndarray)
@@ -54,8 +57,9 @@ class Shard:
         itemsize = np.dtype(dtype).itemsize
 
         def pread(start: int, stop: int) -> np.ndarray:
-            raw = os.pread(file.fileno(), (stop - start) * itemsize, offset + start * itemsize)
-            return np.frombuffer(raw, dtype)
+            n_bytes = (stop - start) * itemsize
+            position = offset + start * itemsize
+            return np.frombuffer(os.pread(file.fileno(), n_bytes, position), dtype)
 
         return pread
 
@@ -90,6 +94,8 @@ class TokenFile:
 
         if len(self.shards) == 1:
             return shard(0)
+
+        # Several shards: most windows are within one, and the others are put together.
         begins = self._shard_begins()
 
         def across(start: int, stop: int) -> np.ndarray:
@@ -141,6 +147,7 @@ def open_tokens(path: Path, read: Callable[[tuple[Shard, ...]], Contents] | None
     Where its attributes do not have the hash and range of its tokens, ``read`` computes them (:func:`read_shards`).
     """
     path = Path(path)
+    # A path without a file: a user's mistake, or a part of prepared data that is lost.
     if not path.is_file():
         if path.is_dir():
             raise InputError(f"{path} is a directory, and no token file", DAMAGED)
@@ -196,6 +203,7 @@ def _describe(path: Path, file: h5py.File, read: Callable[[tuple[Shard, ...]], C
 
 def _check_layout(path: Path, file: h5py.File) -> None:
     """Refuse a file without the datasets and attributes that every token file has. Raises InputError."""
+    # All that is missing is named at once.
     tokens = file.get("tokens")
     attributes = dict(file.attrs)
     missing = []
@@ -209,6 +217,7 @@ def _check_layout(path: Path, file: h5py.File) -> None:
     if missing:
         raise InputError(f"{path} is not a token file: no {', no '.join(missing)}", AGAIN)
 
+    # Files of one's own need no layout.
     layout = _number(path, attributes, "layout") if "layout" in attributes else LAYOUT
     if layout != LAYOUT:
         raise InputError(f"{path} has layout {layout}, and this version reads {LAYOUT}", AGAIN)
@@ -246,9 +255,12 @@ def _check_dataset(path: Path, file: h5py.File, name: str, kinds: str, length: i
     dataset = file.get(name)
     if dataset is None:
         return
-    is_row = isinstance(dataset, h5py.Dataset) and dataset.ndim == 1 and dataset.dtype.kind in kinds
-    if not is_row or (length is not None and (len(dataset), dataset.dtype.itemsize) != (length, 1)):
-        expected = "as many bytes as there are tokens" if length is not None else "a row of whole numbers"
+    is_right = isinstance(dataset, h5py.Dataset) and dataset.ndim == 1 and dataset.dtype.kind in kinds
+    expected = "a row of whole numbers"
+    if length is not None:
+        is_right = is_right and len(dataset) == length and dataset.dtype.itemsize == 1
+        expected = "as many bytes as there are tokens"
+    if not is_right:
         raise InputError(f"{path}: its dataset {name} is not {expected}", AGAIN)
 
 
@@ -277,6 +289,8 @@ def _shards(path: Path, file: h5py.File) -> tuple[Shard, ...]:
         if not shard_path.exists():
             raise InputError(f"{shard_path} is gone, and {path} is an index of it", DAMAGED)
         files.append(open_tokens(shard_path))
+
+    # Together they must be the tokens of the index.
     if sum(file.n_tokens for file in files) != tokens.size:
         raise InputError(f"the shards of {path} do not hold its {tokens.size} tokens", AGAIN)
     shards: list[Shard] = []
@@ -330,7 +344,9 @@ def read_shards(shards: tuple[Shard, ...], recorded: dict[str, dict[str, Any]] |
             raise InputError(f"{path} is damaged: {damage}", DAMAGED)
         read.append(contents)
     sha256 = read[0].sha256 if whole is None else whole.hexdigest()
-    return Contents(sha256, min(part.min_id for part in read), max(part.max_id for part in read))
+    min_id = min(contents.min_id for contents in read)
+    max_id = max(contents.max_id for contents in read)
+    return Contents(sha256, min_id, max_id)
 
 
 def read_shard(path: Path, recorded: dict[str, Any], whole: Any = None) -> tuple[Contents, str | None]:
@@ -339,6 +355,7 @@ def read_shard(path: Path, recorded: dict[str, Any], whole: Any = None) -> tuple
     ``recorded`` is the manifest's entry for it; ``whole`` is a hash that goes on over the tokens.
     """
     with _opened(path) as file:
+        # One pass over the tokens for the hashes and the range.
         digest = hashlib.sha256()
         lowest = 0
         highest = 0
@@ -355,11 +372,14 @@ def read_shard(path: Path, recorded: dict[str, Any], whole: Any = None) -> tuple
 
 def _find_damage(file: h5py.File, sha256: str, recorded: dict[str, Any]) -> str | None:
     """Compare what was read with the manifest, the attributes and each other; returns the last difference."""
+    # The tokens.
     damage = None
     if recorded.get("sha256", sha256) != sha256:
         damage = "its tokens are not those that manifest.json says (sha256)"
     if file.attrs.get("sha256", sha256) != sha256:
         damage = "its tokens are not those that were written (sha256)"
+
+    # The datasets beside them; the manifest alone has a hash of the documents.
     if "mask_sha256" in file.attrs and file.attrs["mask_sha256"] != _hash(file["loss_mask"]):
         damage = "its loss_mask is not what was written (sha256)"
     if "doc_offsets" in file:

@@ -14,6 +14,7 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
 
     Raises InputError when the GPT-2 vocabulary cannot be loaded.
     """
+    # Two tokenizers of our own, made here.
     if name == "bytes":
         ranks = {bytes([i]): i for i in range(256)}
         # No merges: pieces of any length become single bytes; 32 characters at a time is fast.
@@ -23,6 +24,8 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
     if name == "chars":
         ranks = {char.encode(): i for i, char in enumerate(chars)}
         return tiktoken.Encoding("chars", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={})
+
+    # tiktoken's, whose vocabularies it downloads and caches.
     if name not in tiktoken.list_encoding_names():
         raise InputError(f"tokenizer {name!r} is not known", "allowed: bytes, chars, gpt2")
     try:
