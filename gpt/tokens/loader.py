@@ -42,9 +42,12 @@ class TokenDataset(Dataset):
 
     def __getitems__(self, samples: list[int]) -> Tensor:
         """Read a batch at once, (B, seq_len + 1); samples ascend, as the sampler yields them."""
+        # The starts of all samples from the first to the last: with several ranks, some are of other ranks.
         windows = self.order.windows
         first = samples[0]
         starts = self.order.starts(first, samples[-1] - first + 1).tolist()
+
+        # Each window is read into its row, without a copy.
         batch = np.empty((len(samples), windows.seq_len + 1), np.int64)
         for row, sample in zip(batch, samples, strict=True):
             windows.fill(row, starts[sample - first])
@@ -70,6 +73,8 @@ def unpack(batch: Tensor, masked: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     ids = batch & ID
     counts = batch[:, 1:] & NO_TARGET == 0
     targets = torch.where(counts, ids[:, 1:], IGNORE)  # (B, T)
+
+    # The latest start of a document before each input; the first document began at position 0 or earlier.
     documents = None
     if masked:
         positions = torch.arange(batch.size(1) - 1, device=batch.device)  # (T,)
@@ -153,6 +158,7 @@ def micro_batches(sampler: OrderedSampler, num_workers: int, pin_memory: bool) -
 
     Workers send arrays: a tensor goes by a file descriptor, which takes several times as long as copying it.
     """
+    # Batches of the sampler's consecutive samples are micro-batches.
     loader = DataLoader(
         sampler.dataset,
         batch_sampler=BatchSampler(sampler, sampler.micro_batch_size, drop_last=True),

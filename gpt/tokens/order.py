@@ -38,9 +38,11 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     A balanced Feistel network over the smallest even number of bits that holds n (Luby & Rackoff 1988);
     results beyond n are walked on until they fall inside (Black & Rogaway 2002), under four passes on average.
     """
+    # Indices are split into two halves of equally many bits.
     n_bits = (n - 1).bit_length()
     half = np.uint64(max(1, (n_bits + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
+    # Each round has a key of its own, the next number of splitmix64.
     rounds = np.arange(1, ROUNDS + 1, dtype=np.uint64)
     round_keys = _mix(np.uint64(key) + rounds * GOLDEN)
 
@@ -48,11 +50,13 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
         left = x >> half
         right = x & mask
         for round_key in round_keys:
-            mixed = left ^ (_mix(right ^ round_key) & mask)
+            noise = _mix(right ^ round_key) & mask
+            mixed = left ^ noise
             left = right
             right = mixed
         return (left << half) | right
 
+    # What falls outside is encrypted until it is inside, which keeps the whole a permutation.
     out = encrypt(index.astype(np.uint64))
     outside = np.flatnonzero(out >= np.uint64(n))
     while outside.size:
@@ -101,13 +105,17 @@ class SampleOrder:
 
     def starts(self, first: int, count: int) -> np.ndarray:
         """Return the token offsets (int64) at which the windows of samples first … first + count - 1 start."""
+        # More than a block: in parts.
         if count > BLOCK:
             stop = first + count
-            parts = [self.starts(begin, min(BLOCK, stop - begin)) for begin in range(first, stop, BLOCK)]
+            parts = []
+            for begin in range(first, stop, BLOCK):
+                size = min(BLOCK, stop - begin)
+                parts.append(self.starts(begin, size))
             return np.concatenate(parts)
+
         # Samples are asked for in ascending order: a block is computed ahead, and serves the next batches too.
-        is_computed = self._block is not None and self._first <= first and first + count <= self._first + BLOCK
-        if not is_computed:
+        if self._block is None or first < self._first or first + count > self._first + BLOCK:
             self._block = self._compute(np.arange(first, first + BLOCK))
             self._first = first
         begin = first - self._first
@@ -139,13 +147,15 @@ def _permutation(order: SampleOrder, samples: np.ndarray) -> np.ndarray:
 
     Windows are shifted by a hash of (seed, epoch) mod ``seq_len``, so that their boundaries move.
     """
+    # A batch can cross from one epoch to the next, and each has a permutation and a shift of its own.
     starts = np.empty_like(samples)
     epochs = samples // order.n_windows
     for epoch in np.unique(epochs).tolist():
         in_epoch = epochs == epoch
         key = derive_seed("order", VERSION, order.seed, order.fingerprint, epoch)
         shift = derive_seed("shift", VERSION, order.seed, epoch) % order.seq_len
-        windows = permute(samples[in_epoch] % order.n_windows, order.n_windows, key)
+        positions = samples[in_epoch] % order.n_windows
+        windows = permute(positions, order.n_windows, key)
         starts[in_epoch] = order.windows.starts(windows, shift)
     return starts
 

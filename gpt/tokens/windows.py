@@ -55,11 +55,14 @@ class Windows:
 
     def fill(self, row: np.ndarray, start: int) -> None:
         """Write the window that starts at a token into ``row`` (seq_len + 1, int64), padded where the file ends."""
+        # The last window of a file may be short: what is missing is no target.
         stop = start + len(row)
         if stop > self.file.n_tokens:
             stop = self.file.n_tokens
             row[stop - start :] = NO_TARGET
             row = row[: stop - start]
+
+        # The ids, and the flags that follow from the mask and from documents.
         row[:] = self._ids(start, stop)
         if self.file.has_mask:
             row[self._mask(start, stop) == 0] |= NO_TARGET
@@ -69,7 +72,8 @@ class Windows:
         """Return first token and end of all documents of 2 to ``length`` tokens, (N, 2)."""
         lengths = self.file.doc_lengths()
         bounds = np.stack([self._offsets, self._offsets + lengths], axis=1)
-        return bounds[(lengths >= 2) & (lengths <= length)]
+        fits = (lengths >= 2) & (lengths <= length)
+        return bounds[fits]
 
     def __getstate__(self) -> dict:
         """Leave out what is open or cached: worker processes receive the path alone."""
@@ -133,8 +137,10 @@ class SeparateWindows(Windows):
 
     def starts(self, windows: np.ndarray, shift: int = 0) -> np.ndarray:
         """Return the token offsets at which windows start; they are tied to documents, and do not move."""
+        # The document of each window, and the window's number within it.
         document = np.searchsorted(self._first_windows, windows, side="right") - 1
-        return self._offsets[document] + (windows - self._first_windows[document]) * self.seq_len
+        number = windows - self._first_windows[document]
+        return self._offsets[document] + number * self.seq_len
 
     def check_documents(self) -> None:
         _check_offsets(self)
@@ -146,9 +152,10 @@ class SeparateWindows(Windows):
 
     def _flag_documents(self, row: np.ndarray, start: int, stop: int) -> None:
         begins = self._document_starts(start, stop)
-        begins = begins[begins > 0]
-        if begins.size:
-            row[begins[0] + self._ends_count :] |= NO_TARGET
+        next_documents = begins[begins > 0]
+        if next_documents.size:
+            end = next_documents[0] + self._ends_count
+            row[end:] |= NO_TARGET
 
     @functools.cached_property
     def _first_windows(self) -> np.ndarray:

@@ -14,9 +14,10 @@ import pytest
 
 import data.preparation
 import data.verified
+from data import pieces
 from data.preparation import prepare
 from data.shards import JOURNAL
-from data.sources import jsonl, pieces
+from data.sources import jsonl
 from data.tokenwriter import LostProgress, TokenWriter
 from data.verified import NOTES
 from gpt.cli.compose import compose
@@ -288,7 +289,7 @@ def test_raw_files_are_not_filled_up(tmp_path):
     spool = tmp_path / ".a.h5.tokens"
     spool.write_bytes(spool.read_bytes()[:-2])
     with pytest.raises(LostProgress, match=r"a.h5.tokens is not what was written"):
-        TokenWriter(tmp_path / "a.h5", **about, held=held)
+        TokenWriter(tmp_path / "a.h5", **about, state=held)
 
 
 @pytest.mark.parametrize("revision", [None, "abc"])
