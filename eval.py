@@ -82,10 +82,11 @@ def evaluate(
     """The results by task, printed as they come; ``files`` hold the data where a task reads any."""
     from gpt.checkpoint import load_model
     from gpt.console import plain_console
+    from gpt.device import cpu_threads, pick_device
     from gpt.evaluation.validation import Validation, exact_match, per_byte
     from gpt.generate import generate_text
     from gpt.model import GPT
-    from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
+    from gpt.precision import autocast, set_matmul_precision
     from gpt.rundir import read_state
     from gpt.tokens.tokenfile import data_fingerprint
     from gpt.tokens.tokenizer import get_tokenizer, printable

@@ -15,8 +15,8 @@ from gpt import checkpoint
 from gpt.checkpoint import Progress, TrainState
 from gpt.config.load import Config
 from gpt.config.schema import WandbConfig
-from gpt.device import reset_peak
-from gpt.diagnostics import finite, profiled
+from gpt.device import cpu_threads, device_name, peak_flops, pick_device, reset_peak
+from gpt.diagnostics import detect_anomaly, profile_steps
 from gpt.distributed import ALONE, World, after_grace, agree, heard, is_lost_rank, joined, replicated
 from gpt.errors import Interrupted, LostRank, TrainingError
 from gpt.evaluation.validation import Validation, exact_match
@@ -24,16 +24,8 @@ from gpt.generate import generate_text
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights
 from gpt.optim import build_optimizers
-from gpt.parallelize import compile_blocks, compiler_problem
-from gpt.precision import (
-    autocast,
-    cpu_threads,
-    device_name,
-    loss_scaler,
-    peak_flops,
-    pick_device,
-    set_matmul_precision,
-)
+from gpt.parallelize import checkpoint_activations, compile_blocks, compiler_problem
+from gpt.precision import autocast, loss_scaler, set_matmul_precision
 from gpt.rundir import latest_checkpoint, logs_held, step_directory, what_is_saved, write_result
 from gpt.schedule import step_tokens
 from gpt.signals import Interrupt, Stopped, never
@@ -130,6 +122,8 @@ class Trainer:
         model.to(self.device)
         if self.config.compile and not self.config.trainer.anomaly and not self.compiler_problem:
             compile_blocks(model)
+        if self.config.model.activation_checkpointing == "blocks":
+            checkpoint_activations(model)
         optimizers = build_optimizers(self.config.optimizer, model)
         scaler = loss_scaler(self.config.precision.name, self.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=self.order.empty_hash()))
@@ -225,8 +219,8 @@ class Trainer:
     def train(self, tracker: Tracker, interrupt: Interrupt) -> None:
         """Step after step, until the run ends or a signal came; the last one is saved."""
         progress, trainer, batches = self.state.progress, self.config.trainer, self.batches()
-        recorded = profiled(self.run_dir, enabled=trainer.profile and self.world.is_main)
-        with recorded as profile, finite(self.state.model, trainer.anomaly):
+        recorded = profile_steps(self.run_dir, enabled=trainer.profile and self.world.is_main)
+        with recorded as profile, detect_anomaly(self.state.model, trainer.anomaly):
             stopping = not self.evaluate_pending(tracker, interrupt)  # a signal had come before the evaluation's end
             while progress.step < self.total_steps and not stopping:
                 step = self.train_step(batches)

@@ -330,7 +330,7 @@ def check_plan(config: Config, run_dir: Path | None) -> None:
     if run_dir is not None:
         check_unused(run_dir)
     from data.preparation import vocab_size
-    from gpt.precision import pick_device
+    from gpt.device import pick_device
 
     vocab_size(config.data)
     pick_device(config.device)

@@ -14,9 +14,11 @@ from gpt.compare.tables import Grid, as_table
 from gpt.config.load import Config
 from gpt.config.schema import ModelConfig
 from gpt.console import plain_console
+from gpt.device import PEAK_FLOPS, device_name, peak_flops, pick_device
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.precision import AUTOCAST, PEAK_FLOPS, autocast, device_name, peak_flops, pick_device
+from gpt.parallelize import checkpoint_activations
+from gpt.precision import AUTOCAST, autocast
 from gpt.schedule import step_tokens, warmup
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer whose text is not there: what most alphabets are padded to
@@ -107,6 +109,8 @@ def activation_bytes(config: Config, model_config: ModelConfig, vocab_size: int)
 
     with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model = GPT(model_config, vocab_size)
+        if model_config.activation_checkpointing == "blocks":
+            checkpoint_activations(model)
         held = [*model.parameters(), *model.buffers()]
         seen.update(tensor.untyped_storage()._cdata for tensor in held)
         ids = torch.zeros(config.micro_batch_size, config.model.seq_len, dtype=torch.int64)

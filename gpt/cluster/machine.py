@@ -12,8 +12,9 @@ from gpt.errors import InputError, Unavailable
 
 def check_machine(config: Config) -> None:
     """The device, and whether it has the precision and the optimizer. Raises InputError."""
-    from gpt.optim import check_optimizer  # torch, once the rest is right
-    from gpt.precision import check_precision, pick_device
+    from gpt.device import pick_device  # torch, once the rest is right
+    from gpt.optim import check_optimizer
+    from gpt.precision import check_precision
 
     device = pick_device(config.device)
     check_precision(config.precision.name, device)
@@ -37,7 +38,7 @@ def least_memory(config: Config) -> int:
 
 def check_memory(config: Config) -> None:
     """What training needs at the very least is there. Raises Unavailable."""
-    from gpt.precision import pick_device
+    from gpt.device import pick_device
 
     needed, what = least_memory(config), "this machine"
     device = pick_device(config.device)
