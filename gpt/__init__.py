@@ -20,6 +20,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    # Kept, so that Python finds it without this function from then on.
     value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

@@ -27,6 +27,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
     Raises Unavailable when this machine does not have it.
     """
+    # The devices of this machine, best first.
     present = ["cpu"]
     if torch.backends.mps.is_available():
         present.insert(0, "mps")

@@ -32,6 +32,7 @@ def profile_steps(run_dir: Path, enabled: bool) -> Iterator[Callable[[], None]]:
         share = communication_share(profiler.events())
         (run_dir / "profile.txt").write_text(f"{share:.1%} of these steps had a collective under way\n{table}\n")
 
+    # One window of a few steps, written as soon as it ends.
     schedule = torch.profiler.schedule(wait=WAIT, warmup=WARM_UP, active=RECORDED, repeat=1)
     with torch.profiler.profile(schedule=schedule, on_trace_ready=write, profile_memory=True) as profiler:
         yield profiler.step

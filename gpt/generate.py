@@ -47,12 +47,14 @@ def generate(
         for _ in range(tokens):
             if stop():
                 raise Stopped
+            # The cache holds one context; a full one is replaced.
             is_full = cache is not None and cache.length + unread.size(1) > seq_len
             if is_full:
                 unread = ids[:, -max(1, seq_len // 2) :]
             if cache is None or is_full:
                 cache = model.new_cache(ids.size(0), model.wte.weight.dtype)
 
+            # The model reads the new ids alone, and the last of them predicts the next.
             hidden = model(unread, cache)[:, -1]  # (B, C)
             logits = model.logits(hidden).cpu()
             unread = _next_token(logits, temperature, top_k, generator).to(ids.device)  # (B, 1)
@@ -70,6 +72,7 @@ def generate_text(
 ) -> str:
     """The sample that a run with this seed writes at this step: prompt and continuation. Raises Stopped."""
     prompt = torch.tensor([prompt_ids(tokenizer, sample.prompt)], device=model.wte.weight.device)  # (1, T)
+    # A seed for each step: the samples of a run do not begin with the same draws.
     ids = generate(
         model,
         prompt,

@@ -85,6 +85,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        # Queries, keys and values of all heads come from one matrix, as in GPT-2.
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.attend = ATTENTION[config.attention]
@@ -99,6 +100,7 @@ class Attention(nn.Module):
         q = self._split_heads(q)
         k = self._split_heads(k)
         v = self._split_heads(v)
+        # With a cache, the queries attend to all that it holds.
         if cache is not None:
             k, v = cache.append(k, v)
         # Dropout of the attention weights takes place inside the kernel, which does not know the mode of the module.
@@ -139,6 +141,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        # Each part adds to the residual stream; the norms stand before or after the sums.
         if self.pre_norm:
             x = x + self.attn(self.ln_1(x), mask, cache)
             return x + self.mlp(self.ln_2(x))
@@ -207,6 +210,7 @@ class GPT(nn.Module):
             mask = is_same & causal_mask(t, t, idx.device)
             positions = positions - documents  # (B, T)
 
+        # All that differs between training, evaluation and decoding goes into the same call of each block.
         x = self.drop(self.embed(idx, positions))  # (B, T, C)
         for block, layer_cache in zip(self.h, layer_caches, strict=True):
             x = block(x, mask, cache=layer_cache)
@@ -258,6 +262,7 @@ def init_weights(model: GPT, seed: int) -> None:
     and this model draw them like all others.) Only the first ``vocab_size`` rows of ``wte`` and an untied head are
     drawn, so weights do not depend on ``vocab_multiple``; on the CPU, so they do not depend on the device either.
     """
+    # Residual projections add up over 2 n_layer sums.
     config = model.config
     residual_std = config.init_std
     if config.residual_scaling and config.n_layer:
@@ -285,6 +290,7 @@ def flops_per_token(model: GPT) -> int:
     (PaLM, Chowdhery et al. 2022, appendix B, as nanoGPT's estimate_mfu counts it.)
     """
     config = model.config
+    # A tied table is a matrix product too, as the head.
     n = parameter_count(model)
     if config.position == "learned":
         n -= model.wpe.weight.numel()

@@ -28,6 +28,7 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module) -> list[Optimize
         optimizers = _muon(config, model)
     else:
         optimizers = [_adamw(config, list(model.parameters()), config.lr)]
+    # The schedule multiplies the peak rate.
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -41,6 +42,7 @@ def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
     """
     if device.type in ("cpu", "cuda") and not isinstance(config, CustomConfig):
         return
+    # Called h, so that Muon takes its matrix, and AdamW its bias.
     model = nn.ModuleDict({"h": nn.Linear(2, 2, device=device)})
     try:
         for p in model.parameters():
@@ -62,6 +64,7 @@ def _adamw(config: AdamWConfig, parameters: list[nn.Parameter], lr: float) -> Op
 
 def _muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) on the matrices of the blocks, AdamW on embeddings, head, biases and norms."""
+    # Muon is for matrices that map hidden states to hidden states, which are those of the blocks.
     matrices = []
     others = []
     for name, p in model.named_parameters():

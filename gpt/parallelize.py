@@ -18,8 +18,10 @@ def compile_blocks(model: GPT) -> None:
 
     One graph serves all blocks. The changing shapes of decoding would compile it again and again.
     """
-    torch._dynamo.config.optimize_ddp = False  # it would split blocks at DDP's buckets; blocks are regions enough
-    torch._dynamo.reset()  # earlier jobs of a sweep would count against its limit of recompilations
+    # Dynamo would split blocks at DDP's buckets; blocks are regions enough.
+    torch._dynamo.config.optimize_ddp = False
+    # Earlier jobs of a sweep would count against its limit of recompilations.
+    torch._dynamo.reset()
     for block in model.h:
         block.forward = _compiled(block.forward)
 
@@ -47,6 +49,7 @@ def _compiled(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _checkpointed(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def forward(*inputs: Any, cache: LayerCache | None = None) -> Tensor:
+        # With a cache, a second run would append its keys and values again.
         if cache is not None or not torch.is_grad_enabled():
             return inner(*inputs, cache=cache)
         return checkpoint(inner, *inputs, use_reentrant=False)

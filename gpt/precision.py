@@ -14,11 +14,13 @@ def _supported_precisions(device: torch.device) -> list[str]:
     if device.type == "cpu":
         return ["fp32", "bf16"]
     if device.type == "mps":
+        # PyTorch has no query for it, so this tries one.
         try:
             torch.zeros(1, device=device, dtype=torch.bfloat16)  # needs macOS 14
         except (RuntimeError, TypeError):
             return ["fp32"]
         return ["fp32", "bf16"]
+    # TensorFloat-32 and bfloat16 came with compute capability 8.0.
     is_ampere = torch.cuda.get_device_capability(device)[0] >= 8
     return ["fp32", "tf32", "bf16", "fp16"] if is_ampere else ["fp32", "fp16"]
 

@@ -108,7 +108,8 @@ def test_hidden_states_lead_to_the_logits(run):
 
 
 def test_a_sample_is_that_of_the_run(trainer):
-    training = trainer("trainer.max_steps=2", "trainer.eval_every=256", "checkpoint.every=1", "sample.prompt=def")
+    training = trainer("trainer.max_steps=2", "trainer.eval_every=256", "checkpoint.every=1", "checkpoint.keep=2",
+                       "sample.prompt=def")  # fmt: skip
     training.fit()
     save(training.config, training.run_dir / "config.yaml")
     run = gpt.load_run(training.run_dir)

@@ -31,8 +31,10 @@ class TokenWindows(Dataset):
         return math.ceil((self.file.n_tokens - 1) / self.seq_len)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        # The error that ends a loop over the dataset.
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
+        # One window as the training reads it: ids, with bits for what does not count.
         row = np.empty(self.seq_len + 1, np.int64)
         self._windows.fill(row, index * self.seq_len)
         inputs, targets, _ = unpack(torch.from_numpy(row)[None], masked=False)  # (1, seq_len) both

@@ -50,6 +50,7 @@ class LanguageModel:
 
         Equal arguments give equal text. With the seed and the sample keys of the run it is the run's own sample.
         """
+        # The ranges of the config's sample keys.
         if tokens < 0:
             raise InputError(f"tokens={tokens} makes no sense", "allowed: 0 or more")
         if temperature <= 0:
@@ -69,6 +70,7 @@ class LanguageModel:
         seq_len = self.model.config.seq_len
         if len(ids) > seq_len:
             raise InputError(f"the text has {len(ids)} tokens", f"allowed: up to {seq_len}, the context of the model")
+        # The embeddings leave through the dropout layer, which does nothing in evaluation.
         states = []
 
         def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -90,6 +92,7 @@ class LanguageModel:
         fewer than two tokens.
         """
         ids = self._ids(text, at_least=2)  # (T,)
+        # Each target is predicted once; the context begins again with each window.
         inputs = ids[:-1].split(self.model.config.seq_len)
         targets = ids[1:].split(self.model.config.seq_len)
         total = 0.0

@@ -19,6 +19,7 @@ def load_run(directory: str | Path) -> "Run":
     path = Path(directory).expanduser()
     if (path / "config.yaml").is_file():
         return Run(path)
+    # Sweeps are in outputs/ too, so one may be given by mistake.
     sweep = read_sweep(path)
     if sweep is not None:
         cure = f"load one of its jobs: {', '.join(sweep['jobs'])}"
@@ -46,7 +47,8 @@ class Run:
     def metrics(self) -> dict[str, list[float | None]]:
         """A column for each metric, one value per logged step; None at steps that do not have the metric."""
         rows = read_rows(self.path)
-        names = {}  # in the order of their first appearance
+        # The names of all rows, in the order of their first appearance.
+        names = {}
         for row in rows:
             names |= row
         return {name: [row.get(name) for row in rows] for name in names}
@@ -81,6 +83,7 @@ class Run:
     def _find_checkpoint(self, checkpoint: int | str | Path) -> Path:
         if checkpoint not in ("best", "last") and not isinstance(checkpoint, int):
             return find_checkpoint(Path(checkpoint).expanduser())
+        # best and last are links; a step is looked up by its number.
         path = self.path / "checkpoints" / str(checkpoint)
         if isinstance(checkpoint, int):
             path = self.checkpoints.get(checkpoint, path)
