@@ -59,10 +59,11 @@ def evaluate(
     from gpt.checkpoint.files import read_state
     from gpt.checkpoint.state import load_model
     from gpt.console import plain_console
+    from gpt.device import cpu_threads, pick_device
     from gpt.evaluation.task import Compute, Subject
     from gpt.evaluation.tasks import build_tasks
     from gpt.model import GPT
-    from gpt.precision import autocast, cpu_threads, pick_device, set_matmul_precision
+    from gpt.precision import autocast, set_matmul_precision
     from gpt.tokens.tokenfile import data_fingerprint
     from gpt.tokens.tokenizer import get_tokenizer, printable
 

@@ -23,9 +23,9 @@ def serve(world, config, train, val, run_dir: Path) -> None:
     """Run a rank: one step for every line of the pipe, which rank 0 reads and answers."""
     import torch
 
+    from gpt.device import cpu_threads, pick_device
     from gpt.diagnostics import communication_share
     from gpt.distributed import process_group
-    from gpt.precision import cpu_threads, pick_device
     from gpt.trainer import Trainer
 
     device = pick_device(config.device, world.local_rank)

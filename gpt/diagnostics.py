@@ -1,4 +1,4 @@
-"""What one looks through when a run is slow or goes wrong: torch's profiler, and the first thing that is not finite."""
+"""Diagnosis of a run that is slow or goes wrong: torch's profiler, and the first module that is not finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,16 +8,19 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.autograd import DeviceType
-from torch.autograd.profiler_util import EventList
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from gpt.errors import TrainingError
 
-WAIT, WARM_UP, RECORDED = 1, 2, 3  # steps; the first ones allocate and compile
+# Steps. The first ones allocate and compile.
+WAIT = 1
+WARM_UP = 2
+RECORDED = 3
 
 
 @contextmanager
-def profiled(run_dir: Path, enabled: bool) -> Iterator[Callable[[], None]]:
-    """Record some steps; gives a function to call after each. Writes profile.json (a trace) and profile.txt."""
+def profile_steps(run_dir: Path, enabled: bool) -> Iterator[Callable[[], None]]:
+    """Record some steps; yields a function to call after each. Writes profile.json (a trace) and profile.txt."""
     if not enabled:
         yield lambda: None
         return
@@ -29,29 +32,41 @@ def profiled(run_dir: Path, enabled: bool) -> Iterator[Callable[[], None]]:
         share = communication_share(profiler.events())
         (run_dir / "profile.txt").write_text(f"{share:.1%} of these steps had a collective under way\n{table}\n")
 
+    # One window of a few steps, written as soon as it ends.
     schedule = torch.profiler.schedule(wait=WAIT, warmup=WARM_UP, active=RECORDED, repeat=1)
     with torch.profiler.profile(schedule=schedule, on_trace_ready=write, profile_memory=True) as profiler:
         yield profiler.step
 
 
 def communication_share(events: EventList) -> float:
-    """Share of the recorded steps with a collective (gloo's or nccl's) under way, be it beside other work or waiting
-    for a slower rank."""
-    steps = [event.time_range for event in events if event.name.startswith("ProfilerStep")]
-    communicating = sorted(
-        (event.time_range.start, event.time_range.end)
-        for event in events
-        if event.name.startswith("gloo:") or (event.device_type == DeviceType.CUDA and "nccl" in event.name.lower())
-    )
-    seconds, until = 0.0, -math.inf
-    for begin, end in communicating:  # several at a time count once
-        seconds += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return seconds / (max(step.end for step in steps) - min(step.start for step in steps))
+    """Share of the recorded steps during which a collective is under way, beside other work or in wait for a rank."""
+    steps = []
+    collectives = []
+    for event in events:
+        if event.name.startswith("ProfilerStep"):
+            steps.append(event.time_range)
+        elif _is_collective(event):
+            collectives.append((event.time_range.start, event.time_range.end))
+
+    # Collectives that overlap count once: each adds the time after the end of all earlier ones.
+    busy = 0.0
+    latest_end = -math.inf
+    for start, end in sorted(collectives):
+        busy += max(0.0, end - max(start, latest_end))
+        latest_end = max(latest_end, end)
+    recorded = max(step.end for step in steps) - min(step.start for step in steps)
+    return busy / recorded
+
+
+def _is_collective(event: FunctionEvent) -> bool:
+    """True for an operation of gloo or a kernel of nccl."""
+    if event.name.startswith("gloo:"):
+        return True
+    return event.device_type == DeviceType.CUDA and "nccl" in event.name.lower()
 
 
 @contextmanager
-def finite(model: nn.Module, enabled: bool) -> Iterator[None]:
+def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
     """Raises TrainingError at the first module whose output, or operation whose gradient, is not finite."""
     if not enabled:
         yield
@@ -64,7 +79,11 @@ def finite(model: nn.Module, enabled: bool) -> Iterator[None]:
 
         return hook
 
-    hooks = [module.register_forward_hook(check(name)) for name, module in model.named_modules() if name]
+    # Hooks look at what goes forward, torch's own detection at what comes back.
+    hooks = []
+    for name, module in model.named_modules():
+        if name:
+            hooks.append(module.register_forward_hook(check(name)))
     try:
         with torch.autograd.set_detect_anomaly(True):
             yield

@@ -11,9 +11,9 @@ from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import checkpoint_dir, resume_hint
 from gpt.checkpoint.state import Progress
 from gpt.config.schema import Config, WandbConfig
+from gpt.device import cpu_threads
 from gpt.distributed import World, delayed, is_lost_rank
 from gpt.errors import Interrupted, LostRank, TrainingError
-from gpt.precision import cpu_threads
 from gpt.rundir import lock_logs, write_result
 from gpt.signals import Interrupt
 from gpt.tracker.mirror import Mirror

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gpt.checkpoint.state import TrainState
 from gpt.config.schema import Config
+from gpt.device import device_name, peak_flops
 from gpt.evaluation.task import Compute
 from gpt.model import flops_per_token
-from gpt.precision import device_name, peak_flops
 from gpt.tokens.loader import OrderedSampler, StepBatch, TokenDataset, count_targets, step_batches, unpack
 from gpt.tokens.order import derive_seed
 from gpt.tracker.histogram import histograms

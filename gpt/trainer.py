@@ -10,15 +10,15 @@ from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.checkpoint.state import Progress, TrainState
 from gpt.config.schema import Config
-from gpt.device import peak_bytes, reset_peak
-from gpt.diagnostics import finite, profiled
+from gpt.device import peak_bytes, pick_device, reset_peak
+from gpt.diagnostics import detect_anomaly, profile_steps
 from gpt.distributed import ALONE, World, compare_ranks, process_group, redirect_output
 from gpt.evaluation.task import Compute, Subject, Task, due_tasks
 from gpt.evaluation.tasks import build_tasks
 from gpt.model import GPT, init_weights
 from gpt.optim import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
-from gpt.precision import autocast, loss_scaler, pick_device, set_matmul_precision
+from gpt.precision import autocast, loss_scaler, set_matmul_precision
 from gpt.session import Session, not_finite, open_session
 from gpt.signals import Stopped
 from gpt.step import Step, Stepper
@@ -159,8 +159,8 @@ class Trainer:
         progress = self.state.progress
         trainer = self.config.trainer
         batches = self.stepper.batches()
-        profiler = profiled(self.run_dir, enabled=trainer.profile and self.world.is_main)
-        with profiler as profile, finite(self.state.model, trainer.anomaly):
+        profiler = profile_steps(self.run_dir, enabled=trainer.profile and self.world.is_main)
+        with profiler as profile, detect_anomaly(self.state.model, trainer.anomaly):
             # A run that goes on may have been saved before its evaluation was over.
             stopping = not self.evaluate_pending()
             while progress.step < self.total_steps and not stopping:

@@ -13,7 +13,7 @@ from gpt.config.groups import options
 from gpt.evaluation.task import Compute
 from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
-from gpt.model import GPT, Attention, flops_per_token, gelu_tanh, init_weights, parameter_count, sinusoids
+from gpt.model import GPT, Attention, _gelu_tanh, _sinusoids, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
 
 
@@ -274,7 +274,7 @@ def test_without_positions_only_the_causal_mask_tells_order():
 
 
 def test_sinusoids_are_vaswanis():
-    table = sinusoids(32, 6)
+    table = _sinusoids(32, 6)
     for position, i in ((0, 0), (5, 1), (31, 2)):
         angle = position / 10_000 ** (2 * i / 6)
         assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
@@ -325,8 +325,8 @@ def test_decoding_with_the_cache_gives_the_same_hidden_states(switch):
     model = built(switch).eval()
     x = ids(2, 32)
     whole = model(x)
-    caches = model.new_caches(2, torch.float32)
-    parts = [model(x[:, a:b], caches) for a, b in [(0, 5), (5, 6), (6, 20), (20, 31), (31, 32)]]
+    cache = model.new_cache(2, torch.float32)
+    parts = [model(x[:, a:b], cache) for a, b in [(0, 5), (5, 6), (6, 20), (20, 31), (31, 32)]]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -393,6 +393,6 @@ def test_the_compiled_gelu_is_that_of_gpt2():
     x = torch.linspace(-8, 8, 4001)
     wide = x.double()
     formula = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    compiled = torch.compile(gelu_tanh)(x)
+    compiled = torch.compile(_gelu_tanh)(x)
     assert (compiled - formula).abs().max() < 1e-6
-    assert (gelu_tanh(x) - formula).abs().max() < 1e-6
+    assert (_gelu_tanh(x) - formula).abs().max() < 1e-6

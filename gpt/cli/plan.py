@@ -14,9 +14,11 @@ from gpt.compare.tables import Grid, as_table
 from gpt.config.budget import step_tokens
 from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
+from gpt.device import PEAK_FLOPS, device_name, peak_flops, pick_device
 from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.precision import AUTOCAST, PEAK_FLOPS, autocast, device_name, peak_flops, pick_device
+from gpt.parallelize import checkpoint_activations
+from gpt.precision import AUTOCAST, autocast
 from gpt.schedule import warmup
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer without its text: what most alphabets are padded to
@@ -169,6 +171,8 @@ def _measure_saved_bytes(config: Config, model_config: ModelConfig, vocab_size: 
     with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         # Parameters and buffers are there anyway.
         model = GPT(model_config, vocab_size)
+        if model_config.activation_checkpointing == "blocks":
+            checkpoint_activations(model)
         for tensor in (*model.parameters(), *model.buffers()):
             seen.add(tensor.untyped_storage()._cdata)
         ids = torch.zeros(config.micro_batch_size, config.model.seq_len, dtype=torch.int64)  # (batch, position)

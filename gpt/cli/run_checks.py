@@ -106,7 +106,7 @@ def _check_plan(config: Config, run_dir: Path | None) -> int | None:
         check_unused(run_dir)
 
     from data.preparation import vocab_size
-    from gpt.precision import pick_device
+    from gpt.device import pick_device
 
     size = vocab_size(config.data)
     pick_device(config.device)

@@ -17,8 +17,9 @@ UNKNOWN_STATE_BYTES = 8
 
 def check_machine(config: Config) -> None:
     """Check that the device exists and supports the precision and the optimizer. Raises InputError."""
-    from gpt.optim import check_optimizer  # torch, once the rest is right
-    from gpt.precision import check_precision, pick_device
+    from gpt.device import pick_device  # torch, once the rest is right
+    from gpt.optim import check_optimizer
+    from gpt.precision import check_precision
 
     device = pick_device(config.device)
     check_precision(config.precision.name, device)
@@ -27,7 +28,7 @@ def check_machine(config: Config) -> None:
 
 def check_memory(config: Config) -> None:
     """Check that the machine has the least memory that training needs. Raises Unavailable."""
-    from gpt.precision import pick_device
+    from gpt.device import pick_device
 
     device = pick_device(config.device)
     needed = _least_memory(config)

@@ -143,7 +143,7 @@ def test_fused_where_there_is_none_is_refused():
 
 def test_bf16_where_the_device_has_none_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(InputError, match="precision=bf16 is not to be had on cuda here\n  allowed here: fp32, fp16"):
+    with pytest.raises(InputError, match="precision=bf16 is not supported on cuda here\n  allowed here: fp32, fp16"):
         check_precision("bf16", torch.device("cuda"))
     check_precision("fp16", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
@@ -462,7 +462,7 @@ WRONG_EVALUATIONS = [
     (["checkpoint=RUN", "tasks=[hellaswg]"], "tasks=['hellaswg'] is not known", "val, exact_match, sample"),
     (["checkpoint=RUN", "model.tie_head=false"], "model.tie_head belongs to the run", "allowed: data"),
     (["checkpoint=RUN", "data.tokenizer=chars"], "the data has tokenizer chars with ", "data.tokenizer=bytes"),
-    (["checkpoint=RUN", "precision=fp16"], "precision=fp16 is not to be had on cpu", "fp32, bf16"),
+    (["checkpoint=RUN", "precision=fp16"], "precision=fp16 is not supported on cpu", "fp32, bf16"),
     (["checkpoint=RUN", "sample.top_k=0"], "sample.top_k=0 makes no sense", "at least 1"),
     (["checkpoint=RUN", "sampel.top_k=1"], "sampel.top_k belongs to the run", "allowed: data"),
     (["checkpoint=RUN", "data=nothing"], "data=nothing: no such option", "stdlib"),

@@ -70,7 +70,7 @@ def test_a_signal_at_any_moment_loses_nothing(small, tmp_path, undisturbed, mome
         monkeypatch.setattr("gpt.evaluation.validation.loss_sum", after(evaluate.loss_sum))
     elif moment == "sample":  # 16 tokens each
         left[0] = 20
-        monkeypatch.setattr("gpt.generate.next_token", after(generate.next_token))
+        monkeypatch.setattr("gpt.generate._next_token", after(generate._next_token))
     elif moment == "save":
         left[0] = 2
         monkeypatch.setattr(checkpoint, "save_file", after(checkpoint.save_file))
