@@ -13,7 +13,7 @@ from gpt.files import LAYOUT, locked, write_json
 from gpt.rundir import INDEX, read_sweep
 from gpt.sweep.jobs import Job, State
 
-HYDRAS = "multirun.yaml"  # what Hydra's own sweeper puts there before it launches
+HYDRA_FILE = "multirun.yaml"  # what Hydra's own sweeper puts there before it launches
 
 
 class Index:
@@ -86,7 +86,7 @@ def _check_sweep_dir(path: Path) -> None:
         return
     if path.is_dir():
         names = {inside.name for inside in path.iterdir()}
-        if names <= {HYDRAS}:
+        if names <= {HYDRA_FILE}:
             return
     if not (path / INDEX).exists():
         raise InputError(
