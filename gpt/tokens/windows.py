@@ -62,11 +62,10 @@ class Windows:
             row[stop - start :] = NO_TARGET
             row = row[: stop - start]
 
-        # The ids, and the flags that follow from the mask and from documents.
+        # The ids, and the flags that follow from the mask.
         row[:] = self._ids(start, stop)
         if self.file.has_mask:
             row[self._mask(start, stop) == 0] |= NO_TARGET
-        self._flag_documents(row, start, stop)
 
     def documents_within(self, length: int) -> np.ndarray:
         """Return first token and end of all documents of 2 to ``length`` tokens, (N, 2)."""
@@ -79,11 +78,9 @@ class Windows:
         """Leave out what is open or cached: worker processes receive the path alone."""
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
-    def _flag_documents(self, row: np.ndarray, start: int, stop: int) -> None:
-        """Set the flags that follow from the documents in tokens start … stop - 1."""
-
-    def _document_starts(self, start: int, stop: int) -> np.ndarray:
-        """Return the positions, counted from ``start``, at which documents start before ``stop``."""
+    def _document_starts(self, row: np.ndarray, start: int) -> np.ndarray:
+        """Return the positions in a window at which documents start."""
+        stop = min(start + len(row), self.file.n_tokens)
         first, last = np.searchsorted(self._offsets, [start, stop])
         return self._offsets[first:last] - start
 
@@ -116,8 +113,9 @@ class MaskedWindows(Windows):
     def check_documents(self) -> None:
         _check_offsets(self)
 
-    def _flag_documents(self, row: np.ndarray, start: int, stop: int) -> None:
-        begins = self._document_starts(start, stop)
+    def fill(self, row: np.ndarray, start: int) -> None:
+        super().fill(row, start)
+        begins = self._document_starts(row, start)
         row[begins] |= STARTS if self._ends_count else STARTS | NO_TARGET
 
 
@@ -150,8 +148,9 @@ class SeparateWindows(Windows):
                 "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
             )
 
-    def _flag_documents(self, row: np.ndarray, start: int, stop: int) -> None:
-        begins = self._document_starts(start, stop)
+    def fill(self, row: np.ndarray, start: int) -> None:
+        super().fill(row, start)
+        begins = self._document_starts(row, start)
         next_documents = begins[begins > 0]
         if next_documents.size:
             end = next_documents[0] + self._ends_count
