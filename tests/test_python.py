@@ -12,8 +12,8 @@ from conftest import ROOT, environment
 from torch.utils.data import DataLoader
 
 import gpt
-from gpt.config.load import save
 from gpt.checkpoint.files import list_checkpoints as checkpoints
+from gpt.config.load import save
 from gpt.tokens.tokenfile import open_tokens
 
 PAGE = (ROOT / "docs" / "python.md").read_text()

@@ -211,7 +211,7 @@ def load(path: Path, name: str) -> Run:
     """Read a run. Raises InputError, with the path, for files that are damaged or that this version cannot read."""
     config = flatten(read(path / "config.yaml"))
     result = read_result(path) or {}
-    rows = _read_rows(path)
+    rows = read_rows(path)
     # The result is that of an earlier end, if the run has gone on.
     state = result.get("status", "unfinished")
     if rows and rows[-1]["step"] > result.get("step", math.inf):
@@ -219,7 +219,7 @@ def load(path: Path, name: str) -> Run:
     return Run(name=name, path=path, state=state, config=config, result=result, rows=rows)
 
 
-def _read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
     """Return the rows of metrics.jsonl, none where the run has not begun. Raises InputError for a damaged file."""
     try:
         rows = read_metrics(path)
