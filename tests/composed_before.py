@@ -7,6 +7,7 @@ overridden are applied, and the result is checked, as ever. Importing this modul
 
 import copy
 from collections.abc import Hashable
+from pathlib import Path
 
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -21,17 +22,16 @@ _lists: dict[Hashable, tuple] = {}
 _LEARNT = ("override_choices", "override_metadata", "known_choices", "known_choices_per_group")
 
 
-def _sources(repository) -> tuple | None:
-    """Where the files are; None where some are not the project's, so that a test may change them."""
+def _sources(repository) -> tuple:
+    """Where the files are, and, of those that a test may have written, their content."""
     sources = [(source.provider, source.scheme(), source.path) for source in repository.get_sources()]
-    is_ours = all(scheme in ("pkg", "structured") or path == str(CONF) for _, scheme, path in sources)
-    return tuple(sources) if is_ours else None
+    others = [Path(path) for _, scheme, path in sources if scheme == "file" and path != str(CONF)]
+    texts = [(str(path), path.read_bytes()) for other in others for path in sorted(other.rglob("*.yaml"))]
+    return (*sources, *texts)
 
 
 def _composed_before(self, defaults, repo):
     sources = _sources(repo)
-    if sources is None:
-        return _compose(self, defaults, repo)
     key = (sources, repr(defaults))
     if key not in _composed:
         _composed[key] = _compose(self, defaults, repo)
@@ -40,7 +40,7 @@ def _composed_before(self, defaults, repo):
 
 def _listed_before(repo, config_name, overrides, prepend_hydra, skip_missing):
     sources = _sources(repo)
-    if sources is None or overrides.append_group_defaults or overrides.deletions:
+    if overrides.append_group_defaults or overrides.deletions:
         return _list(repo, config_name, overrides, prepend_hydra, skip_missing)
     key = (sources, config_name, repr(overrides.override_choices), prepend_hydra, skip_missing)
     if key not in _lists:

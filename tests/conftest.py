@@ -13,7 +13,7 @@ import sysconfig
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Give workers whole files, whose tests share what they make, in the order above."""
+    """Give workers whole files, whose tests share what they make, in the order above.
+
+    All that compiles is one more file, for the imports that it takes, and so is all that waits for the one SLURM.
+    """
     from xdist.scheduler import LoadFileScheduling
 
+    class LongestFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("[")[0].partition("::")
+            if "compile" in test or "every_combination" in test:
+                return "compiled"
+            return "slurm" if "slurm" in test or "slurm" in file else file
+
     config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
+    return LongestFirst(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -269,6 +279,24 @@ def call(*arguments: str, cwd: Path, timeout: float = 120, **how: Any) -> subpro
     started = Started(*arguments, cwd=cwd, **how)
     out, err = started.communicate(timeout)
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+
+
+@contextlib.contextmanager
+def imported(*modules: str, **how: Any) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """A function like :func:`call` whose processes have imported these modules too, by the settings ``how``."""
+    ours, theirs = WARM.Pipe()
+    settings = warm.Settings(environment(**how.pop("env", {})), **how)
+    process = WARM.Process(target=warm.serve, args=(theirs, modules, settings))
+    process.start()
+
+    def call_there(*arguments: str, cwd: Path, script: str) -> subprocess.CompletedProcess:
+        ours.send({"args": [sys.executable, "-m", script, *arguments], "cwd": cwd})
+        assert ours.poll(120), arguments
+        return ours.recv()
+
+    yield call_there
+    ours.send(None)
+    process.join()
 
 
 def processes_in(directory: Path, below: bool = False) -> dict[int, bytes]:

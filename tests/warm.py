@@ -17,6 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def run(script: str, arguments: tuple[str, ...], cwd: Path, settings: Settings, 
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     settings.apply()
     become([str(ROOT / script) if script in FILES else script, *arguments])
+
+
+def serve(connection: Connection, modules: Sequence[str], settings: Settings) -> None:
+    """Import modules, and run the commands that come through ``connection`` in processes forked from this one."""
+    from gpt.signals import end_with
+
+    end_with(os.getppid())
+    fork_what_is_started()
+    os.environ.clear()
+    os.environ.update(settings.environment)
+    for module in modules:
+        importlib.import_module(module)
+    settings.apply()
+    while asked := connection.recv():
+        done = subprocess.run(**asked, capture_output=True, text=True, timeout=120)
+        connection.send(done)
 
 
 def become(argv: Sequence[str]) -> None:

@@ -184,7 +184,7 @@ def grown(directory):
         (directory / name).write_text(text)
     for path in (*directory.glob("gpt/**/*.py"), *directory.glob("conf/**/*.yaml")):
         path.write_text(re.sub(r"\bgrad_clip\b", "clip_norm", path.read_text()))
-    with open(directory / "gpt" / "layouts.py", "a") as layouts_file:
+    with open(directory / "gpt" / "config" / "layouts.py", "a") as layouts_file:
         layouts_file.write(TOLD)
     return directory
 

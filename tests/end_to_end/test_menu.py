@@ -250,11 +250,11 @@ def test_a_missing_compiler_costs_one_line(small, tmp_path):
 
 @pytest.mark.slow
 def test_overfit_brings_one_batch_to_near_zero(tiny):
-    run = tiny("debug=overfit", "batch.global_tokens=256", "trainer.max_steps=150", "trainer.eval_every=10_000_000")
+    run = tiny("debug=overfit", "batch.global_tokens=256", "trainer.max_steps=120", "trainer.eval_every=10_000_000")
     result = run.fit()
     assert result["train_loss"] < 0.01
     first = run.dataset.order.starts(0, 4)
-    assert (run.dataset.order.starts(4 * 125, 4) == first).all()
+    assert (run.dataset.order.starts(4 * 100, 4) == first).all()
 
 
 @pytest.mark.slow

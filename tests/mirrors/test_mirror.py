@@ -163,7 +163,7 @@ def test_a_remote_is_noted_without_secrets(remote, public):
 
 @pytest.mark.slow
 def test_wandb_has_everything_about_a_run(server, small, tmp_path):
-    done = call(*small, *RUN, "tracker.plot=true", "tracker.histograms_every=10", "tracker.artifacts=best", "tags=[a,b]", "tracker.notes=why", cwd=tmp_path)  # fmt: skip
+    done = call(*small, *RUN, "tracker.plot=true", "tracker.histograms_every=10", "tracker.artifacts=best", "tags=[a,b]", "tracker.notes=why", cwd=tmp_path, **AWAKE)  # fmt: skip
     assert done.returncode == 0, done.stderr
     run_id, run = only(server.runs.items())
     assert f"wandb       {server.url}/somebody/gptlab/runs/{run_id}" in done.stdout
@@ -413,17 +413,17 @@ def test_a_view_of_a_sweep_is_saved(server, small, tmp_path):
         assert call(*small, *job, "sample.tokens=0", cwd=tmp_path).returncode == 0
     jobs = {"vocab_multiple-1": {}, "vocab_multiple-64": {}}
     write_json(tmp_path / "sweep" / "sweep.json", {"layout": LAYOUT, "jobs": jobs, "baseline": None})
-    saved = mirror("sweep", "project=p", cwd=tmp_path, module="wandb_workspace")
+    saved = mirror("sweep", "project=p", cwd=tmp_path, module="mirrors.workspace")
     assert saved.returncode == 0, saved.stderr
     assert saved.stdout.startswith(f"{server.url}/somebody/p")
     view = only(server.views)
     assert (view["displayName"], view["entityName"], view["projectName"]) == ("sweep sweep", "somebody", "p")
     text = json.dumps(view["spec"])
     assert "model.value.vocab_multiple" in text and '"val/loss"' in text and '"group"' in text
-    refused = mirror("sweep/vocab_multiple-1", cwd=tmp_path, module="wandb_workspace")
+    refused = mirror("sweep/vocab_multiple-1", cwd=tmp_path, module="mirrors.workspace")
     assert refused.returncode == 2 and "is one run\n  give the output directory of a sweep" in refused.stderr
     server.mood = "refuse"
-    refused = mirror("sweep", cwd=tmp_path, module="wandb_workspace")
+    refused = mirror("sweep", cwd=tmp_path, module="mirrors.workspace")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr, refused.stderr
 
 
