@@ -23,7 +23,7 @@ from typing import Any
 
 PRELOAD = """
     torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.compose gpt.cluster.launch gpt.cli.plan
-    gpt.sweep gpt.trainer compose_once
+    gpt.sweep gpt.trainer warm_up
 """.split()
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
