@@ -1,24 +1,30 @@
 # make train: environment, embedded data, a real training run.   make test: environment, the whole test suite.
-# PYTHON=… chooses the interpreter, ARGS=… adds to the command.
+# PYTHON=… chooses the interpreter, ARGS=… adds to the command, WORKERS=… is how many tests run at a time.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
+# $(call timed,NAME,COMMAND): say how long it took.
+timed = @begun=$$(date +%s); echo '$(2)'; $(2); code=$$?; echo "$(1): $$(($$(date +%s) - begun)) s"; exit $$code
 
-.PHONY: train test unit lint docs clean
+.PHONY: train test unit coverage lint docs clean
 
 train: .venv/train
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(call timed,tests,$(PYTEST) $(ARGS))
 
 unit: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(call timed,unit tests,$(PYTEST) -m "not slow" $(ARGS))
+
+coverage: .venv/dev
+	$(call timed,tests with coverage,$(PYTEST) --cov --cov-config=tests/coverage.ini --cov-report=term-missing $(ARGS))
 
 lint: .venv/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(call timed,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "gptlab needs Python 3.11 to 3.13 (Hydra 1.3 fails on 3.14); none was found: make PYTHON=path/to/python" >&2; exit 2; }

@@ -1,18 +1,27 @@
 """What the tests share: real text, a small run, and commands as a user types them."""
 
+import contextlib
+import fcntl
+import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two workers share two cores
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the workers share the cores
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # its pool of compilers takes seconds to start
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as gpt.cli.command does
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(warm.PRELOAD)
@@ -26,26 +35,157 @@ SMALL = """
 BRIEF = ["trainer.max_steps=4", "trainer.eval_every=512", "trainer.grad_clip=0.5", "sample.tokens=0"]
 
 
+# --- the session: signals, the order of files, what is left of failed tests, seconds
+
+
+def pytest_sessionstart() -> None:
+    """Let commands hear signals that this process was told to ignore, as by nohup or by a shell's &."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # handlers end where another program begins
+
+
+# The files that take longest, these first, so that no worker is left alone with one of them at the end.
+LONGEST = """
+    mirrors/test_mirror cluster/test_slurm sweep/test_sweep_runs end_to_end/test_menu cluster/test_ranks
+    end_to_end/test_signals end_to_end/test_run data/test_sources end_to_end/test_docs data/test_prepare
+    cli/test_wrong_commands config/test_layouts tokens/test_documents config/test_config
+""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(ROOT / "tests").with_suffix("").as_posix()
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have commands forked from a process that has imported W&B's package too, if any of the tests will need it."""
+    if any("mirrors" in item.nodeid for item in session.items):
+        WARM.set_forkserver_preload([*warm.PRELOAD, "wandb"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Give workers whole files, whose tests share what they make, in the order above.
+
+    All that compiles is one more file, for the imports that it takes, and so is all that waits for the one SLURM.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("[")[0].partition("::")
+            if "compile" in test or "every_combination" in test:
+                return "compiled"
+            return "slurm" if "slurm" in test or "slurm" in file else file
+
+    config.option.loadscopereorder = False
+    return LongestFirst(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """End what a failed test has left in its directory: processes, and jobs of SLURM."""
+    report = yield
+    if report.failed and (directory := getattr(item, "funcargs", {}).get("tmp_path")):
+        end_all_in(directory)
+    return report
+
+
+def end_all_in(directory: Path) -> None:
+    """Kill the processes that work in a directory or below it, and cancel the SLURM jobs that were submitted there."""
+    if shutil.which("squeue"):
+        asked = subprocess.run(["squeue", "--noheader", "--format=%i %Z"], capture_output=True, text=True)
+        jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]
+        here = [job for job, where in jobs if Path(where).is_relative_to(directory)]
+        if here:
+            subprocess.run(["scancel", *here], capture_output=True)
+    for process in processes_in(directory, below=True):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say how long the tests took, by mark and by directory."""
+    seconds: dict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds["slow" if "slow" in report.keywords else "unit"] += report.duration
+                folder = Path(report.nodeid.partition("::")[0]).parent.relative_to("tests")
+                seconds[f"tests/{folder}" if folder.name else "tests"] += report.duration
+    terminalreporter.section("seconds, of all workers together")
+    for name, spent in sorted(seconds.items(), key=lambda pair: -pair[1]):
+        terminalreporter.line(f"{spent:8.1f}  {name}")
+
+
+# --- what is made once, for all workers
+
+
 @pytest.fixture(scope="session")
-def text_file(tmp_path_factory) -> Path:
+def shared_dir(tmp_path_factory) -> Path:
+    """A directory of this session, the same in all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
+    """The directory, once ``make`` has filled it, in whichever worker came first."""
+    with open(f"{directory}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            unfinished = directory.with_name(f"{directory.name}.unfinished")
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def text_file(shared_dir) -> Path:
     """Real text: four modules of the standard library, some 300 kB."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    path = tmp_path_factory.mktemp("text") / "modules.txt"
-    path.write_text(
-        "".join((library / name).read_text() for name in ("argparse.py", "ast.py", "typing.py", "tarfile.py"))
-    )
-    return path
+
+    def make(directory: Path) -> None:
+        library = Path(sysconfig.get_paths()["stdlib"])
+        texts = [(library / name).read_text() for name in ("argparse.py", "ast.py", "typing.py", "tarfile.py")]
+        (directory / "modules.txt").write_text("".join(texts))
+
+    return made_once(shared_dir / "text", make) / "modules.txt"
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache(shared_dir) -> Path:
+    """Where data is prepared once for all tests."""
+    return made_once(shared_dir / "cache", lambda directory: None)
 
 
 @pytest.fixture(scope="session")
 def small(text_file, cache) -> list[str]:
     """Overrides of a run of some seconds on the real text."""
     return ["data=text", f"data.files=[{text_file}]", f"data.cache_dir={cache}", *SMALL]
+
+
+@pytest.fixture(scope="session")
+def saved(small, shared_dir) -> Path:
+    """A finished sweep of two seeds, ``sweep``, and a copy of its first job, ``run``. Tests work on copies."""
+
+    def make(directory: Path) -> None:
+        done = call("--multirun", "seed=1,2", *small, *BRIEF, "hydra.sweep.dir=sweep", cwd=directory)
+        assert done.returncode == 0, done.stdout + done.stderr
+        shutil.copytree(directory / "sweep" / "seed-1", directory / "run", symlinks=True)
+
+    return made_once(shared_dir / "saved", make)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_composition():
+    """Compose the same options again in a third of the time."""
+    import composed_before  # noqa: F401
 
 
 @pytest.fixture
@@ -64,9 +204,13 @@ def trainer(small, tmp_path):
     return build
 
 
-def environment() -> dict[str, str]:
-    """The environment of a user who has set nothing, but with one thread per process."""
-    return {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "TIKTOKEN_CACHE_DIR")}
+# --- commands
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a user who has set nothing but ``more``, with one thread per process."""
+    own = {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "TIKTOKEN_CACHE_DIR")}
+    return own | more
 
 
 def command(*arguments: str, script: str = "train.py") -> list[str]:
@@ -74,16 +218,31 @@ def command(*arguments: str, script: str = "train.py") -> list[str]:
 
 
 class Started:
-    """A command of the project in a process of its own, as subprocess.Popen shows one; ``script`` may be a module."""
+    """A command of the project in a process of its own, as subprocess.Popen shows one; ``script`` may be a module.
 
-    def __init__(self, *arguments: str, cwd: Path, script: str = "train.py"):
+    ``env`` is added to its environment; ``constants`` are set in it by dotted name; ``file_size`` is a limit in bytes.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        script: str = "train.py",
+        env: Mapping[str, str] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        file_size: int | None = None,
+        stdout_is_pipe: bool = False,
+    ):
         self.args = command(*arguments, script=script)
-        self.said = tempfile.TemporaryDirectory()
-        self.process = WARM.Process(
-            target=warm.run, args=(ROOT, script, arguments, cwd, environment(), Path(self.said.name))
-        )
+        self.output = tempfile.TemporaryDirectory()
+        directory = Path(self.output.name)
+        if stdout_is_pipe:
+            os.mkfifo(directory / "out")
+        settings = warm.Settings(environment(**(env or {})), constants or {}, file_size)
+        self.process = WARM.Process(target=warm.run, args=(script, arguments, cwd, settings, directory))
         self.process.start()
         self.pid = self.process.pid
+        self.stdout = open(directory / "out") if stdout_is_pipe else None
 
     def poll(self) -> int | None:
         return self.process.exitcode
@@ -98,33 +257,99 @@ class Started:
     def kill(self) -> None:
         self.process.kill()
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
-        """What it has said, when it has ended; killed if it has not by then."""
+    def wait(self, timeout: float = 120) -> int:
+        """Its exit code, when it has ended; killed if it has not by then."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.kill()
             raise subprocess.TimeoutExpired(self.args, timeout)
-        out, err = ((Path(self.said.name) / name).read_text() for name in ("out", "err"))
-        return out, err
+        return self.process.exitcode
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        """What it has said, when it has ended; killed if it has not by then."""
+        out = self.stdout.read() if self.stdout and not self.stdout.closed else None
+        self.wait(timeout)
+        if self.stdout is None:
+            out = (Path(self.output.name) / "out").read_text()
+        return out, (Path(self.output.name) / "err").read_text()
 
 
-def call(*arguments: str, cwd: Path, script: str = "train.py", timeout: float = 120) -> subprocess.CompletedProcess:
-    """Run a command of the project to its end."""
-    started = Started(*arguments, cwd=cwd, script=script)
+def call(*arguments: str, cwd: Path, timeout: float = 120, **how: Any) -> subprocess.CompletedProcess:
+    """Run a command of the project to its end; ``how`` are the settings of :class:`Started`."""
+    started = Started(*arguments, cwd=cwd, **how)
     out, err = started.communicate(timeout)
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
-def processes_in(directory: Path) -> dict[int, bytes]:
-    """The live processes that work in a directory, with their command lines."""
+@contextlib.contextmanager
+def imported(*modules: str, **how: Any) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """A function like :func:`call` whose processes have imported these modules too, by the settings ``how``."""
+    ours, theirs = WARM.Pipe()
+    settings = warm.Settings(environment(**how.pop("env", {})), **how)
+    process = WARM.Process(target=warm.serve, args=(theirs, modules, settings))
+    process.start()
+
+    def call_there(*arguments: str, cwd: Path, script: str) -> subprocess.CompletedProcess:
+        ours.send({"args": [sys.executable, "-m", script, *arguments], "cwd": cwd})
+        assert ours.poll(120), arguments
+        return ours.recv()
+
+    yield call_there
+    ours.send(None)
+    process.join()
+
+
+def processes_in(directory: Path, below: bool = False) -> dict[int, bytes]:
+    """The live processes that work in a directory, or below it too, with their command lines."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if (path / "cwd").readlink() == directory:
+            where = (path / "cwd").readlink()
+            if where == directory or (below and where.is_relative_to(directory)):
                 found[int(path.name)] = (path / "cmdline").read_bytes()
         except OSError:
             continue
     return found
+
+
+def deterministic(run_dir: Path) -> tuple:
+    """All that must be the same however often a run was interrupted."""
+    from gpt.tracker.tracker import read_metrics
+
+    rows = [{key: value for key, value in row.items() if not key.startswith("perf/")} for row in read_metrics(run_dir)]
+    names = ("model.safetensors", "optimizer.safetensors")
+    weights = [(run_dir / "checkpoints" / "last" / name).read_bytes() for name in names]
+    result = json.loads((run_dir / "result.json").read_text())
+    kept = {key: value for key, value in result.items() if key not in ("seconds", "peak_memory_bytes")}
+    return rows, weights, kept, (run_dir / "samples.txt").read_text()
+
+
+def assert_same(found: tuple, expected: tuple) -> None:
+    """Part by part, and without pytest's comparison, which takes hours for so much."""
+    for part, ours, theirs in zip(("metrics", "weights", "result", "samples"), found, expected, strict=True):
+        is_same = ours == theirs
+        assert is_same, part
+
+
+def until(condition: Callable[[], Any], seconds: float = 90, process: Any = None) -> Any:
+    """What ``condition`` returns once it is true. ``process`` must not end before."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+# --- what is not on every machine
+
+SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.nproc=2"]
+# A command that asks SLURM often, and does not wait long for what a shared file system has not shown yet.
+ASKS = {"constants": {"gpt.cluster.slurm.POLL": 0.3, "gpt.cluster.slurm.RESULT_AFTER_END": 1}}
+slurm = pytest.mark.skipif(
+    shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
+    reason="needs a SLURM: sbatch, and a controller that answers",
+)
 
 
 @pytest.fixture
@@ -144,13 +369,3 @@ def shakespeare() -> Path:
     if not path.exists():
         pytest.skip(f"needs Tiny Shakespeare at {path}")
     return path
-
-
-@pytest.fixture(scope="session")
-def saved(small, tmp_path_factory) -> Path:
-    """A finished sweep of two seeds, ``sweep``, and a copy of its first job, ``run``. Tests work on copies."""
-    cwd = tmp_path_factory.mktemp("saved")
-    done = call("--multirun", "seed=1,2", *small, *BRIEF, "hydra.sweep.dir=sweep", cwd=cwd)
-    assert done.returncode == 0, done.stdout + done.stderr
-    shutil.copytree(cwd / "sweep" / "seed-1", cwd / "run", symlinks=True)
-    return cwd

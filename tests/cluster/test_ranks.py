@@ -7,15 +7,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, call, command, environment, processes_in
+from conftest import ROOT, Started, call, command, environment, processes_in, until
 from safetensors.torch import load_file
 
 from gpt.cli.compose import compose
@@ -27,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 # Evaluated at every step; a schedule that does not depend on the length of the run.
 STEPS = """
-    trainer.max_steps=60 trainer.eval_every=256 trainer.eval_tokens=1500 checkpoint.every=1 checkpoint.keep=100
+    trainer.max_steps=40 trainer.eval_every=256 trainer.eval_tokens=1500 checkpoint.every=1 checkpoint.keep=100
     sample.tokens=0
     schedule=constant schedule.warmup_tokens=2560 batch.micro_batch_size=2 trainer.grad_clip=0
 """.split()
@@ -48,10 +46,8 @@ def reference(small, tmp_path_factory):
 
 def torchrun(*arguments, cwd, ranks=2):
     """The same command under torchrun."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return subprocess.run(
-        [*launcher, *command(*arguments)[1:]], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
-    )
+    launcher = ["--standalone", f"--nproc_per_node={ranks}", *command(*arguments)[1:]]
+    return call(*launcher, cwd=cwd, script="torch.distributed.run")
 
 
 def result(run_dir):
@@ -72,9 +68,9 @@ def assert_same_run(run_dir, reference):
         assert (gradient - theirs[name]).norm() <= 1e-5 * theirs[name].norm(), name
     rows, expected = read_metrics(run_dir), read_metrics(reference)
     assert [row["tokens"] for row in rows] == [row["tokens"] for row in expected]
-    for key in ("val/loss", "train/loss"):
+    for key, at_least in (("val/loss", 20), ("train/loss", 40)):
         values, wanted = ([row[key] for row in each if key in row] for each in (rows, expected))
-        assert len(values) >= 40
+        assert len(values) >= at_least
         assert values == pytest.approx(wanted, abs=1e-5)
 
 
@@ -119,12 +115,12 @@ def test_torchrun_starts_no_sweep_and_no_second_ranks(small, tmp_path):
 
 def test_a_run_goes_on_at_other_rank_counts(small, tmp_path, reference):
     run_dir = tmp_path / "run"
-    first = call(*small, *STEPS, "trainer.max_steps=15", f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    first = call(*small, *STEPS, "trainer.max_steps=10", f"hydra.run.dir={run_dir}", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     for steps, cluster in (
-        (30, ["cluster=ddp", "cluster.nproc=2"]),
-        (45, ["cluster=ddp", "cluster.nproc=4", "batch.micro_batch_size=1"]),
-        (60, ["cluster=single"]),
+        (20, ["cluster=ddp", "cluster.nproc=2"]),
+        (30, ["cluster=ddp", "cluster.nproc=4", "batch.micro_batch_size=1"]),
+        (40, ["cluster=single"]),
     ):
         done = call(f"resume={run_dir}", f"trainer.max_steps={steps}", *cluster, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -147,17 +143,20 @@ def meeting(port, timeout=60):
     return ["cluster=multinode", "cluster.nproc=1", f"cluster.rdzv_endpoint=127.0.0.1:{port}", f"cluster.timeout={timeout}"]  # fmt: skip
 
 
-def two_machines(tmp_path, *arguments, root=ROOT):
+def two_machines(tmp_path, *arguments, root=None):
     """Both to their end, the second from another root: their exit codes, and what they say."""
     arguments += (*meeting(free_port()),)
-    (tmp_path / "other").mkdir()
-    machines = [
-        subprocess.Popen(
-            command(*arguments, f"cluster.node_rank={rank}", script=where / "train.py"), cwd=cwd,
-            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank, cwd, where in ((1, tmp_path / "other", root), (0, tmp_path, ROOT))
-    ]  # fmt: skip
+    other = tmp_path / "other"
+    other.mkdir()
+    second = [*arguments, "cluster.node_rank=1"]
+    if root is None:
+        machine_1 = Started(*second, cwd=other)
+    else:  # which no process has imported yet
+        machine_1 = subprocess.Popen(
+            command(*second, script=root / "train.py"), cwd=other, env=environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    machines = [machine_1, Started(*arguments, "cluster.node_rank=0", cwd=tmp_path)]
     said = [machine.communicate(timeout=120) for machine in machines]
     return [machine.returncode for machine in machines], said
 
@@ -206,9 +205,9 @@ def test_ranks_with_other_config_or_data_are_refused(small):
 @pytest.mark.parametrize("node_rank", [0, 1])
 def test_a_machine_that_stays_away_is_missed(small, tmp_path, node_rank):
     port = free_port()
-    done = call(*small, *meeting(port, timeout=3), f"cluster.node_rank={node_rank}", cwd=tmp_path)
+    done = call(*small, *meeting(port, timeout=1), f"cluster.node_rank={node_rank}", cwd=tmp_path)
     assert done.returncode == 1
-    assert f"did not all meet at 127.0.0.1:{port} within cluster.timeout=3 s" in done.stderr
+    assert f"did not all meet at 127.0.0.1:{port} within cluster.timeout=1 s" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -269,33 +268,30 @@ class Hangs(Fault):
 def test_a_rank_that_fails_ends_all(small, tmp_path, fault, message):
     (tmp_path / "faults.py").write_text(FAULTS)
     custom = ["optimizer=custom", f"optimizer._target_=faults.{fault}", "optimizer.weight_decay=0", "optimizer.lr=0.01"]
-    begun = time.monotonic()
-    done = subprocess.run(
-        command(*small, *DDP, *custom, "cluster.timeout=4"), cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env=environment() | {"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    how = {"env": {"PYTHONPATH": str(tmp_path)}, "constants": {"gpt.distributed.GRACE_SECONDS": 2}}
+    done = call(*small, *DDP, *custom, "cluster.timeout=4", cwd=tmp_path, timeout=60, **how)
     assert done.returncode == 1
     assert done.stderr.count(message) == 1, done.stderr
-    assert time.monotonic() - begun < 60
     assert not processes_in(tmp_path)
     (run_dir,) = (tmp_path / "outputs").glob("*/*")
     if fault == "Raises":
         assert "ValueError: a wrong turn" in (run_dir / "logs" / "rank_1.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_finishes_the_step_on_all_ranks(small, tmp_path, reference, number):
+@pytest.mark.parametrize("number, is_forked", [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_signal_to_all_finishes_the_step_on_all_ranks(small, tmp_path, reference, number, is_forked):
     run_dir = tmp_path / "run"
     long = [argument for argument in STEPS if not argument.startswith("trainer.max_steps")]
-    process = subprocess.Popen(
-        command(*small, *long, "trainer.max_steps=100_000", *DDP, f"hydra.run.dir={run_dir}"), cwd=tmp_path,
-        env=environment() | {"OPENBLAS_NUM_THREADS": "2"},  # importing numpy makes a thread then, which signals may find
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not ((run_dir / "metrics.jsonl").exists() and len(read_metrics(run_dir)) > 5):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    arguments = [*small, *long, "trainer.max_steps=100_000", *DDP, f"hydra.run.dir={run_dir}"]
+    if is_forked:
+        process = Started(*arguments, cwd=tmp_path)
+    else:
+        process = subprocess.Popen(
+            command(*arguments), cwd=tmp_path,
+            env=environment(OPENBLAS_NUM_THREADS="2"),  # importing numpy makes a thread then, which signals may find
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+    until(lambda: (run_dir / "metrics.jsonl").exists() and len(read_metrics(run_dir)) > 5, process=process)
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
@@ -303,8 +299,8 @@ def test_a_signal_to_all_finishes_the_step_on_all_ranks(small, tmp_path, referen
     assert result(run_dir)["status"] == "interrupted"
     step = result(run_dir)["step"]
     assert (run_dir / "checkpoints" / "last").resolve().name == f"step_{step:08d}"
-    if step < 60:
-        done = call(f"resume={run_dir}", "trainer.max_steps=60", "cluster=single", cwd=tmp_path)
+    if step < 40:
+        done = call(f"resume={run_dir}", "trainer.max_steps=40", "cluster=single", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert_same_run(run_dir, reference["constant"])
 
@@ -322,12 +318,7 @@ def test_activation_checkpointing_changes_no_gradient(trainer):
 
 def test_the_data_is_prepared_by_one_process_while_others_wait(text_file, tmp_path):
     arguments = ["data=text", f"data.files=[{text_file}]", f"data.cache_dir={tmp_path}/cache"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "data.prepare", *arguments], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]  # fmt: skip
+    processes = [Started(*arguments, cwd=ROOT, script="data.prepare") for _ in range(3)]
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum("preparing 1 file " in text for text in said) == 1

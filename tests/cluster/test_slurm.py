@@ -3,24 +3,16 @@
 import json
 import re
 import shlex
-import shutil
 import signal
 import subprocess
-import time
 
 import pytest
-from conftest import call, command, environment
+from conftest import ASKS, SLURM, Started, call, slurm, until
 
 from gpt.cli.compose import compose
 from gpt.cluster.slurm import _build_executor, _job_state, _local_cluster, sbatch_file
 from gpt.errors import InputError
 from gpt.tracker.logs import read_metrics
-
-SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.nproc=2"]
-slurm = pytest.mark.skipif(
-    shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
-    reason="needs a SLURM: sbatch, and a controller that answers",
-)
 
 
 def submitted(stdout: str) -> str:
@@ -83,20 +75,14 @@ def test_what_is_not_given_is_left_to_slurm():
 
 
 def test_a_dry_run_needs_no_slurm_and_leaves_nothing(small, tmp_path):
-    shown = subprocess.run(
-        command(*small, *SLURM, "cluster.dry_run=true"), cwd=tmp_path, env=environment() | {"PATH": str(tmp_path)},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    shown = call(*small, *SLURM, "cluster.dry_run=true", cwd=tmp_path, env={"PATH": str(tmp_path)})
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("#!/bin/bash") and "--output=OUTPUT_DIR/slurm/%j_0_log.out" in shown.stdout
     assert not list(tmp_path.iterdir())
 
 
 def test_without_slurm_a_job_is_refused(small, tmp_path):
-    refused = subprocess.run(
-        command(*small, *SLURM), cwd=tmp_path, env=environment() | {"PATH": str(tmp_path)},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    refused = call(*small, *SLURM, cwd=tmp_path, env={"PATH": str(tmp_path)})
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: cluster=slurm needs sbatch, and there is none here\n")
     assert not list(tmp_path.iterdir())
@@ -126,7 +112,7 @@ def test_slurm_is_asked_before_anything_is_made(small, tmp_path):
 def test_jobs_of_a_sweep_are_the_runs_that_they_are_here(small, tmp_path):
     tmp_path /= ODD  # which SLURM can write to
     tmp_path.mkdir()
-    done = call("--multirun", *small, *SLURM, "seed=1,2", "hydra.sweep.dir=there", cwd=tmp_path)
+    done = call("--multirun", *small, *SLURM, "seed=1,2", "hydra.sweep.dir=there", cwd=tmp_path, **ASKS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert call(*small, "seed=2", "hydra.run.dir=here", cwd=tmp_path).returncode == 0
     ours, theirs = tmp_path / "here", tmp_path / "there" / "seed-2"
@@ -143,14 +129,9 @@ def test_jobs_of_a_sweep_are_the_runs_that_they_are_here(small, tmp_path):
 @slurm
 @pytest.mark.slow
 def test_who_waits_may_leave_and_a_warned_job_saves(small, tmp_path):
-    waiting = subprocess.Popen(
-        command(*small, *SLURM, "trainer.max_steps=100_000", "data.num_workers=1", "hydra.run.dir=run"), cwd=tmp_path,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while not ((tmp_path / "run" / "metrics.jsonl").exists() and read_metrics(tmp_path / "run")):
-        assert waiting.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    long = ["trainer.max_steps=100_000", "data.num_workers=1", "hydra.run.dir=run"]
+    waiting = Started(*small, *SLURM, *long, cwd=tmp_path, **ASKS)
+    until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and read_metrics(tmp_path / "run"), process=waiting)
     waiting.send_signal(signal.SIGINT)
     said, left = waiting.communicate(timeout=30)
     assert waiting.returncode == 75
@@ -162,9 +143,7 @@ def test_who_waits_may_leave_and_a_warned_job_saves(small, tmp_path):
         assert second.returncode == 2
         assert "is in use" in second.stderr, second.stderr
     subprocess.run(["scancel", "--signal=USR2", job], check=True)  # as at the time limit
-    while not (tmp_path / "run" / "slurm" / f"{job}_0_result.pkl").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until((tmp_path / "run" / "slurm" / f"{job}_0_result.pkl").exists)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "interrupted"
     on = call("resume=run", "cluster=single", f"trainer.max_steps={result['step'] + 2}", cwd=tmp_path)
@@ -174,14 +153,11 @@ def test_who_waits_may_leave_and_a_warned_job_saves(small, tmp_path):
 @slurm
 @pytest.mark.slow
 def test_what_went_wrong_in_a_job_is_said_where_one_waits(small, tmp_path):
-    refused = call(*small, "cluster=slurm", "cluster.gpus=0", "cluster.nproc=1", "device=cuda", cwd=tmp_path)
+    refused = call(*small, "cluster=slurm", "cluster.gpus=0", "cluster.nproc=1", "device=cuda", cwd=tmp_path, **ASKS)
     assert refused.returncode == 2
     assert "error: device=cuda" in refused.stderr
 
-    cancelled = subprocess.Popen(
-        command(*small, *SLURM), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    cancelled = Started(*small, *SLURM, cwd=tmp_path, stdout_is_pipe=True, **ASKS)
     job = submitted(cancelled.stdout.readline())
     subprocess.run(["scancel", job], check=True)
     _, why = cancelled.communicate(timeout=60)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, call
 from scipy import stats
 
 from gpt.cli.compose import compose
@@ -415,8 +415,7 @@ def test_names_are_no_markup(tmp_path):
 
 
 def module(*arguments, cwd):
-    return subprocess.run([sys.executable, "-m", "gpt.compare", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=120, env=environment() | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    return call(*map(str, arguments), cwd=cwd, script="gpt.compare")
 
 
 def test_the_command_prints_and_says_where_the_files_are(sweep):

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import call
 
 from data.preparation import prepare
 from data.sources import tokenbin
@@ -20,9 +19,7 @@ EOT = 50256
 
 
 def module(name: str, *arguments: str, cwd: Path, vocabulary: Path) -> subprocess.CompletedProcess:
-    settings = {"TIKTOKEN_CACHE_DIR": str(vocabulary), "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", name, *arguments], cwd=cwd, env=environment() | settings,
-                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    return call(*arguments, cwd=cwd, script=name, env={"TIKTOKEN_CACHE_DIR": str(vocabulary)})
 
 
 def drawn(n: int, seed: int) -> np.ndarray:

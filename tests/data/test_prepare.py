@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import tiktoken
-from conftest import ROOT, environment, processes_in
+from conftest import ROOT, Started, call, environment, processes_in, until
 
 from data import pieces
 from data.preparation import prepare
@@ -102,20 +102,19 @@ def test_a_lost_shard_is_refused_by_name_and_its_directory_can_be_prepared_again
 
 def test_verify_names_what_was_altered(tmp_path, text_file):
     overrides = ["data=text", f"data.files=[{text_file}]", "data.shard_tokens=50_000", f"data.cache_dir={tmp_path}"]
-    command = [sys.executable, "-m", "data.show", *overrides, "verify=true"]
-    missing = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    missing = call(*overrides, "verify=true", cwd=ROOT, script="data.show")
     assert missing.returncode == 2
     assert "prepare the data" in missing.stderr
     train, _ = prepare(compose(overrides).data)
-    assert subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, timeout=60).returncode == 0
+    assert call(*overrides, "verify=true", cwd=ROOT, script="data.show").returncode == 0
     with h5py.File(train.shards[1].path, "a") as file:
         file["tokens"][7] += 1
-    altered = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    altered = call(*overrides, "verify=true", cwd=ROOT, script="data.show")
     assert altered.returncode == 2
     assert "error: altered since it was written: train_00001.h5\n" in altered.stderr
     shutil.rmtree(Path(train.path).parent)
     prepare(compose(overrides).data)
-    assert subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, timeout=60).returncode == 0
+    assert call(*overrides, "verify=true", cwd=ROOT, script="data.show").returncode == 0
 
 
 LONG = {
@@ -149,15 +148,26 @@ def test_ids_equal_tiktokens_for_every_character(gpt2_vocabulary):
         assert ids.tolist() == tokenizer.encode_ordinary(one), one
 
 
+def sharded(corpus: Path) -> list[str]:
+    """Overrides that prepare the corpus in a dozen shards."""
+    return ["data=text", f"data.files=['{corpus}/*.txt']", "data.shard_tokens=3_000_000"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory) -> Path:
+    """The directory of the corpus, prepared by one process that nobody killed."""
+    train, _ = prepared(tmp_path_factory.mktemp("undisturbed"), *sharded(corpus), "data.processes=1")
+    return Path(train.path).parent
+
+
 @pytest.mark.slow
-def test_any_number_of_processes_writes_the_same_bytes(corpus, tmp_path):
-    overrides = ["data=text", f"data.files=['{corpus}/*.txt']", "data.shard_tokens=3_000_000"]
+def test_any_number_of_processes_writes_the_same_bytes(corpus, undisturbed, tmp_path):
     written = []
-    for processes in (1, 2, 4):
-        train, _ = prepared(tmp_path / str(processes), *overrides, f"data.processes={processes}")
+    for processes in (2, 4):
+        train, _ = prepared(tmp_path / str(processes), *sharded(corpus), f"data.processes={processes}")
         written.append(hashes(Path(train.path).parent))
     assert len(written[0]) > 12
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1] == hashes(undisturbed)  # of one process
 
 
 def written_below(cache: Path) -> int:
@@ -172,28 +182,21 @@ def written_below(cache: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, tmp_path, processes):
-    overrides = ["data=text", f"data.files=['{corpus}/*.txt']", "data.shard_tokens=3_000_000"]
-    train, _ = prepared(tmp_path / "undisturbed", *overrides)
-    command = [sys.executable, "-m", "data.prepare", *overrides, f"data.processes={processes}",
-               f"data.cache_dir={tmp_path}/killed"]  # fmt: skip
-    env = environment() | {"PYTHONPATH": str(ROOT)}
-    whole = sum(path.stat().st_size for path in Path(train.path).parent.iterdir())
+def test_a_preparation_killed_ten_times_writes_the_same_bytes(corpus, undisturbed, tmp_path, processes):
+    arguments = [*sharded(corpus), f"data.processes={processes}", f"data.cache_dir={tmp_path}/killed"]
+    whole = sum(path.stat().st_size for path in undisturbed.iterdir())
     for moment in sorted(random.Random(processes).uniform(0, 0.9) for _ in range(10)):
-        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+        process = Started(*arguments, cwd=tmp_path, script="data.prepare")
         while written_below(tmp_path / "killed") < moment * whole:
             assert process.poll() is None, "it was done before it was to be killed"
             time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    done = call(*arguments, cwd=ROOT, script="data.prepare")
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "killed").glob("[!.]*")
-    assert hashes(directory) == hashes(Path(train.path).parent)
-    deadline = time.monotonic() + 10
-    while left := processes_in(tmp_path):
-        assert time.monotonic() < deadline, f"they outlive who started them: {left}"
-        time.sleep(0.1)
+    assert hashes(directory) == hashes(undisturbed)
+    until(lambda: not processes_in(tmp_path), 10)  # none outlives who started it
 
 
 def preparing(corpus: Path, tmp_path: Path) -> tuple[subprocess.Popen, list[int]]:
@@ -242,9 +245,8 @@ def test_a_worker_that_is_killed_ends_the_preparation_in_words(corpus, tmp_path)
 
 
 def test_of_two_preparations_at_once_one_waits_for_the_other(corpus, tmp_path):
-    command = [sys.executable, "-m", "data.prepare", "data=text", f"data.files=['{corpus}/*.txt']", "data.processes=1",
-               f"data.cache_dir={tmp_path}"]  # fmt: skip
-    both = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    arguments = ["data=text", f"data.files=['{corpus}/*.txt']", "data.processes=1", f"data.cache_dir={tmp_path}"]
+    both = [Started(*arguments, cwd=ROOT, script="data.prepare") for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum(text.count("preparing") for text in said) == 1

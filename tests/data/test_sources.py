@@ -1,5 +1,6 @@
 """Where text comes from: files of every kind, the hub; interruptions and what is wrong with them."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -8,8 +9,6 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiktoken
 import zstandard
-from conftest import ROOT, SHARED, environment
+from conftest import ROOT, SHARED, call, imported
 from local_hub import COMMIT, hub
 
 import data.preparation
@@ -110,15 +109,17 @@ def test_tokens_are_tiktokens_document_by_document(kind, documents, expected, ca
 def test_the_hub_gives_what_a_local_copy_gives(documents, tmp_path, cache, gpt2_vocabulary, capfd):
     directory, _ = documents
     local, _ = prepared(cache, *of("parquet", directory))
-    command = [sys.executable, "-m", "data.prepare", "data=hf", "data.path=own/corpus", f"data.cache_dir={tmp_path}/c"]
+    command = ["data=hf", "data.path=own/corpus", f"data.cache_dir={tmp_path}/c"]
     files = {f"data/train-{i}.parquet": directory / f"b_{i}.parquet" for i in range(2)}
-    with hub(files) as server:
+    with hub(files) as server, contextlib.ExitStack() as stack:
         settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": f"{tmp_path}/home",
                     "TIKTOKEN_CACHE_DIR": str(gpt2_vocabulary), "HF_HUB_OFFLINE": "0"}  # fmt: skip
 
-        def run(*overrides, **more):
-            return subprocess.run([*command, *overrides], cwd=ROOT, env=environment() | settings | more,
-                                  capture_output=True, text=True, timeout=100)  # fmt: skip
+        no_pause = {"datasets.config.STREAMING_READ_RETRY_INTERVAL": 0.1}
+        there = stack.enter_context(imported("datasets", "data.sources.hub", env=settings, constants=no_pause))
+
+        def run(*overrides):
+            return there(*command, *overrides, cwd=ROOT, script="data.prepare")
 
         streamed = run()
         assert streamed.returncode == 0, streamed.stderr
@@ -147,10 +148,13 @@ def test_the_hub_gives_what_a_local_copy_gives(documents, tmp_path, cache, gpt2_
             assert problem in wrong.stderr
             assert cure in wrong.stderr
             assert len(list((tmp_path / "c").glob("[!.]*"))) == 2
-        offline = run("data.revision=main", HF_HUB_OFFLINE="1")
+        is_set = settings | {"HF_HUB_OFFLINE": "1"}
+        offline = call(*command, "data.revision=main", cwd=ROOT, script="data.prepare", env=is_set)
         assert offline.returncode == 2
         assert "HF_HUB_OFFLINE is set" in offline.stderr
-    unreachable = run("data.revision=main")
+        server.shutdown()
+        server.server_close()
+        unreachable = run("data.revision=main")
     assert unreachable.returncode == 1
     assert "trying again in 2 s" in unreachable.stdout
     assert "the hub cannot be reached" in unreachable.stderr

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Started, call, command, environment, processes_in
+from conftest import Started, call, command, environment, processes_in, until
 
 from gpt import generate
 from gpt.checkpoint import state as checkpoint
@@ -133,11 +133,8 @@ ENDLESS = ["trainer.max_steps=100_000", "trainer.eval_every=1_000_000_000", "che
 
 
 def wait_for_row(run_dir, process):
-    deadline = time.monotonic() + 60
-    while not ((run_dir / METRICS).exists() and (run_dir / METRICS).stat().st_size):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    path = run_dir / METRICS
+    until(lambda: path.exists() and path.stat().st_size, process=process)
 
 
 @pytest.mark.slow
@@ -184,13 +181,11 @@ def test_a_run_whose_terminal_is_closed_saves(small, tmp_path):
 @pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_the_run(small, tmp_path):
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(*small, f"data.cache_dir={tmp_path}/cache", f"hydra.run.dir={run_dir}"), cwd=tmp_path,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = [*small, f"data.cache_dir={tmp_path}/cache", f"hydra.run.dir={run_dir}"]
+    process = Started(*arguments, cwd=tmp_path, stdout_is_pipe=True)
     process.stdout.readline()  # data is prepared meanwhile
     process.stdout.close()
-    assert process.wait(timeout=60) == 0, process.stderr.read()
+    assert process.wait(timeout=60) == 0, process.communicate()
     assert json.loads((run_dir / "result.json").read_text())["status"] == "done"
 
 
@@ -228,10 +223,7 @@ def test_a_signal_while_a_run_starts_is_no_traceback(small, tmp_path):
 @pytest.mark.slow
 def test_a_worker_of_the_loader_that_is_killed_ends_the_run_in_words(small, tmp_path):
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(*small, *ENDLESS, "data.num_workers=2", f"hydra.run.dir={run_dir}"), cwd=tmp_path, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Started(*small, *ENDLESS, "data.num_workers=2", f"hydra.run.dir={run_dir}", cwd=tmp_path)
     wait_for_row(run_dir, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)

@@ -11,27 +11,23 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Started, call, command, environment, processes_in
-from test_run import assert_same, deterministic
-from test_slurm import SLURM, slurm
+from conftest import ASKS, SLURM, Started, assert_same, call, deterministic, processes_in, slurm, until
 
 from gpt.compare import compare
 from gpt.config.groups import options
 
 pytestmark = pytest.mark.slow
 QUICK = ["trainer.max_steps=4", "trainer.eval_every=512", "sample.tokens=0"]
+SOON = ["trainer.eval_tokens=512", "sample.tokens=0"]
 TOY = ["experiment=ablation_toy", "trainer.max_tokens=10_240", "trainer.eval_every=5_120", "trainer.eval_tokens=2_000"]
 
 
-def sweep(*arguments: str, cwd: Path, timeout: int = 240) -> subprocess.CompletedProcess:
-    return call("--multirun", *arguments, "hydra.sweep.dir=sweep", cwd=cwd, timeout=timeout)
+def sweep(*arguments: str, cwd: Path, **how) -> subprocess.CompletedProcess:
+    return call("--multirun", *arguments, "hydra.sweep.dir=sweep", cwd=cwd, timeout=240, **how)
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        command("--multirun", *arguments, "hydra.sweep.dir=sweep"), cwd=cwd,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def start(*arguments: str, cwd: Path, **how) -> Started:
+    return Started("--multirun", *arguments, "hydra.sweep.dir=sweep", cwd=cwd, **how)
 
 
 def results(directory: Path) -> dict[str, dict]:
@@ -41,13 +37,6 @@ def results(directory: Path) -> dict[str, dict]:
 def events(stdout: str, state: str) -> list[str]:
     """The jobs of which it was said that they are in a state."""
     return re.findall(rf"^\[\d+/\d+\]  {state} +([^ \n]+)", stdout, re.MULTILINE)
-
-
-def until(condition, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +109,13 @@ def test_a_job_keeps_its_length_and_a_copy_of_it_does_not(again):
 
 def test_seeds_are_added_to_a_sweep_of_one(small, tmp_path):
     """Its job is kept, under the name that it has."""
-    name = "data-text_max_steps-4_device-cpu_seed-1"
-    given = ["data=text", "trainer.max_steps=4", *(o for o in small if o.startswith(("data.", "device", "cluster")))]
+    name = "data-text_max_steps-4_eval_tokens-512_tokens-0_device-cpu_seed-1"
+    given = [
+        "data=text",
+        "trainer.max_steps=4",
+        *SOON,
+        *(o for o in small if o.startswith(("data.", "device", "cluster"))),
+    ]
     assert sweep(*given, "seed=1", cwd=tmp_path).returncode == 0
     assert list(results(tmp_path / "sweep")) == [name]
     more = sweep(*given, "seed=1,2", cwd=tmp_path)
@@ -188,7 +182,7 @@ def test_a_failure_is_seen_and_the_same_command_runs_it_again(small, tmp_path, o
 
 def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(small, tmp_path):
     """SIGKILL while the jobs are checked, and at four random moments."""
-    arguments = [*small, "trainer.max_steps=150", "trainer.eval_every=12_800", "checkpoint.every=10", "sample.tokens=0"]
+    arguments = [*small, "trainer.max_steps=90", "trainer.eval_every=7_680", "checkpoint.every=10", "sample.tokens=0"]
     arguments += ["trainer.log_every=5", "seed=1,2"]
     undisturbed = tmp_path / "undisturbed"
     killed = tmp_path / "killed"
@@ -197,7 +191,7 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(small, tmp_path
     assert sweep(*arguments, cwd=undisturbed).returncode == 0
     chance = random.Random(6)
     logs = [killed / "sweep" / job / "metrics.jsonl" for job in ("seed-1", "seed-2")]
-    for moment in (-1, *sorted(chance.sample(range(8, 60), 4))):  # rows that all jobs have logged, of 62
+    for moment in (-1, *sorted(chance.sample(range(4, 36), 4))):  # rows that all jobs have logged, of 38
         process = Started("--multirun", *arguments, "hydra.sweep.dir=sweep", cwd=killed)
         while process.poll() is None:
             rows = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
@@ -348,12 +342,12 @@ def test_the_speed_ladder_leaves_out_what_is_not_here(cache, tmp_path):
 def test_slurm_runs_a_sweep_as_one_runs_it_here(small, tmp_path):
     """With a failing job: table, exit code and rerun."""
     arguments = [*small, *QUICK, *SLURM, "cluster.nproc=1", "optimizer.lr=1e-3,1e30"]
-    failed = sweep(*arguments, cwd=tmp_path)
+    failed = sweep(*arguments, cwd=tmp_path, **ASKS)
     assert failed.returncode == 1
     assert (events(failed.stdout, "done"), events(failed.stdout, "failed")) == (["lr-0.001"], ["lr-1e+30"])
     assert re.search(r"lr-1e\+30 +failed +step \d+: loss", failed.stdout[failed.stdout.index("job ") :])
     assert "error: 1 of 2 jobs failed" in failed.stderr
-    again = sweep(*arguments, cwd=tmp_path)
+    again = sweep(*arguments, cwd=tmp_path, **ASKS)
     assert again.returncode == 1
     assert (events(again.stdout, "kept"), events(again.stdout, "failed")) == (["lr-0.001"], ["lr-1e+30"])
 
@@ -361,11 +355,11 @@ def test_slurm_runs_a_sweep_as_one_runs_it_here(small, tmp_path):
 @slurm
 def test_jobs_on_slurm_outlive_the_sweep_and_are_found_again(small, tmp_path):
     arguments = [*small, *SLURM, "cluster.nproc=1", "trainer.max_steps=600", "sample.tokens=0", "seed=1,2"]
-    process = start(*arguments, cwd=tmp_path)
+    process = start(*arguments, cwd=tmp_path, **ASKS)
     until((tmp_path / "sweep" / "seed-1" / "metrics.jsonl").exists)
     process.kill()
     process.communicate()
-    done = sweep(*arguments, cwd=tmp_path)
+    done = sweep(*arguments, cwd=tmp_path, **ASKS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(events(done.stdout, "done")) == ["seed-1", "seed-2"]
     for name in ("seed-1", "seed-2"):  # not submitted again
