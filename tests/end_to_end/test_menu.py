@@ -149,7 +149,7 @@ def test_bf16_where_the_device_has_none_is_refused(monkeypatch):
 
 def test_fp16_scales_the_loss_skips_what_overflows_and_keeps_the_scale_in_the_checkpoint(trainer):
     """On the CPU, where the scaler works as on a GPU."""
-    overrides = ["precision=fp16", "sample.tokens=0", "optimizer.lr=1e-2", "trainer.eval_tokens=512"]
+    overrides = ["precision=fp16", "sample.tokens=0", "optimizer.lr=1e-2", "trainer.eval_tokens=512", "trainer.max_steps=40"]
     run = trainer(*overrides)
     run.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=4)
     run.fit()
@@ -199,9 +199,9 @@ def test_a_ramp_reads_the_same_samples_in_the_same_order(ramped, tiny):
         order.empty_hash(),
     )
     assert after_whole_steps == ramp.order_hash
-    batches = constant.batches()
+    batches = constant.stepper.batches()
     for _ in range(5):
-        constant.train_step(batches)
+        constant.stepper.train_step(batches)
     assert constant.state.progress.order_hash == order.chain_hash(order.empty_hash(), 0, 80)
 
 
