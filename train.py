@@ -1,45 +1,52 @@
 """Train a GPT. ``python train.py --help`` says what can be chosen."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt.cli import command
 
+if TYPE_CHECKING:
+    from gpt.cli.run_checks import CheckedRun
 
-def train(composed: Any) -> Any:
-    """One run, from the composed config to its validation loss (nats per token), or to the SLURM job that runs it."""
-    from gpt.cli.compose import output_dir, ready
-    from gpt.cluster.machine import settle
-    from gpt.config.load import load, save
-    from gpt.console import say
-    from gpt.rundir import outcome, told_length
 
-    config = load(composed)
-    run_dir = output_dir()
+def train(checked: "CheckedRun") -> Any:
+    """Start a run that has passed its checks; return its validation loss (nats per token), or its SLURM job."""
+    config = checked.config
+    run_dir = checked.run_dir
+
+    # What asks for a look at the run starts nothing.
     if config.plan:
-        from data.preparation import vocab_size
         from gpt.cli.plan import plan
 
-        return plan(config, vocab_size(config.data), run_dir) if run_dir else None
+        return plan(config, checked.vocab_size, run_dir) if run_dir else None
     if config.is_dry_run:
         from gpt.cluster.slurm import sbatch_file
 
         return print(sbatch_file(config))
-    train_file, val_file = ready(config, run_dir)
-    settle(config)
+
+    # Rank 0's directory gets the config; a run that is resumed at another length says what becomes of its schedule.
     if run_dir:
-        if config.resume and (line := told_length(config, run_dir)):
+        from gpt.cli.resume_checks import describe_length_change
+        from gpt.config.load import save
+        from gpt.console import say
+
+        line = describe_length_change(config, run_dir) if config.resume else None
+        if line:
             say(line)
         save(config, run_dir / "config.yaml")
+
     if config.cluster.name == "slurm":
         from gpt.cluster.slurm import submit
 
-        return submit(config, train_file, val_file, run_dir)
+        return submit(config, checked.train, checked.val, run_dir)
 
-    from gpt.cluster.launch import launch  # torch, once the rest is right
-    from gpt.trainer import run
+    # torch is imported last, once all the rest is right.
+    from gpt.cluster.launch import launch
+    from gpt.cluster.rank import run
+    from gpt.rundir import outcome
 
-    return outcome(launch(config.cluster, run, config, train_file, val_file, run_dir), run_dir)
+    result = launch(config.cluster, run, config, checked.train, checked.val, run_dir)
+    return outcome(result, run_dir)
 
 
 if __name__ == "__main__":

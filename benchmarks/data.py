@@ -28,12 +28,16 @@ MEMORY_MB = (20, 2000)
 
 ORDER_PROBE = """
 import time, tracemalloc
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
+from gpt.tokens.tokenfile import TokenFile
+from gpt.tokens.windows import open_windows
+file = TokenFile("", "<u2", 1_000_000_000 * 1024 + 1024, (), "bytes", 257, None, "x", False, False)
+windows = open_windows(file, 1024, "packed", "mmap")
 begun = time.perf_counter()
-Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024).starts(123_456_789, 1)
+SampleOrder(1, windows).starts(123_456_789, 1)
 milliseconds = (time.perf_counter() - begun) * 1000
 tracemalloc.start()
-order = Order(1, "x", 1_000_000_000 * 1024 + 1024, 1024)
+order = SampleOrder(1, windows)
 for i in range(0, 1_000_000_000, 50_000_000):
     order.starts(i, 512)
 print(order.n_windows, milliseconds, tracemalloc.get_traced_memory()[1] / 2**20)
@@ -41,39 +45,40 @@ print(order.n_windows, milliseconds, tracemalloc.get_traced_memory()[1] / 2**20)
 
 
 def documents(megabytes: int) -> Iterator[str]:
-    """Real text, the standard library and this system's documentation, in documents; again and again, with a salt."""
+    """Yield real text, the standard library and this system's documentation, in documents; repeated with a salt."""
     from data.sources.text import library
 
-    paths = [*library(), *(path for path in sorted(Path("/usr/share").rglob("*.txt")) if path.is_file())]
+    paths = library() + [path for path in sorted(Path("/usr/share").rglob("*.txt")) if path.is_file()]
     texts = [path.read_text(errors="ignore") for path in paths]
-    made, salt = 0, 0
+    n_bytes = 0
+    salt = 0
     while True:
         for text in texts:
             for start in range(0, len(text), DOCUMENT):
                 yield f"{salt} {text[start : start + DOCUMENT]}"
-                made += DOCUMENT
-                if made > megabytes * 1e6:
+                n_bytes += DOCUMENT
+                if n_bytes > megabytes * 1e6:
                     return
         salt += 1
 
 
 def write_parquet(path: Path, megabytes: int) -> None:
-    """Documents as FineWeb has them: row groups of a thousand."""
+    """Write documents as FineWeb has them: in row groups of a thousand."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, pa.schema({"text": pa.string(), "id": pa.string()})) as writer:
-        held: list[str] = []
+        texts: list[str] = []
         for number, text in enumerate(documents(megabytes)):
-            held.append(text)
-            if len(held) == 1000:
-                writer.write_table(pa.table({"text": held, "id": [str(number)] * 1000}))
-                held = []
-        writer.write_table(pa.table({"text": held, "id": [""] * len(held)}))
+            texts.append(text)
+            if len(texts) == 1000:
+                writer.write_table(pa.table({"text": texts, "id": [str(number)] * 1000}))
+                texts = []
+        writer.write_table(pa.table({"text": texts, "id": [""] * len(texts)}))
 
 
 def tokenize(text: str):
-    """A document the way of build-nanogpt's fineweb.py."""
+    """Tokenize a document the way of build-nanogpt's fineweb.py."""
     import numpy as np
     import tiktoken
 
@@ -82,23 +87,25 @@ def tokenize(text: str):
 
 
 def pool(path: Path, to: Path) -> None:
-    """A pool of two processes, a document at a time in chunks of 16, into a shard that is allocated before."""
+    """Tokenize in a pool of two processes, a document at a time in chunks of 16, into a shard allocated before."""
     import numpy as np
     import pyarrow.parquet as pq
 
-    texts = (
-        text for batch in pq.ParquetFile(path).iter_batches(256, columns=["text"]) for text in batch[0].to_pylist()
-    )
-    shard, count = np.empty(N_TOKENS, np.uint16), 0
+    def texts() -> Iterator[str]:
+        for batch in pq.ParquetFile(path).iter_batches(256, columns=["text"]):
+            yield from batch[0].to_pylist()
+
+    shard = np.empty(N_TOKENS, np.uint16)
+    count = 0
     with multiprocessing.Pool(2) as workers:
-        for ids in workers.imap(tokenize, texts, chunksize=16):
+        for ids in workers.imap(tokenize, texts(), chunksize=16):
             shard[count : count + len(ids)] = ids
             count += len(ids)
     np.save(to / "train.npy", shard[:count])
 
 
 def preparing(path: Path, scratch: Path) -> dict[str, Callable[[], float]]:
-    """Both ways as whole commands; each returns megabytes of text per second."""
+    """Return both ways as whole commands; each returns megabytes of text per second."""
 
     def timed(command: list[str]) -> float:
         shutil.rmtree(scratch / "out", ignore_errors=True)
@@ -126,7 +133,7 @@ def preparing(path: Path, scratch: Path) -> dict[str, Callable[[], float]]:
 
 
 def memory_of(megabytes: int, scratch: Path) -> float:
-    """The most memory (MB, resident, all processes together) that preparing so much text takes."""
+    """Return the peak memory (MB, resident, all processes together) of preparing so much text."""
     path = scratch / "text.txt"
     with open(path, "w") as file:
         file.writelines(documents(megabytes))
@@ -135,7 +142,8 @@ def memory_of(megabytes: int, scratch: Path) -> float:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
-        most = max(most, sum(resident(pid) for pid in [process.pid, *children(process.pid)]))
+        now = sum(resident(pid) for pid in [process.pid, *children(process.pid)])
+        most = max(most, now)
         time.sleep(0.05)
     assert process.returncode == 0
     shutil.rmtree(scratch / "out")
@@ -144,7 +152,7 @@ def memory_of(megabytes: int, scratch: Path) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """Return the processes that a process has started."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -152,7 +160,7 @@ def children(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process holds, of which what it shares counts by its share."""
+    """Return the bytes that a process holds; memory that it shares counts by its share."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
@@ -161,12 +169,14 @@ def resident(pid: int) -> int:
 
 
 def write_tokens(directory: Path, n_shards: int) -> Path:
-    """Random tokens in so many shards, the last shorter than the others."""
+    """Write random tokens in so many shards, the last shorter than the others."""
     import numpy as np
 
     from data.tokenwriter import TokenWriter, write_index
 
-    draws, left, paths = np.random.default_rng(1), N_TOKENS, []
+    draws = np.random.default_rng(1)
+    left = N_TOKENS
+    paths = []
     directory.mkdir()
     for number in range(n_shards):
         paths.append(directory / (f"train_{number:05}.h5" if n_shards > 1 else "train.h5"))
@@ -181,15 +191,15 @@ def write_tokens(directory: Path, n_shards: int) -> Path:
 
 
 def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
-    """Each reads the same number of random windows as int64 and returns millions of tokens per second."""
+    """Return the readers; each reads as many random windows as int64, and returns millions of tokens per second."""
     import h5py
     import numpy as np
     import torch
 
     from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
-    from gpt.tokens.order import Order
+    from gpt.tokens.order import SampleOrder
     from gpt.tokens.tokenfile import open_tokens
-    from gpt.tokens.windows import Windows
+    from gpt.tokens.windows import open_windows
 
     file = open_tokens(path)
     raw = np.memmap(path, file.dtype, "r", file.shards[0].offset, (file.n_tokens,))
@@ -216,7 +226,7 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
 
     def dataset(tokens: Path, read: str) -> TokenDataset:
         described = open_tokens(tokens)
-        return TokenDataset(Windows(described, SEQ_LEN, "packed", read), Order(1, "x", described.n_tokens, SEQ_LEN))
+        return TokenDataset(SampleOrder(1, open_windows(described, SEQ_LEN, "packed", read)))
 
     def from_dataset(dataset: TokenDataset):
         nonlocal position
@@ -232,7 +242,8 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
             next(batches)
         return sum(timed(lambda: next(batches)) for _ in range(5)) / 5
 
-    by_mmap, by_pread = dataset(path, "mmap"), dataset(path, "pread")
+    by_mmap = dataset(path, "mmap")
+    by_pread = dataset(path, "pread")
     across = dataset(sharded, "mmap")
     return {
         "raw np.memmap": lambda: timed(lambda: from_array(raw)),
@@ -255,12 +266,17 @@ def main() -> None:
         pool(*options.pool)
         return
     with tempfile.TemporaryDirectory() as scratch:
+        # Preparing: the speed, then the memory.
         scratch = Path(scratch)
         write_parquet(scratch / "text.parquet", PREPARED_MB)
         prepared = alternate(preparing(scratch / "text.parquet", scratch), options.rounds)
         memory = {f"{size} MB": memory_of(size, scratch) for size in MEMORY_MB}
+
+        # Loading the same tokens from one shard and from many.
         tokens = [write_tokens(scratch / str(n), n) for n in (1, 50)]
         loaded = alternate(loading(*tokens), 3 * options.rounds)
+
+    # The order, in a process of its own.
     probe = subprocess.run([sys.executable, "-c", ORDER_PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
     samples, first_ms, megabytes = map(float, probe.stdout.split())
     print(f"order of {samples:,.0f} samples: first index after {first_ms:.2f} ms, {megabytes:.1f} MB over the imports")

@@ -34,27 +34,32 @@ class Contestant:
         from data.preparation import prepare
         from gpt.cli.compose import compose
         from gpt.config.load import save
+        from gpt.distributed import ALONE
+        from gpt.session import open_session
         from gpt.trainer import Trainer
 
         config = compose([*RUN, f"tracker={tracker}"])
         directory.mkdir()
         save(config, directory / "config.yaml")
         self.trainer = Trainer(config, *prepare(config.data), directory)
-        own = self.trainer.measure
+        self.stepper = self.trainer.stepper
+        own = self.stepper.metrics
         extra = {f"more/{number}": number / 7 for number in range(more_metrics)}
-        self.trainer.measure = lambda step: own(step) | extra
-        self.mirror = self.trainer.mirror()
-        self.tracker = self.trainer.tracker(self.mirror)
+        self.stepper.metrics = lambda step: own(step) | extra
+        self.session = open_session(config, directory, ALONE, self.trainer.state.progress, {}, self.trainer.facts)
+        self.trainer.session = self.session.__enter__()
+        self.tracker = self.trainer.session.tracker
         self.tracker.console.quiet = True
-        self.tracker.__enter__()
-        self.batches = self.trainer.batches()
+        self.mirror = self.tracker.mirror
+        self.batches = self.stepper.batches()
 
     def steps(self, count: int) -> float:
         """Seconds per step."""
         self.signal(signal.SIGCONT)
         begun = time.perf_counter()
         for _ in range(count):
-            self.trainer.after_step(self.tracker, self.trainer.train_step(self.batches), stopping=False)
+            step = self.stepper.train_step(self.batches)
+            self.trainer.record(step, self.trainer.due(step))
         seconds = (time.perf_counter() - begun) / count
         self.signal(signal.SIGSTOP)
         return seconds
@@ -68,8 +73,7 @@ class Contestant:
     def end(self) -> int:
         """End it; returns how many rows it has written."""
         self.signal(signal.SIGCONT)
-        self.tracker.__exit__()
-        self.mirror.__exit__()
+        self.session.__exit__(None, None, None)
         return self.trainer.state.progress.step
 
 

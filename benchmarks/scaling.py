@@ -1,8 +1,8 @@
-"""What a second rank brings: GPT-2 124M on N ranks against one, the same work for each rank.
+"""Efficiency of several ranks: GPT-2 124M on N ranks against one, with the same work for each rank.
 
-Three contestants step in turn: one rank; N ranks; and N processes of one rank that know nothing of one another, which
-is what the machine has to give. On CPUs each rank has one thread. With several micro-steps the ranks speak once for all
-of them. A profiled step says for how much of it they do. Needs the GPT-2 vocabulary.
+Three contestants step in turn: one rank; N ranks; and N processes of one rank that do not communicate, the most that
+the machine can do. On CPUs each rank has one thread. With several micro-steps the ranks communicate once for all of
+them. A profiled step measures the share of communication. Needs the GPT-2 vocabulary.
 """
 
 import json
@@ -20,26 +20,27 @@ GPU = ["device=cuda", "precision=bf16", "compile=true", "batch.micro_batch_size=
 
 
 def serve(world, config, train, val, run_dir: Path) -> None:
-    """A rank: one step for every line of the pipe, which rank 0 reads and answers."""
+    """Run a rank: one step for every line of the pipe, which rank 0 reads and answers."""
     import torch
 
-    from gpt.diagnostics import communication_share
-    from gpt.distributed import joined
-    from gpt.precision import cpu_threads, pick_device
+    from gpt.debug.profile import communication_share
+    from gpt.device import cpu_threads, pick_device
+    from gpt.distributed import process_group
     from gpt.trainer import Trainer
 
     device = pick_device(config.device, world.local_rank)
-    with joined(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
+    with process_group(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
         trainer = Trainer(config, train, val, run_dir, world)
-        batches = trainer.batches()
+        batches = trainer.stepper.batches()
 
         def step() -> float:
             begun = time.perf_counter()
-            trainer.train_step(batches)
+            trainer.stepper.train_step(batches)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             return time.perf_counter() - begun
 
+        # The ranks agree on every question, which only rank 0 can read.
         questions = open(run_dir / "questions") if world.is_main else None
         while True:
             question = questions.readline().strip() if world.is_main else ""
@@ -55,8 +56,8 @@ def serve(world, config, train, val, run_dir: Path) -> None:
                 print(json.dumps(answer), flush=True)
 
 
-def contestant(run_dir: str, overrides: list[str]) -> None:
-    """Run in a process of its own: start the ranks."""
+def run_contestant(run_dir: str, overrides: list[str]) -> None:
+    """Start the ranks of a contestant, in a process of its own."""
     from gpt.cli.command import use_huge_pages
 
     use_huge_pages()
@@ -69,7 +70,7 @@ def contestant(run_dir: str, overrides: list[str]) -> None:
 
 
 class Process:
-    """A contestant's ranks, at the other end of a pipe."""
+    """The ranks of a contestant, at the other end of a pipe."""
 
     def __init__(self, directory: Path, overrides: list[str], gpus: str):
         directory.mkdir()
@@ -77,7 +78,7 @@ class Process:
         command = [sys.executable, __file__, "--contestant", str(directory), *overrides]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
         self.process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, env=environment)
-        self.questions = os.open(directory / "questions", os.O_RDWR)  # which does not wait for the other end
+        self.questions = os.open(directory / "questions", os.O_RDWR)  # does not wait for the other end
 
     def ask(self, question: str) -> None:
         """Send a line."""
@@ -97,12 +98,12 @@ class Process:
 
 
 def compare(ranks: int, micro_steps: int, common: list[str], rounds: int) -> tuple[dict[str, list[float]], float]:
-    """Tokens per second of every round, and the share of communication."""
+    """Return the tokens per second of every round, and the share of communication."""
     from data.preparation import prepare
     from gpt.cli.compose import compose
 
     config = compose(common)
-    prepare(config.data)  # before there are several
+    prepare(config.data)  # once, before several contestants read it
     tokens = micro_steps * config.batch.micro_batch_size * config.model.seq_len
     one = [*common, f"batch.global_tokens={tokens}"]
     many = [*common, f"batch.global_tokens={tokens * ranks}", "cluster=ddp", f"cluster.nproc={ranks}"]
@@ -136,24 +137,30 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
+    # All GPUs, or else two ranks on the CPU.
     gpus = torch.cuda.device_count()
     ranks = gpus if gpus > 1 else 2
     data = ["data=stdlib", "data.tokenizer=gpt2", "trainer.max_steps=1000", "trainer.max_tokens=null"]
     common = ["model=gpt2_124m", *(GPU if gpus > 1 else CPU), *data, "trainer.eval_every=1_000_000_000"]
-    figures, ratios = {}, {"efficiency": {}, "efficiency_of_the_machine": {}, "communication_share": {}}
+    figures = {}
+    ratios = {"efficiency": {}, "efficiency_of_the_machine": {}, "communication_share": {}}
     for micro_steps in options.micro_steps:
         name = f"micro-steps {micro_steps}"
         speeds, share = compare(ranks, micro_steps, common, options.rounds)
-        figures |= {f"{name}, {who}": spread(speeds[who]) for who in speeds}
+        for contestant, values in speeds.items():
+            figures[f"{name}, {contestant}"] = spread(values)
+
+        # Rounds are compared with rounds, because the machine's speed drifts.
         one, together, apart = speeds.values()
         for ratio, many in (("efficiency", together), ("efficiency_of_the_machine", apart)):
-            ratios[ratio][name] = spread([b / (ranks * a) for a, b in zip(one, many, strict=True)])["median"]
+            of_rounds = [all_ranks / (ranks * one_rank) for one_rank, all_ranks in zip(one, many, strict=True)]
+            ratios[ratio][name] = spread(of_rounds)["median"]
         ratios["communication_share"][name] = share
     report(figures, ratios, "tokens per second", options.json)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--contestant"]:
-        contestant(sys.argv[2], sys.argv[3:])
+        run_contestant(sys.argv[2], sys.argv[3:])
     else:
         main()

@@ -1,5 +1,6 @@
-"""From a command to its answer: --help, --cfg job, a refusal, and the first training step of the CPU recipe."""
+"""Seconds from a command to its answer: --help, --cfg job, a refusal, and the first step of the CPU recipe."""
 
+import functools
 import subprocess
 import sys
 import tempfile
@@ -16,18 +17,19 @@ ANSWERS = {
 }
 
 
-def seconds_to_answer(given: list[str]) -> float:
+def seconds_to_answer(overrides: list[str]) -> float:
+    """Time a command to its end."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, ROOT / "train.py", *given], capture_output=True, timeout=60, check=False)
+    subprocess.run([sys.executable, ROOT / "train.py", *overrides], capture_output=True, timeout=60, check=False)
     return time.perf_counter() - begun
 
 
 def seconds_to_first_step(text: Path, directory: str) -> float:
-    """Until the line of step 1 is read, its data prepared before."""
-    given = ["experiment=shakespeare_char_cpu", f"data.files=[{text}]", "trainer.eval_every=100_000_000"]
+    """Time a run until the line of its first step is read; its data is prepared in the first round."""
+    overrides = ["experiment=shakespeare_char_cpu", f"data.files=[{text}]", "trainer.eval_every=100_000_000"]
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-u", ROOT / "train.py", *given], cwd=directory, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", ROOT / "train.py", *overrides], cwd=directory, stdout=subprocess.PIPE, text=True
     )
     for line in process.stdout:
         if line.startswith("step"):
@@ -44,7 +46,9 @@ def main() -> None:
         "--text", type=Path, help="a local Tiny Shakespeare: also time the first step of the CPU recipe"
     )
     options = parser.parse_args()
-    contestants = {name: lambda given=given: seconds_to_answer(given) for name, given in ANSWERS.items()}
+    contestants = {}
+    for name, overrides in ANSWERS.items():
+        contestants[name] = functools.partial(seconds_to_answer, overrides)
     with tempfile.TemporaryDirectory() as directory:
         if options.text:
             contestants["first step"] = lambda: seconds_to_first_step(options.text.resolve(), directory)

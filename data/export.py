@@ -9,6 +9,7 @@ Takes the overrides of data.prepare, and prepares the data if need be. The token
 import os
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,58 +20,88 @@ from gpt.config.checks import check_names
 from gpt.errors import InputError
 from gpt.tokens.tokenfile import BLOCK, TokenFile
 
-FORMATS = ["nanogpt", "llmc"]
+
+class Part(NamedTuple):
+    """A file to write: a header, then the tokens of a token file from ``begin`` to ``end``."""
+
+    path: Path
+    header: bytes
+    file: TokenFile
+    begin: int
+    end: int
+
+
+def _nanogpt_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
+    return [Part(to / f"{split}.bin", b"", file, 0, file.n_tokens)]
+
+
+def _llmc_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
+    # llm.c knows no index: each shard is a file with a header of its own.
+    parts = []
+    begin = 0
+    for number, shard in enumerate(file.shards):
+        header = np.zeros(HEADER, "<i4")
+        header[:3] = [MAGIC, VERSION, shard.n_tokens]
+        end = begin + shard.n_tokens
+        parts.append(Part(to / f"{name}_{split}_{number:06d}.bin", header.tobytes(), file, begin, end))
+        begin = end
+    return parts
+
+
+FORMATS = {"nanogpt": _nanogpt_parts, "llmc": _llmc_parts}
 
 
 def export(files: tuple[TokenFile, TokenFile], name: str, form: str, to: Path) -> list[Path]:
     """Write both splits to a directory; returns the files. Raises InputError for ids that two bytes cannot hold."""
-    if files[0].vocab_size > 1 << 16:
-        raise InputError(f"a vocabulary of {files[0].vocab_size:,} does not fit uint16", "allowed: up to 65,536 tokens")
-    parts = []  # path, first token and end, header
-    for split, file in zip(("train", "val"), files, strict=True):
-        if form == "nanogpt":
-            parts.append((to / f"{split}.bin", file, 0, file.n_tokens, b""))
-            continue
-        begin = 0
-        for number, shard in enumerate(file.shards):
-            header = np.zeros(HEADER, "<i4")
-            header[:3] = MAGIC, VERSION, shard.n_tokens
-            path = to / f"{name}_{split}_{number:06d}.bin"
-            parts.append((path, file, begin, begin + shard.n_tokens, header.tobytes()))
-            begin += shard.n_tokens
-    written = [path for path, *_ in parts]
+    train, val = files
+    if train.vocab_size > 1 << 16:
+        raise InputError(f"a vocabulary of {train.vocab_size:,} does not fit uint16", "allowed: up to 65,536 tokens")
+    # All files are known, and known to be new, before the first is written.
+    parts_of = FORMATS[form]
+    parts = parts_of("train", train, name, to) + parts_of("val", val, name, to)
     try:
         to.mkdir(parents=True, exist_ok=True)
-        if there := [path for path in written if path.exists()]:
-            raise InputError(f"{there[0]} is there already", "delete it, or take another directory: to=DIR")
         for part in parts:
-            write(*part)
+            if part.path.exists():
+                raise InputError(f"{part.path} is there already", "delete it, or take another directory: to=DIR")
+        for part in parts:
+            _write(part)
     except OSError as error:
         raise InputError(f"{to} cannot be written: {error}", "choose another with to=DIR") from error
-    return written
+    return [part.path for part in parts]
 
 
-def write(path: Path, file: TokenFile, begin: int, end: int, header: bytes) -> None:
-    """Tokens from begin to end, whole or not at all."""
-    ids, part = file.reader(), path.with_name(f".{path.name}.part")
+def _write(part: Part) -> None:
+    """Write a file, whole or not at all."""
+    # Under another name first, block by block.
+    read = part.file.reader()
+    unfinished = part.path.with_name(f".{part.path.name}.part")
     try:
-        with open(part, "wb") as out:
-            out.write(header)
-            for start in range(begin, end, BLOCK):
-                out.write(ids(start, min(end, start + BLOCK)).astype("<u2", copy=False).tobytes())
-        os.replace(part, path)
+        with open(unfinished, "wb") as out:
+            out.write(part.header)
+            for start in range(part.begin, part.end, BLOCK):
+                ids = read(start, min(part.end, start + BLOCK))
+                out.write(ids.astype("<u2", copy=False).tobytes())
+        os.replace(unfinished, part.path)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def main() -> None:
-    from gpt.cli.compose import compose, parse  # above this room: only the command needs it
+    from gpt.cli.compose import compose, parse  # above data/: only the command needs it
 
-    own = {o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("format", "to")}
-    check_names("format", own.get("format"), FORMATS)
-    if not isinstance(own.get("to"), str) or not own["to"]:
+    # The arguments of this command, and the overrides of the config.
+    own: dict[str, Any] = {"format": None, "to": None}
+    overrides = []
+    for override in parse(sys.argv[1:]):
+        if override.key_or_group in own:
+            own[override.key_or_group] = override.value()
+        else:
+            overrides.append(override.input_line)
+    check_names("format", own["format"], list(FORMATS))
+    if not isinstance(own["to"], str) or not own["to"]:
         raise InputError("no directory to write to is given", "give one: to=DIR")
-    config = compose([a for a in sys.argv[1:] if a.partition("=")[0] not in own])
+    config = compose(overrides)
     to = Path(own["to"]).expanduser()
     for path in export(prepare(config.data), config.data.name, own["format"], to):
         print(f"{path}: {path.stat().st_size:,} bytes")

@@ -1,4 +1,4 @@
-"""The manifest of prepared data: what it was made of, and which files it should have."""
+"""The manifest of prepared data: its source, the versions that made it, and the hash of every file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,14 @@ from gpt.files import parse_object
 MANIFEST = "manifest.json"
 CURE = "delete it: the data is prepared again, or with data.dir taken without it"
 
+# The keys that are read, with their types.
+KEYS = {"source": str, "of": str, "revision": str | None, "splits": dict, "python": str, "versions": dict}
+SPLIT_KEYS = {"tokens": int, "sha256": str, "shards": list}
+SHARD_KEYS = {"file": str, "tokens": int, "sha256": str}
+
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a directory. Raises InputError where it is damaged."""
+    """Return the manifest of a directory. Raises InputError if it is damaged."""
     path = directory / MANIFEST
     try:
         content = parse_object(path.read_text())
@@ -22,34 +27,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def recorded_shards(directory: Path) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each file with tokens, by its name; nothing where there is no manifest."""
+    """Return the manifest's entries for the files with tokens, by their names; nothing if there is no manifest."""
     if not (directory / MANIFEST).exists():
         return {}
-    splits = read_manifest(directory)["splits"].values()
-    return {shard["file"]: shard for split in splits for shard in split["shards"]}
-
-
-def missing_shards(directory: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The shards that a finished dataset should have and has not, with their splits."""
-    return [
-        (name, shard)
-        for name, split in read_manifest(directory)["splits"].items()
-        for shard in split["shards"]
-        if not (directory / shard["file"]).exists()
-    ]
+    shards = {}
+    for split in read_manifest(directory)["splits"].values():
+        for shard in split["shards"]:
+            shards[shard["file"]] = shard
+    return shards
 
 
 def _check(content: dict[str, Any]) -> None:
-    """Raise ValueError where something that is used later is not there, or of another type."""
-    kinds = {"source": str, "of": str, "revision": str | None, "splits": dict, "python": str, "versions": dict}
-    _check_keys(content, kinds)
+    """Raise ValueError where something that is used later is missing, or of another type."""
+    _check_keys(content, KEYS)
     if set(content["splits"]) != {"train", "val"}:
         raise ValueError("its splits are not train and val")
     for split in content["splits"].values():
-        _check_keys(split, {"tokens": int, "sha256": str, "shards": list})
+        _check_keys(split, SPLIT_KEYS)
         for shard in split["shards"]:
-            _check_keys(shard, {"file": str, "tokens": int, "sha256": str, "from": dict})
-            _check_keys(shard["from"], {"cursor": dict | None, "skip": int})
+            _check_keys(shard, SHARD_KEYS)
             if Path(shard["file"]).name != shard["file"]:
                 raise ValueError(f"{shard['file']} is no name of a file")
 

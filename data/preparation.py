@@ -1,4 +1,4 @@
-"""Preparing data: from a source to the token files of both splits, and on where that was interrupted."""
+"""Preparing data: from a source to the token files of both splits, continuing where that was interrupted."""
 
 import contextlib
 import hashlib
@@ -10,23 +10,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data.files import make_directory
-from data.manifest import MANIFEST, missing_shards, read_manifest
+from data.manifest import MANIFEST
+from data.pieces import Cursor
 from data.progress import Meter, check_room
-from data.shards import JOURNAL, SplitShards, clear, read_journal, remake, write_journal
+from data.shards import JOURNAL, SplitShards, clear, read_journal, write_journal
 from data.sources.base import Source, source_of
-from data.sources.pieces import Cursor
+from data.sources.files import make_directory
 from data.tokenize import release_memory
 from data.tokenwriter import LostProgress
 from data.verified import open_verified
-from gpt.config.load import Config
-from gpt.config.schema import DataConfig
+from gpt.config.schema import Config, DataConfig
 from gpt.console import say
 from gpt.errors import InputError, TrainingError
 from gpt.files import ROOT, lock_or_wait, write_text
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenfile import LAYOUT, TokenFile, open_tokens
 from gpt.tokens.tokenizer import VOCAB_SIZES, get_tokenizer, prompt_ids
+from gpt.tokens.windows import Windows, open_windows
 
 NAMES = {"train": "training", "val": "validation"}
 LIBRARIES = ("tiktoken", "gigatoken", "datasets", "h5py", "numpy")  # that can change the tokens
@@ -34,35 +34,42 @@ COMMIT_TOKENS = 1 << 22  # after which an interrupted preparation goes on
 
 
 def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
-    """The training and the validation file of a source, prepared now if they are not there yet.
+    """Return the training and the validation file of a source, prepared now if they are missing.
 
-    Raises InputError when the source cannot be read, or what lies there is no pair of token files.
+    Raises InputError when the source cannot be read, or the files are no pair of token files.
     """
-    return open_prepared(data, Path(data.dir) if data.dir else _prepare_into_cache(data))
+    directory = Path(data.dir) if data.dir else _prepare_into_cache(data)
+    return open_prepared(data, directory)
 
 
 def open_prepared(data: DataConfig, directory: Path) -> tuple[TokenFile, TokenFile]:
-    """The training and the validation file in a directory. Raises InputError where they are not as written."""
+    """Open the training and the validation file in a directory. Raises InputError if they are not as written."""
     cache_dir = ROOT / data.cache_dir
-    train, val = (open_verified(directory / f"{split}.h5", cache_dir) for split in NAMES)
-    if (train.tokenizer, train.vocab_size, train.chars) != (val.tokenizer, val.vocab_size, val.chars):
+    train = open_verified(directory / "train.h5", cache_dir)
+    val = open_verified(directory / "val.h5", cache_dir)
+    if train.vocabulary != val.vocabulary:
         raise InputError(f"{directory}: train.h5 and val.h5 have different tokenizers", "prepare them together")
     return train, val
 
 
 def vocab_size(data: DataConfig) -> int | None:
-    """How many tokens the vocabulary has, without preparing or fetching anything; None where that is not known yet."""
+    """Return the size of the vocabulary, without preparing or fetching anything; None if that is not known yet."""
     if data.dir:
         return open_tokens(Path(data.dir) / "train.h5").vocab_size
     if data.tokenizer != "chars":
         return VOCAB_SIZES[data.tokenizer]
-    alphabet = source_of(data, ROOT / data.cache_dir).alphabet
+    alphabet = _source(data).alphabet
     return None if alphabet is None else len(alphabet)
 
 
 def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
-    """The data must hold a window, something to validate on, and the words of the prompt. Raises InputError."""
-    Order(config.data.seed, train.sha256, train.n_tokens, config.model.seq_len)
+    """Refuse data without a window, without validation, or without the words of the prompt. Raises InputError."""
+    seq_len = config.model.seq_len
+
+    # At least one packed window, however documents are cut.
+    SampleOrder(config.data.seed, Windows(train, seq_len, config.data.read))
+
+    # A vocabulary that its tokenizer knows.
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
     if train.vocab_size != tokenizer.n_vocab:
         raise InputError(
@@ -70,25 +77,22 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
             f"{tokenizer.n_vocab:,} tokens",
             "correct the one or the other; model.vocab_multiple makes the embedding larger",
         )
-    if config.data.documents != "packed" and not (train.has_documents and val.has_documents):
-        raise InputError(
-            f"data.documents={config.data.documents}, and {Path(train.path).parent} does not say where documents start",
-            "allowed without a dataset doc_offsets: data.documents=packed",
-        )
+
+    # Documents, if windows need them, and something to validate on and to sample from.
     for file in (train, val):
-        if config.data.documents == "separate" and not len(file.doc_offsets()):
-            raise InputError(
-                f"data.documents=separate, and no document starts in {file.path}",
-                "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
-            )
+        open_windows(file, seq_len, config.data.documents, config.data.read).check_documents()
     if val.n_tokens < 2:
         raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
     prompt_ids(tokenizer, config.sample.prompt)
 
 
 def prepared_directory(data: DataConfig) -> Path:
-    """Where prepared data lies, or would lie."""
-    return Path(data.dir) if data.dir else _cache_directory(data, source_of(data, ROOT / data.cache_dir))
+    """Return the directory of prepared data, which may not be there yet."""
+    return Path(data.dir) if data.dir else _cache_directory(data, _source(data))
+
+
+def _source(data: DataConfig) -> Source:
+    return source_of(data, ROOT / data.cache_dir)
 
 
 def _cache_directory(data: DataConfig, source: Source) -> Path:
@@ -98,21 +102,23 @@ def _cache_directory(data: DataConfig, source: Source) -> Path:
 
 
 def _prepare_into_cache(data: DataConfig) -> Path:
-    source = source_of(data, ROOT / data.cache_dir)
+    """Prepare the data unless that is done; returns its directory."""
+    # Mostly it is there already.
+    source = _source(data)
     directory = _cache_directory(data, source)
     make_directory(directory.parent)
-    if _is_whole(directory) and not missing_shards(directory):
+    if _is_whole(directory):
         return directory
-    with _alone(directory):
+
+    # One command prepares it, and others wait for that.
+    with _only_one(directory):
         try:
-            if _is_whole(directory):  # but for some shards, or another process has prepared it meanwhile
-                _write_again(data, source, directory)
-            else:
+            if not _is_whole(directory):  # nobody has prepared it meanwhile
                 say(f"preparing {source.describe()} as {data.tokenizer} -> {directory}")
                 _write(data, source, directory)
         except InputError:
             # What came from a hub, as its revision says, stays: the network or a login may be what is wrong.
-            if not _is_whole(directory) and not (source.revision and (directory / JOURNAL).exists()):
+            if not (source.revision and (directory / JOURNAL).exists()):
                 clear(directory, "*")
             raise
         except OSError as error:
@@ -130,35 +136,42 @@ def _is_whole(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _only_one(directory: Path) -> Iterator[None]:
     """Hold the directory, made if need be, for this process; others wait here."""
     while True:
         make_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             lock_or_wait(descriptor, f"another command prepares {directory}")
-            if directory.exists() and os.path.samestat(os.fstat(descriptor), directory.stat()):
+            is_ours = directory.exists() and os.path.samestat(os.fstat(descriptor), directory.stat())
+            if is_ours:
                 yield
                 return
         finally:
-            os.close(descriptor)  # and, where who held it has failed and removed it, once more
+            os.close(descriptor)
+        # The process before has failed and removed the directory: make it once more.
 
 
 def _write(data: DataConfig, source: Source, directory: Path) -> None:
-    """The shards of both splits, then the manifest; where it was interrupted, it goes on."""
+    """Write the shards of both splits, then the manifest, from where an interrupted preparation ended."""
+    # Continue where an interrupted preparation ended, if what it left is sound.
     try:
         about, splits, cursor = _begin(data, source, directory)
     except LostProgress as error:
         say(f"{error.problem}: the preparation begins anew")
         clear(directory, "*")
         about, splits, cursor = _begin(data, source, directory)
-    _read(data, source, about["chars"], directory, cursor, splits)
+
+    # Read, tokenize and write all of it.
+    _add_tokens(data, source, about["chars"], directory, cursor, splits)
     for name, split in splits.items():
         if split.n_tokens == 0:
             raise InputError(
                 f"data={data.name}: the {name} part of {source.describe()} would be empty",
                 "give more text, or another data.val_fraction",
             )
+
+    # The manifest comes last: with it, the data is whole.
     manifest = {
         "source": data.name,
         "of": source.describe(),
@@ -170,54 +183,27 @@ def _write(data: DataConfig, source: Source, directory: Path) -> None:
     }
     write_text(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     clear(directory)
-    said = (f"{split['tokens']:,} {NAMES[name]} tokens" for name, split in manifest["splits"].items())
-    say(", ".join(said))
+    counts = [f"{split['tokens']:,} {NAMES[name]} tokens" for name, split in manifest["splits"].items()]
+    say(", ".join(counts))
 
 
 def _begin(
     data: DataConfig, source: Source, directory: Path
 ) -> tuple[dict[str, Any], dict[str, SplitShards], Cursor | None]:
-    """What the token files say of themselves, the splits as far as they are, and where the source goes on."""
+    """Return the attributes of the token files, the splits as far as they are, and the source's cursor."""
     journal = read_journal(directory)
     source.revision = journal["revision"]
     source.resolve()
-    about = _about(data, source)
-    splits = {
-        name: SplitShards(directory, data.shard_tokens, about | {"split": name}, journal["splits"].get(name))
-        for name in NAMES
-    }
+    about = _attributes(data, source)
+    splits = {}
+    for name in NAMES:
+        state = journal["splits"].get(name)
+        splits[name] = SplitShards(directory, data.shard_tokens, about | {"split": name}, state)
     return about, splits, journal["cursor"]
 
 
-def _read(
-    data: DataConfig,
-    source: Source,
-    chars: str | None,
-    directory: Path,
-    cursor: Cursor | None,
-    splits: dict[str, SplitShards],
-) -> None:
-    """Add the tokens of the source from ``cursor`` on, and note every few millions how far it is."""
-    itemsize, committed = splits["train"].itemsize, sum(split.n_tokens for split in splits.values())
-    is_checked = cursor is not None  # what was begun is not thrown away
-    with Meter(committed, itemsize) as meter:
-        for results, after in source.tokens(cursor, chars):
-            for name, tokens in results.items():
-                splits[name].add(tokens, cursor)
-            cursor, n_tokens = after, sum(split.n_tokens for split in splits.values())
-            share = source.share(cursor)
-            meter.show(n_tokens, share)
-            if n_tokens - committed >= COMMIT_TOKENS:
-                if not is_checked:
-                    check_room(directory, n_tokens, share, itemsize, data.shard_tokens)
-                    is_checked = True
-                write_journal(directory, cursor, source.revision, splits)
-                committed = n_tokens
-                release_memory()
-
-
-def _about(data: DataConfig, source: Source) -> dict[str, Any]:
-    """What every token file of the data says of itself."""
+def _attributes(data: DataConfig, source: Source) -> dict[str, Any]:
+    """Return the attributes that all token files of the data have in common."""
     chars = source.read_alphabet() if data.tokenizer == "chars" else None
     return {
         "tokenizer": data.tokenizer,
@@ -229,12 +215,34 @@ def _about(data: DataConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _write_again(data: DataConfig, source: Source, directory: Path) -> None:
-    """Make the shards that are missing, and no others."""
-    source.revision = read_manifest(directory)["revision"]
-    about = _about(data, source)
-    for split, shard in missing_shards(directory):
-        say(f"{directory / shard['file']} is gone: it is made again")
-        results = source.tokens(shard["from"]["cursor"], about["chars"])
-        tokens = (result[split] for result, _ in results if split in result)
-        remake(directory, shard, about | {"split": split}, tokens)
+def _add_tokens(
+    data: DataConfig,
+    source: Source,
+    chars: str | None,
+    directory: Path,
+    cursor: Cursor | None,
+    splits: dict[str, SplitShards],
+) -> None:
+    """Add the tokens of the source from ``cursor`` on, and commit them every few millions."""
+    # Tokens of an interrupted preparation count, and are not committed twice.
+    itemsize = splits["train"].itemsize
+    n_tokens = sum(split.n_tokens for split in splits.values())
+    n_committed = n_tokens
+    is_checked = cursor is not None  # an interrupted preparation is not thrown away
+    with Meter(n_tokens, itemsize) as meter:
+        for tokens_by_split, after in source.tokens(cursor, chars):
+            for name, tokens in tokens_by_split.items():
+                splits[name].add(tokens, cursor)
+            cursor = after
+
+            # Progress on the terminal and, now and then, on the disk.
+            n_tokens = sum(split.n_tokens for split in splits.values())
+            share = source.share(cursor)
+            meter.show(n_tokens, share)
+            if n_tokens - n_committed >= COMMIT_TOKENS:
+                if not is_checked:
+                    check_room(directory, n_tokens, share, itemsize, data.shard_tokens)
+                    is_checked = True
+                write_journal(directory, cursor, source.revision, splits)
+                n_committed = n_tokens
+                release_memory()

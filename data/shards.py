@@ -1,14 +1,13 @@
-"""The shards of a dataset under way: what is written, and where an interrupted preparation goes on."""
+"""The shards of a dataset that is being prepared, and the journal from which an interrupted preparation goes on."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.sources.pieces import Cursor
+from data.pieces import Cursor
 from data.tokenize import Tokens
 from data.tokenwriter import LostProgress, TokenWriter, write_index
 from gpt.errors import InputError
@@ -27,19 +26,19 @@ class SplitShards:
 
     def __init__(self, directory: Path, shard_tokens: int, about: dict[str, Any], state: dict[str, Any] | None):
         state = state or {"shards": [], "held": None, "from": {"cursor": None, "skip": 0}}
-        self.directory, self.shard_tokens, self.about = directory, shard_tokens, about
-        self.split, self.shards, self.full = about["split"], state["shards"], []
-        self.begins = state["from"]  # where the source stands at the shard's begin, and this split's tokens to skip
-        self.writer = self._writer(state["held"])
+        self.directory = directory
+        self.shard_tokens = shard_tokens
+        self.about = about
+        self.split = about["split"]
+        self.shards = state["shards"]  # as the manifest describes them
+        self.full: list[TokenWriter] = []  # finished shards whose raw files are still there
+        self.begins = state["from"]  # the source's cursor at the shard's begin, and this split's tokens to skip there
+        self.writer = self._open_writer(state["held"])
 
     @property
     def itemsize(self) -> int:
         """Bytes of a token."""
         return self.writer.dtype.itemsize
-
-    def _writer(self, held: dict[str, Any] | None = None) -> TokenWriter:
-        path = self.directory / f"{self.split}_{len(self.shards):05d}.h5"
-        return TokenWriter(path, **self.about, held=held)
 
     @property
     def n_tokens(self) -> int:
@@ -47,27 +46,15 @@ class SplitShards:
         return sum(shard["tokens"] for shard in self.shards) + self.writer.n_tokens
 
     def add(self, tokens: Tokens, cursor: Cursor | None) -> None:
-        """Append the tokens that the source gives at ``cursor``, finishing shards as they fill up."""
-        left = tokens
-        while len(left.ids):
+        """Append the tokens that the source yields at ``cursor``, finishing shards as they fill up."""
+        # The tokens may fill the rest of a shard, and several others.
+        rest = tokens
+        while len(rest.ids):
             if self.writer.n_tokens == self.shard_tokens:
-                self._next()
-                self.begins = {"cursor": cursor, "skip": len(tokens.ids) - len(left.ids)}
-            here, left = left.split_at(self.shard_tokens - self.writer.n_tokens)
-            self.writer.add(*here)
-
-    def _next(self) -> None:
-        self._finish_shard()
-        if len(self.shards) == MAX_SHARDS:
-            raise InputError(
-                f"data.shard_tokens={self.shard_tokens:,} makes more than {MAX_SHARDS:,} files of {self.split}",
-                "raise it: 100_000_000 tokens are a file of 200 MB",
-            )
-        self.full.append(self.writer)
-        self.writer = self._writer()
-
-    def _finish_shard(self) -> None:
-        self.shards.append({"file": self.writer.path.name, **self.writer.finish(), "from": self.begins})
+                self._next_shard()
+                self.begins = {"cursor": cursor, "skip": len(tokens.ids) - len(rest.ids)}
+            fitting, rest = rest.split_at(self.shard_tokens - self.writer.n_tokens)
+            self.writer.add(*fitting)
 
     def commit(self) -> dict[str, Any]:
         """Bring all to the disk; returns the state from which to go on."""
@@ -79,45 +66,52 @@ class SplitShards:
             self.full.pop().drop()
 
     def finish(self) -> dict[str, Any]:
-        """Finish the last shard, and make all appear as one file; returns what the manifest says of the split."""
+        """Finish the last shard, and make all appear as one file; returns the manifest's entry for the split."""
+        # A single shard gets the name of the whole; several get an index.
         path = self.directory / f"{self.split}.h5"
         self._finish_shard()
         if len(self.shards) == 1:
             os.replace(self.writer.path, path)
-            self.shards[0]["file"], sha256 = path.name, self.shards[0]["sha256"]
+            self.shards[0]["file"] = path.name
+            sha256 = self.shards[0]["sha256"]
         else:
             sha256 = write_index(path, [self.directory / shard["file"] for shard in self.shards])
-        return {"tokens": sum(shard["tokens"] for shard in self.shards), "sha256": sha256, "shards": self.shards}
+        n_tokens = sum(shard["tokens"] for shard in self.shards)
+        return {"tokens": n_tokens, "sha256": sha256, "shards": self.shards}
 
+    def _open_writer(self, state: dict[str, Any] | None = None) -> TokenWriter:
+        path = self.directory / f"{self.split}_{len(self.shards):05d}.h5"
+        return TokenWriter(path, **self.about, state=state)
 
-def remake(directory: Path, shard: dict[str, Any], about: dict[str, Any], source: Iterable[Tokens]) -> None:
-    """Write one shard anew from the tokens of its split, as the source gives them from where the shard says.
+    def _next_shard(self) -> None:
+        self._finish_shard()
+        if len(self.shards) == MAX_SHARDS:
+            raise InputError(
+                f"data.shard_tokens={self.shard_tokens:,} makes more than {MAX_SHARDS:,} files of {self.split}",
+                "raise it: 100_000_000 tokens are a file of 200 MB",
+            )
+        self.full.append(self.writer)
+        self.writer = self._open_writer()
 
-    Raises InputError where they are not what they were.
-    """
-    path, skip = directory / shard["file"], shard["from"]["skip"]
-    with TokenWriter(path, **about) as writer:
-        for tokens in source:
-            _, tokens, skip = *tokens.split_at(skip), max(0, skip - len(tokens.ids))
-            writer.add(*tokens.split_at(shard["tokens"] - writer.n_tokens)[0])
-            if writer.n_tokens == shard["tokens"]:
-                break
-    if open_tokens(path).sha256 != shard["sha256"]:
-        path.unlink()
-        raise InputError(f"{path} cannot be made again: the text is other than it was", f"delete {directory}")
+    def _finish_shard(self) -> None:
+        counts_and_hashes = self.writer.finish()
+        self.shards.append({"file": self.writer.path.name, **counts_and_hashes, "from": self.begins})
 
 
 def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits: dict[str, SplitShards]) -> None:
-    """Say from where to go on; the hash in front of it tells a damaged journal."""
-    held = {name: split.commit() for name, split in splits.items()}
-    state = json.dumps({"cursor": cursor, "revision": revision, "splits": held})
-    write_text(directory / JOURNAL, f"{hashlib.sha256(state.encode()).hexdigest()}\n{state}\n")
+    """Record the state from which to go on; the hash in front of it tells a damaged journal."""
+    # First the tokens, then the journal that counts on them, and only then what it has made superfluous.
+    states = {name: split.commit() for name, split in splits.items()}
+    state = json.dumps({"cursor": cursor, "revision": revision, "splits": states})
+    sha256 = hashlib.sha256(state.encode()).hexdigest()
+    write_text(directory / JOURNAL, f"{sha256}\n{state}\n")
     for split in splits.values():
         split.drop_full()
 
 
 def read_journal(directory: Path) -> dict[str, Any]:
-    """Where an interrupted preparation goes on, or where a new one begins. Raises LostProgress for a damaged one."""
+    """Return the state of an interrupted preparation, or that of a new one. Raises LostProgress for a damaged one."""
+    # Its first line is the hash of the second.
     path = directory / JOURNAL
     if not path.exists():
         return {"cursor": None, "revision": None, "splits": {}}
@@ -128,11 +122,14 @@ def read_journal(directory: Path) -> dict[str, Any]:
         raise LostProgress(f"{path} is damaged: {error}", DAMAGED) from error
     if hashlib.sha256(state.encode()).hexdigest() != sha256:
         raise LostProgress(f"{path} is damaged: it is not what was written", DAMAGED)
-    for shard in (shard for split in journal["splits"].values() for shard in split["shards"]):
-        try:
-            open_tokens(directory / shard["file"])
-        except InputError as error:
-            raise LostProgress(error.problem, DAMAGED) from error
+
+    # The shards that it counts on must be there.
+    for split in journal["splits"].values():
+        for shard in split["shards"]:
+            try:
+                open_tokens(directory / shard["file"])
+            except InputError as error:
+                raise LostProgress(error.problem, DAMAGED) from error
     return journal
 
 

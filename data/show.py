@@ -1,7 +1,8 @@
-"""Say what prepared data holds: python -m data.show data=stdlib [documents=3] [png=FILE]
+"""Describe prepared data: python -m data.show data=stdlib [documents=3] [png=FILE] [verify=true]
 
 Where it comes from, counts, a few documents, the most frequent tokens, the lengths of documents; both distributions as
-a plot too. Takes the overrides of data.prepare, and prepares nothing.
+a plot too. With verify=true it reads all tokens again instead, and says of each file whether they are what was written.
+Takes the overrides of data.prepare, and prepares nothing.
 """
 
 import sys
@@ -13,41 +14,48 @@ import tiktoken
 from rich.console import Console
 from rich.table import Table
 
-from data.manifest import MANIFEST, read_manifest
+from data.manifest import MANIFEST, read_manifest, recorded_shards
 from data.preparation import open_prepared, prepared_directory
 from gpt.cli import command
 from gpt.errors import InputError
-from gpt.tokens.tokenfile import TokenFile
+from gpt.tokens.tokenfile import DAMAGED, TokenFile, open_tokens, read_shard
 from gpt.tokens.tokenizer import get_tokenizer, printable
 
-COUNTED = 100_000_000  # tokens of which frequencies are counted, spread over all
+MAX_COUNTED = 100_000_000  # tokens of which frequencies are counted, spread over all
 BLOCK = 1_000_000
-SHOWN = 120  # tokens of a document
-COMMON = 12  # tokens in the list of the most frequent
+MAX_SHOWN = 120  # tokens of a document
+N_COMMON = 12  # tokens in the list of the most frequent
 
 
 def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Path) -> None:
     """Print all, and draw the plot."""
-    console, train = Console(highlight=False, markup=False), files["train"]
+    console = Console(highlight=False, markup=False)
+    train = files["train"]
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
-    for line in provenance(directory, train):
+    for line in _provenance(directory, train):
         console.print(line, soft_wrap=True)
+
+    # Documents: how many, how long, and a few of them.
     lengths = {split: file.doc_lengths() for split, file in files.items()}
-    console.print(counts(files, lengths))
-    for start, length in spread(train, lengths["train"], n_documents):
-        text = tokenizer.decode(train.reader()(start, start + min(length, SHOWN)).tolist())
-        more = f" … {length - SHOWN:,} more" if length > SHOWN else ""
-        console.print(f"\ndocument at token {start:,}, {length:,} tokens\n  {printable(text)}{more}", soft_wrap=True)
-    frequencies = count_tokens(train)
-    console.print(common(frequencies, tokenizer))
-    unseen = int((frequencies == 0).sum())
-    console.print(f"{unseen:,} of {train.vocab_size:,} tokens of the vocabulary do not occur in what was counted")
-    draw(png, directory.name, frequencies, lengths)
+    console.print(_counts(files, lengths))
+    for start, length in _spread_documents(train, lengths["train"], n_documents):
+        ids = train.reader()(start, start + min(length, MAX_SHOWN))
+        text = printable(tokenizer.decode(ids.tolist()))
+        if length > MAX_SHOWN:
+            text += f" … {length - MAX_SHOWN:,} more"
+        console.print(f"\ndocument at token {start:,}, {length:,} tokens\n  {text}", soft_wrap=True)
+
+    # Tokens: which are frequent, and how many never occur.
+    frequencies = _count_tokens(train)
+    console.print(_most_frequent(frequencies, tokenizer))
+    n_unseen = int((frequencies == 0).sum())
+    console.print(f"{n_unseen:,} of {train.vocab_size:,} tokens of the vocabulary do not occur in what was counted")
+    _draw(png, directory.name, frequencies, lengths)
     console.print(f"plot  {png}", soft_wrap=True)
 
 
-def provenance(directory: Path, train: TokenFile) -> list[str]:
-    """Where the data comes from, as far as its manifest says."""
+def _provenance(directory: Path, train: TokenFile) -> list[str]:
+    """Return lines about the origin of the data, as far as its manifest has it."""
     lines = [str(directory), f"tokenizer {train.tokenizer}, vocabulary {train.vocab_size:,}, stored as {train.dtype}"]
     if (directory / MANIFEST).exists():
         manifest = read_manifest(directory)
@@ -58,63 +66,79 @@ def provenance(directory: Path, train: TokenFile) -> list[str]:
     return lines
 
 
-def counts(files: dict[str, TokenFile], lengths: dict[str, np.ndarray]) -> Table:
-    """Tokens, documents and their lengths, by split."""
+def _counts(files: dict[str, TokenFile], lengths: dict[str, np.ndarray]) -> Table:
+    """Return a table of tokens, documents and their lengths, by split."""
+    # A column for each split; its keys are the names of the rows.
+    columns = []
+    for split, file in files.items():
+        shards = [Path(shard.path) for shard in file.shards]
+        n_tokens = lengths[split]
+        has_documents = len(n_tokens) > 0
+        columns.append(
+            {
+                "tokens": file.n_tokens,
+                "shards": len(shards),
+                "bytes on disk": sum(path.stat().st_size for path in shards),
+                "documents": len(n_tokens),
+                "shortest": int(n_tokens.min()) if has_documents else 0,
+                "median length": int(np.median(n_tokens)) if has_documents else 0,
+                "longest": int(n_tokens.max(initial=0)),
+            }
+        )
     table = Table("", *files, box=None)
-    rows = {
-        "tokens": lambda split: files[split].n_tokens,
-        "shards": lambda split: len(files[split].shards),
-        "bytes on disk": lambda split: sum(Path(shard.path).stat().st_size for shard in files[split].shards),
-        "documents": lambda split: len(lengths[split]),
-        "shortest": lambda split: int(lengths[split].min()) if len(lengths[split]) else 0,
-        "median length": lambda split: int(np.median(lengths[split])) if len(lengths[split]) else 0,
-        "longest": lambda split: int(lengths[split].max(initial=0)),
-    }
-    for name, value in rows.items():
-        table.add_row(name, *(f"{value(split):>14,}" for split in files))
+    for name in columns[0]:
+        table.add_row(name, *[f"{column[name]:>14,}" for column in columns])
     return table
 
 
-def spread(file: TokenFile, lengths: np.ndarray, n: int) -> list[tuple[int, int]]:
-    """First token and length of n documents, spread over all."""
+def _spread_documents(file: TokenFile, lengths: np.ndarray, n: int) -> list[tuple[int, int]]:
+    """Return first token and length of n documents, spread over all."""
     offsets = file.doc_offsets()
     n = min(n, len(offsets))
-    return [(int(offsets[i]), int(lengths[i])) for i in (np.arange(n) * len(offsets) // max(1, n)).tolist()]
+    chosen = np.arange(n) * len(offsets) // max(1, n)
+    return list(zip(offsets[chosen].tolist(), lengths[chosen].tolist(), strict=True))
 
 
-def count_tokens(file: TokenFile) -> np.ndarray:
-    """How often each token occurs, (vocab_size,)."""
-    ids, frequencies = file.reader(), np.zeros(file.vocab_size, np.int64)
-    blocks = -(-file.n_tokens // BLOCK)
-    taken = min(blocks, COUNTED // BLOCK)
-    for block in (np.arange(taken) * blocks // taken).tolist():
-        held = ids(block * BLOCK, min(file.n_tokens, (block + 1) * BLOCK))
-        frequencies += np.bincount(held, minlength=file.vocab_size)
+def _count_tokens(file: TokenFile) -> np.ndarray:
+    """Return the frequency of each token, (vocab_size,)."""
+    # Blocks are spread over the file: its parts can be of different kinds.
+    read = file.reader()
+    frequencies = np.zeros(file.vocab_size, np.int64)
+    n_blocks = -(-file.n_tokens // BLOCK)  # rounded up
+    n_counted = min(n_blocks, MAX_COUNTED // BLOCK)
+    for block in (np.arange(n_counted) * n_blocks // n_counted).tolist():
+        ids = read(block * BLOCK, min(file.n_tokens, (block + 1) * BLOCK))
+        frequencies += np.bincount(ids, minlength=file.vocab_size)
     return frequencies
 
 
-def common(frequencies: np.ndarray, tokenizer: tiktoken.Encoding) -> Table:
-    """The most frequent tokens."""
+def _most_frequent(frequencies: np.ndarray, tokenizer: tiktoken.Encoding) -> Table:
     table = Table("token", "id", "share", box=None)
-    for i in np.argsort(-frequencies, kind="stable")[:COMMON].tolist():
-        shown = ascii(tokenizer.decode_bytes([i]).decode(errors="replace"))
-        table.add_row(shown, str(i), f"{frequencies[i] / frequencies.sum():.2%}")
+    for i in np.argsort(-frequencies, kind="stable")[:N_COMMON].tolist():
+        token = tokenizer.decode_bytes([i]).decode(errors="replace")
+        share = frequencies[i] / frequencies.sum()
+        table.add_row(ascii(token), str(i), f"{share:.2%}")
     return table
 
 
-def draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np.ndarray]) -> None:
-    """The frequencies of tokens by rank, and the lengths of documents."""
+def _draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np.ndarray]) -> None:
+    """Draw the frequencies of tokens by rank, and the lengths of documents."""
     import matplotlib.figure
 
+    # Above: Zipf's law, if the tokens are words.
     figure = matplotlib.figure.Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, 1)
-    above.loglog(np.arange(1, len(frequencies) + 1), np.sort(frequencies)[::-1], lw=1)
+    ranks = np.arange(1, len(frequencies) + 1)
+    above.loglog(ranks, np.sort(frequencies)[::-1], lw=1)
     above.set(title=title, xlabel="rank of the token", ylabel="times in training data")
-    most = max(2, max(length.max(initial=1) for length in lengths.values()))
-    bins = np.unique(np.geomspace(1, most + 1, 60).astype(int))
-    for split, length in lengths.items():
-        below.hist(length, bins=bins, histtype="step", label=f"{split}, {len(length):,} documents")
-    if any(map(len, lengths.values())):  # nothing has no logarithm
+
+    # Below: a histogram of both splits in bins of equal width on a logarithmic axis.
+    longest = max(2, *[int(n_tokens.max(initial=1)) for n_tokens in lengths.values()])
+    edges = np.geomspace(1, longest + 1, 60)
+    bins = np.unique(edges.astype(int))
+    for split, n_tokens in lengths.items():
+        below.hist(n_tokens, bins=bins, histtype="step", label=f"{split}, {len(n_tokens):,} documents")
+    if any(len(n_tokens) for n_tokens in lengths.values()):  # nothing has no logarithm
         below.set(xscale="log", yscale="log")
     below.set(xlabel="tokens of the document", ylabel="documents")
     below.legend()
@@ -127,22 +151,52 @@ def draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np.
         raise InputError(f"{path} cannot be written: {error}", "choose another with png=FILE") from error
 
 
-def main() -> None:
-    from gpt.cli.compose import compose, parse  # above this room: only the command needs it
+def verify(directory: Path) -> None:
+    """Read all tokens again, and print of each file whether they are what was written.
 
-    own: dict[str, Any] = {
-        o.key_or_group: o.value() for o in parse(sys.argv[1:]) if o.key_or_group in ("documents", "png")
-    }
-    n_documents = own.get("documents", 3)
-    if type(n_documents) is not int or n_documents < 0:
-        raise InputError(f"documents={n_documents} makes no sense", "allowed: a whole number, 0 or more")
-    data = compose([a for a in sys.argv[1:] if a.partition("=")[0] not in own]).data
+    Raises InputError for files that are not, and where there is no prepared data.
+    """
+    # The manifest is one witness, the attributes of each file are the other.
+    recorded = recorded_shards(directory)
+    altered = []
+    for split in ("train", "val"):
+        for shard in open_tokens(directory / f"{split}.h5").shards:
+            path = Path(shard.path)
+            _, damage = read_shard(path, recorded.get(path.name, {}))
+            outcome = f"ALTERED: {damage}" if damage else "as written"
+            print(f"{path}  {shard.n_tokens:,} tokens  {outcome}", flush=True)
+            if damage:
+                altered.append(path.name)
+    if altered:
+        raise InputError(f"altered since it was written: {', '.join(altered)}", DAMAGED)
+
+
+def main() -> None:
+    from gpt.cli.compose import compose, parse  # above data/: only the command needs it
+
+    # The arguments of this command, and the overrides of the config.
+    own: dict[str, Any] = {"documents": 3, "png": None, "verify": False}
+    overrides = []
+    for override in parse(sys.argv[1:]):
+        if override.key_or_group in own:
+            own[override.key_or_group] = override.value()
+        else:
+            overrides.append(override.input_line)
+    if type(own["documents"]) is not int or own["documents"] < 0:
+        raise InputError(f"documents={own['documents']} makes no sense", "allowed: a whole number, 0 or more")
+    if type(own["verify"]) is not bool:
+        raise InputError(f"verify={own['verify']} makes no sense", "allowed: true or false")
+    data = compose(overrides).data
     directory = prepared_directory(data)
-    png = own.get("png", f"outputs/data/{directory.name}.png")
+    if own["verify"]:
+        verify(directory)
+        return
+
+    png = f"outputs/data/{directory.name}.png" if own["png"] is None else own["png"]
     if not (isinstance(png, str) and png.endswith(".png")):
         raise InputError(f"png={png} is no PNG file", "allowed: png=FILE.png")
-    files = dict(zip(("train", "val"), open_prepared(data, directory), strict=True))
-    show(files, directory, n_documents, Path(png).expanduser())
+    train, val = open_prepared(data, directory)
+    show({"train": train, "val": val}, directory, own["documents"], Path(png).expanduser())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tiktoken
 
-from data.sources.pieces import Cursor, Piece, split_of
+from data.pieces import Cursor, Piece, split_of
 from gpt.errors import TrainingError
 from gpt.tokens.tokenizer import encode, end_of_text, get_tokenizer
 
@@ -32,124 +32,174 @@ INLINE_CHARS = 1 << 23  # below this, starting workers would take longer than th
 
 
 class Tokens(NamedTuple):
-    """Ids of one split, where among them documents start, and for each id whether it is a target (None: all are)."""
+    """Ids of one split, the positions at which documents start, and for each id if it is a target (None: all are)."""
 
     ids: np.ndarray
     starts: np.ndarray
     mask: np.ndarray | None = None
 
     def split_at(self, n: int) -> tuple["Tokens", "Tokens"]:
-        """The first n ids, and the others."""
-        first = self.starts < n
-        masks = (None, None) if self.mask is None else (self.mask[:n], self.mask[n:])
-        return Tokens(self.ids[:n], self.starts[first], masks[0]), Tokens(
-            self.ids[n:], self.starts[~first] - n, masks[1]
-        )
+        """Return the first n ids, and the others."""
+        is_first = self.starts < n
+        first_mask = None if self.mask is None else self.mask[:n]
+        other_mask = None if self.mask is None else self.mask[n:]
+        first = Tokens(self.ids[:n], self.starts[is_first], first_mask)
+        others = Tokens(self.ids[n:], self.starts[~is_first] - n, other_mask)
+        return first, others
 
 
 @functools.cache
-def gigatoken_gpt2() -> Any:
-    """GPT-2's tokens by gigatoken, some ten times as fast as tiktoken, from tiktoken's vocabulary."""
+def _gigatoken_gpt2() -> Any:
+    """Return GPT-2's tokenizer in gigatoken, some ten times as fast as tiktoken, from tiktoken's vocabulary."""
     import gigatoken
 
     ranks = get_tokenizer("gpt2")
-    lines = (b"%b %d\n" % (base64.b64encode(ranks.decode_single_token_bytes(i)), i) for i in range(ranks.eot_token))
     with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
-        file.writelines(lines)
+        for i in range(ranks.eot_token):
+            token = base64.b64encode(ranks.decode_single_token_bytes(i))
+            file.write(b"%b %d\n" % (token, i))
         file.flush()
         return gigatoken.Tokenizer.from_tiktoken(file.name, pretokenizer="gpt2").backend
 
 
 @functools.cache
 def _unassigned() -> np.ndarray:
-    """By code point, whether Python's Unicode does not know it."""
-    categories = "".join(map(unicodedata.category, map(chr, range(sys.maxunicode + 1))))
+    """Return for each code point whether Python's Unicode lacks it."""
+    points = map(chr, range(sys.maxunicode + 1))
+    categories = "".join(map(unicodedata.category, points))
     return np.frombuffer(categories.encode(), "S2") == b"Cn"
 
 
-def has_newer_characters(text: str) -> bool:
-    """Whether there are characters of a newer Unicode, which may be letters to one library and not to another."""
-    return not text.isascii() and bool(_unassigned()[np.frombuffer(text.encode("utf-32-le"), "<u4")].any())
+def _has_newer_characters(text: str) -> bool:
+    """Return whether there are characters of a newer Unicode, which may be letters to one library alone."""
+    if text.isascii():
+        return False
+    return bool(_unassigned()[_code_points(text)].any())
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
 def encode_all(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
-    """The ids of each text, equal to tiktoken's ``encode_ordinary``."""
+    """Return the ids of each text, equal to tiktoken's ``encode_ordinary``."""
     if tokenizer.name == "bytes":
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
     if tokenizer.name == "chars":
         return _encode_chars(tokenizer, texts)
-    is_known = [not has_newer_characters(text) for text in texts]
-    rows = gigatoken_gpt2().encode_batch(list(itertools.compress(texts, is_known)), parallel=False).layout
-    ids, offsets = rows.content.data, rows.offsets.data
-    fast = (ids[begin:end] for begin, end in itertools.pairwise(offsets.tolist()))
-    return [next(fast) if known else encode(tokenizer, text) for text, known in zip(texts, is_known, strict=True)]
+    return _encode_gpt2(tokenizer, texts)
+
+
+def _encode_gpt2(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
+    """Encode by gigatoken what both libraries split alike, and the rest by tiktoken."""
+    # Texts that gigatoken may split otherwise are left out of its batch.
+    is_known = [not _has_newer_characters(text) for text in texts]
+    known = list(itertools.compress(texts, is_known))
+    rows = _gigatoken_gpt2().encode_batch(known, parallel=False).layout
+    ids = rows.content.data
+    bounds = itertools.pairwise(rows.offsets.data.tolist())
+
+    # Both kinds in the order of the texts.
+    encoded = []
+    for text, is_fast in zip(texts, is_known, strict=True):
+        if is_fast:
+            begin, end = next(bounds)
+            encoded.append(ids[begin:end])
+        else:
+            encoded.append(encode(tokenizer, text))
+    return encoded
 
 
 def _encode_chars(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
-    """By a table; a character that is not in it is for tiktoken's way to name."""
-    points = np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
+    """Encode by a table; tiktoken's way names a character that is not in it."""
+    # The id of each code point, -1 for those that are not in the alphabet.
+    points = _code_points("".join(texts))
     alphabet = [ord(tokenizer.decode([i])) for i in range(tokenizer.n_vocab)]
     table = np.full(max(alphabet) + 1, -1, np.int32)
     table[alphabet] = np.arange(len(alphabet))
+
+    # All texts at once, then cut where each ends.
     ids = table[np.minimum(points, len(table) - 1)]
     if points.max(initial=0) >= len(table) or ids.min(initial=0) < 0:
         return [encode(tokenizer, text) for text in texts]
-    ends = list(itertools.accumulate(map(len, texts)))
-    return [ids[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    bounds = itertools.accumulate(map(len, texts), initial=0)
+    return [ids[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 @functools.cache
 def _vocabulary(name: str, chars: str | None) -> tuple[tiktoken.Encoding, np.ndarray]:
+    """Return a tokenizer, and the ids in front of each document."""
     tokenizer = get_tokenizer(name, chars)
     separator = end_of_text(tokenizer)
     return tokenizer, np.array([] if separator is None else [separator], np.uint32)
 
 
+class _Part(NamedTuple):
+    """The ids of a piece, with all that comes before its text."""
+
+    ids: np.ndarray
+    starts: bool
+    n_question: int
+
+
 def tokenize(
     batch: list[Piece], tokenizer: str, chars: str | None, val_fraction: float, has_mask: bool
 ) -> dict[str, Tokens]:
-    """The tokens of some pieces by split; end-of-text goes in front of each document, if the vocabulary has one.
+    """Return the tokens of some pieces by split; end-of-text precedes each document, if the vocabulary has one.
 
     With ``has_mask``, questions are no targets of the loss. Raises InputError for a character that the alphabet of a
     chars tokenizer does not have.
     """
+    # All texts of the batch are encoded in one call.
     release_memory()
     encoding, separator = _vocabulary(tokenizer, chars)
-    gathered: dict[str, list[tuple[bool, np.ndarray, int]]] = {}
     texts = encode_all(encoding, [piece.text for piece in batch])
-    questions = encode_all(encoding, [piece.question or "" for piece in batch]) if has_mask else [None] * len(batch)
+    questions = [separator[:0]] * len(batch)
+    if has_mask:
+        questions = encode_all(encoding, [piece.question or "" for piece in batch])
+
+    # The split of each piece; in front of its text come the separator and the question.
+    parts: dict[str, list[_Part]] = {}
     for piece, ids, question in zip(batch, texts, questions, strict=True):
-        split = piece.split or split_of(hashlib.sha256(piece.text.encode()).digest(), val_fraction)
+        split = piece.split
+        if split is None:
+            digest = hashlib.sha256(piece.text.encode()).digest()
+            split = split_of(digest, val_fraction)
         if has_mask:
             ids = np.concatenate([question, ids])
         if piece.starts:
             ids = np.concatenate([separator, ids])
-        gathered.setdefault(split, []).append((piece.starts, ids, len(question) if has_mask else 0))
-    return {split: _joined(parts, len(separator), has_mask) for split, parts in gathered.items()}
+        parts.setdefault(split, []).append(_Part(ids, piece.starts, len(question)))
+    return {split: _join(pieces, len(separator), has_mask) for split, pieces in parts.items()}
 
 
-def _joined(parts: list[tuple[bool, np.ndarray, int]], lead: int, has_mask: bool) -> Tokens:
-    """Pieces of one split as one: whether each starts a document, its ids, and the length of its question."""
-    ends = np.cumsum([len(ids) for _, ids, _ in parts])
+def _join(parts: list[_Part], n_separator: int, has_mask: bool) -> Tokens:
+    """Put the pieces of one split together."""
+    # The pieces follow each other; those that start a document tell where documents start.
+    ends = np.cumsum([len(part.ids) for part in parts])
     begins = np.concatenate([[0], ends[:-1]])
+    starts = begins[[part.starts for part in parts]]
+
+    # Questions, which follow the separator, are no targets.
     mask = None
     if has_mask:
         mask = np.ones(ends[-1], np.uint8)
-        for begin, (_, _, n_question) in zip(begins.tolist(), parts, strict=True):
-            mask[begin + lead : begin + lead + n_question] = 0
-    starts = begins[[is_start for is_start, _, _ in parts]]
-    return Tokens(np.concatenate([ids for _, ids, _ in parts]), starts.astype(np.int64), mask)
+        for begin, part in zip(begins.tolist(), parts, strict=True):
+            question = begin + n_separator
+            mask[question : question + part.n_question] = 0
+    ids = np.concatenate([part.ids for part in parts])
+    return Tokens(ids, starts.astype(np.int64), mask)
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system: glibc, with blocks of a megabyte and many sizes, keeps ever more of it."""
+    """Return freed memory to the system: glibc, with blocks of a megabyte and many sizes, keeps ever more of it."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
-def _worker() -> None:
-    """Workers leave signals to who started them, and end when that is gone; the pool ends them by SIGTERM."""
+def _begin_worker() -> None:
+    """Leave signals to the parent process, and end with it; the pool ends workers by SIGTERM."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -163,7 +213,7 @@ def _worker() -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Signals wait here, and in processes that are started meanwhile until :func:`_worker` has its say."""
+    """Let signals wait, also in processes that are started meanwhile, until :func:`_begin_worker` handles them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -172,29 +222,41 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_order(
     groups: Iterable[tuple[list[Piece], Cursor]], work: functools.partial, processes: int
 ) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
-    """``work`` of each group in the order of the groups, in ``processes`` once there is enough of it.
+    """Yield ``work`` of each group in the order of the groups, in ``processes`` once there is enough of it.
 
-    Raises TrainingError where one of them is killed.
+    Raises TrainingError if one of them is killed.
     """
-    groups, done = iter(groups), 0
+    # The first groups in this process: for little text, workers would take longer to start than the work takes.
+    groups = iter(groups)
+    n_chars = 0
     for batch, cursor in groups:
         yield work(batch), cursor
-        done += sum(len(piece.text) for piece in batch)
-        if processes > 1 and done >= INLINE_CHARS:
+        n_chars += sum(len(piece.text) for piece in batch)
+        if processes > 1 and n_chars >= INLINE_CHARS:
             break
     else:
         return
+    yield from _in_pool(groups, work, processes)
+
+
+def _in_pool(
+    groups: Iterator[tuple[list[Piece], Cursor]], work: functools.partial, processes: int
+) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
+    """Do the same in a pool of processes, a bounded number of batches ahead."""
     pending: deque[tuple[Future, Cursor]] = deque()
     context = multiprocessing.get_context("spawn")  # not fork, which does not go with threads
-    with ProcessPoolExecutor(processes, context, initializer=_worker) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_begin_worker) as pool:
         try:
+            # The oldest result is awaited once enough batches are under way.
             for batch, cursor in groups:
                 with _signals_blocked():  # a worker is started while there are too few
                     pending.append((pool.submit(work, batch), cursor))

@@ -1,4 +1,4 @@
-"""Token files whose tokens are what was written: read once per change of a file, and remembered."""
+"""Token files that hold what was written: read once per change of a file, and remembered."""
 
 import contextlib
 import hashlib
@@ -18,62 +18,77 @@ LARGE = 1 << 30  # bytes that take long enough to be worth a line on the termina
 
 
 def open_verified(path: Path, cache_dir: Path) -> TokenFile:
-    """Open a token file that holds what its attributes and the manifest say.
+    """Open a token file whose tokens are those that its attributes and the manifest describe.
 
-    Its tokens are all read where one of its files has changed since this was last done. Raises InputError.
+    They are all read where one of its files has changed since this was last done. Raises InputError.
     """
-    known: dict[tuple[Shard, ...], Contents] = {}
+    cache: dict[tuple[Shard, ...], Contents] = {}
 
-    def contents(shards: tuple[Shard, ...]) -> Contents:
-        if shards not in known:
-            known[shards] = _contents(Path(path).resolve(), shards, cache_dir / NOTES)
-        return known[shards]
+    def contents_of(shards: tuple[Shard, ...]) -> Contents:
+        if shards not in cache:
+            cache[shards] = _contents(Path(path).resolve(), shards, cache_dir / NOTES)
+        return cache[shards]
 
-    file = open_tokens(path, contents)
-    held = contents(file.shards)
-    if held.sha256 != file.sha256:
+    # Opening may ask for the contents too, where the file's attributes do not have them.
+    file = open_tokens(path, contents_of)
+    contents = contents_of(file.shards)
+    if contents.sha256 != file.sha256:
         raise InputError(f"{file.path} is damaged: its tokens are not those that were written (sha256)", DAMAGED)
-    check_ids(file.path, held, file.vocab_size)
+    check_ids(file.path, contents, file.vocab_size)
     return file
 
 
 def _contents(path: Path, shards: tuple[Shard, ...], notes: Path) -> Contents:
-    """What the shards of a token file hold: as noted, or read now and noted."""
-    note, files = notes / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json", _state(path, shards)
-    if held := _noted(note, files):
-        return held
-    with _alone(note.with_suffix(".lock"), path):
-        if held := _noted(note, files):  # by another run, which has started at the same time
-            return held
+    """Return the contents of a token file's shards: as noted, or read now and noted."""
+    # A note is valid for the versions of the files that it was made of.
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:24]
+    note = notes / f"{key}.json"
+    versions = _file_versions(path, shards)
+    contents = _read_note(note, versions)
+    if contents is not None:
+        return contents
+
+    # No valid note: read all tokens, one process at a time.
+    with _only_one(note.with_suffix(".lock"), path):
+        contents = _read_note(note, versions)  # by another run, which has started at the same time
+        if contents is not None:
+            return contents
         size = sum(Path(shard.path).stat().st_size for shard in shards)
         if size > LARGE:
             say(f"verifying {path}, {size / 1e9:,.1f} GB: once, until it changes")
-        held = read_shards(shards, recorded_shards(path.parent))
+        contents = read_shards(shards, recorded_shards(path.parent))
         with contextlib.suppress(OSError):  # read-only: it is read each time
-            write_json(note, {"layout": LAYOUT, "files": files, **held._asdict()})
-    return held
+            write_json(note, {"layout": LAYOUT, "files": versions, **contents._asdict()})
+    return contents
 
 
-def _state(path: Path, shards: tuple[Shard, ...]) -> dict[str, list[int]]:
-    """What changes when a file does."""
-    paths = {str(path), str(path.parent / MANIFEST), *(shard.path for shard in shards)}
-    stats = {name: os.stat(name) for name in sorted(paths) if os.path.exists(name)}
-    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
+def _file_versions(path: Path, shards: tuple[Shard, ...]) -> dict[str, list[int]]:
+    """Return size, time and inode of each file: they change when its content does."""
+    names = {str(path), str(path.parent / MANIFEST)}
+    names.update(shard.path for shard in shards)
+    versions = {}
+    for name in sorted(names):
+        if os.path.exists(name):
+            stat = os.stat(name)
+            versions[name] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    return versions
 
 
-def _noted(note: Path, files: dict[str, Any]) -> Contents | None:
+def _read_note(note: Path, versions: dict[str, Any]) -> Contents | None:
+    """Return the contents that were noted of these versions; None if there is no such note."""
     try:
         content = parse_object(note.read_text())
-        if content["layout"] != LAYOUT or content["files"] != files:
+        if content["layout"] != LAYOUT or content["files"] != versions:
             return None
-        held = Contents(*(content[name] for name in Contents._fields))
-    except (OSError, ValueError, KeyError):  # not there, or damaged: the files are read again
+        contents = Contents(content["sha256"], content["min_id"], content["max_id"])
+    except (OSError, ValueError, KeyError):  # missing, or damaged: the files are read again
         return None
-    return held if [type(value) for value in held] == [str, int, int] else None
+    kinds = [type(value) for value in contents]
+    return contents if kinds == [str, int, int] else None
 
 
 @contextlib.contextmanager
-def _alone(lock: Path, path: Path) -> Iterator[None]:
+def _only_one(lock: Path, path: Path) -> Iterator[None]:
     """Let one process verify a file while others wait; where nothing can be written, each does it for itself."""
     descriptor = None
     with contextlib.suppress(OSError):

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gpt.cli.help import key_comments  # noqa: E402
+from gpt.cli.help import WITHOUT_KEYS, key_comments  # noqa: E402
+from gpt.config.explain import allowed_values  # noqa: E402
 from gpt.config.groups import CONF, GROUPS, options  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
@@ -19,106 +20,150 @@ ABLATIONS = ROOT / "docs" / "ablations.md"
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
 WITH_SPEED = ("speed_ladder",)  # sweeps whose answer is one of speed
 MARK = "<!-- from here on written by docs/generate.py -->\n"
+KEY_COLUMNS = ["key", "value", "allowed", "meaning"]
 
 
 def keys(group: str, option: str) -> dict[str, Any]:
-    """The keys of an option below its group, dotted, with their values as the files have them."""
-    merged = OmegaConf.merge(*loaded(CONF / group / f"{option}.yaml"))
-    return flat(OmegaConf.to_container(merged, resolve=False))
+    """Return the keys of an option below its group, dotted, with their values as the files have them."""
+    # Without the schema and without the rest of the config, so that interpolations stay as they are written.
+    merged = OmegaConf.merge(*_loaded(CONF / group / f"{option}.yaml"))
+    return _flat(OmegaConf.to_container(merged, resolve=False))
 
 
-def loaded(path: Path) -> list[Any]:
+def _loaded(path: Path) -> list[Any]:
     """A file of a group, after those of the group that it builds on."""
     own = OmegaConf.load(path)
-    below = [path.with_name(f"{name}.yaml") for name in own.get("defaults", []) if isinstance(name, str)]
-    return [*(part for file in below if file.exists() for part in loaded(file)), own]
+    parts = []
+    for name in own.get("defaults", []):
+        below = path.with_name(f"{name}.yaml")
+        if isinstance(name, str) and below.exists():
+            parts += _loaded(below)
+    return [*parts, own]
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for key, value in values.items():
-        if key in ("defaults", "hydra"):
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; a key that holds a dict is one key where the dict is a value of its own."""
+    flat = {}
+    for name, value in values.items():
+        key = prefix + name
+        if name in ("defaults", "hydra"):
             continue
-        nested = isinstance(value, dict) and value and f"{prefix}{key}" != "references"
-        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return found
+        if isinstance(value, dict) and value and name != "references":
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
+    """A value as one would type it."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else str(value)
     return f"`{text}`"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def key_table(group: str, comments: dict[str, str]) -> str:
-    """Every key of a group, its value where it is the same in all options, else option by option."""
+def _values_of_options(group: str) -> dict[str, dict[str, Any]]:
+    """The values of each key of a group by the options that have it."""
     by_key: dict[str, dict[str, Any]] = {}
     for option in options(group):
         for key, value in keys(group, option).items():
             by_key.setdefault(key, {})[option] = value
+    return by_key
+
+
+def _default_of(group: str, values: dict[str, Any]) -> str:
+    """The value of a key where it is the same in all options, else option by option."""
+    options_of: dict[str, list[str]] = {}
+    for option, value in values.items():
+        options_of.setdefault(_shown(value), []).append(option)
+    if len(options_of) == 1 and len(values) == len(options(group)):
+        return next(iter(options_of))
+    if group == "model":
+        return "above"  # in the table of sizes
+    return ", ".join(f"{value} ({' '.join(names)})" for value, names in options_of.items())
+
+
+def _key_table(group: str, comments: dict[str, str]) -> str | None:
+    """Every key of a group; None where it has none beside its name."""
     rows = []
-    for key, values in by_key.items():
-        if key == "name":
-            continue
-        having: dict[str, list[str]] = {}
-        for option, value in values.items():
-            having.setdefault(shown(value), []).append(option)
-        if having.keys() == {shown(next(iter(values.values())))} and len(values) == len(options(group)):
-            default = next(iter(having))
-        elif group == "model":
-            default = "above"
-        else:
-            default = ", ".join(f"{value} ({' '.join(options)})" for value, options in having.items())
-        rows.append([f"`{group}.{key}`", default, comments[f"{group}.{key}"]])
-    return table(["key", "value", "meaning"], rows)
+    for name, values in _values_of_options(group).items():
+        key = f"{group}.{name}"
+        if name != "name":
+            rows.append([f"`{key}`", _default_of(group, values), allowed_values(key), comments[key]])
+    return _table(KEY_COLUMNS, rows) if rows else None
+
+
+def _size_table() -> str:
+    """The keys in which the options of model differ, option by option."""
+    sizes = {option: keys("model", option) for option in options("model")}
+    # Leave out the keys that all sizes share: they are in the table of keys.
+    differing = []
+    for key in sizes["tiny"]:
+        values = {str(size[key]) for size in sizes.values()}
+        if key != "name" and len(values) > 1:
+            differing.append(key)
+    rows = []
+    for option, size in sizes.items():
+        rows.append([f"`{option}`", *(_shown(size[key]).strip("`") for key in differing)])
+    return _table(["option", *differing], rows)
 
 
 def reference() -> str:
-    """All groups and keys."""
-    comments, parts = key_comments(), []
+    """Return all groups and keys, for the end of docs/config.md."""
+    comments = key_comments()
+    # A section for each group: its options, then its keys.
+    parts = []
     for group in GROUPS:
         parts.append(f"### {group}\n")
-        parts.append(table(["option", ""], [[f"`{o}`", about] for o, about in options(group).items()]))
+        parts.append(_table(["option", ""], [[f"`{option}`", about] for option, about in options(group).items()]))
         if group == "model":
-            sizes = {option: keys(group, option) for option in options(group)}
-            differing = [k for k in sizes["tiny"] if k != "name" and len({str(s[k]) for s in sizes.values()}) > 1]
-            rows = [[f"`{option}`", *(shown(s[k]).strip("`") for k in differing)] for option, s in sizes.items()]
-            parts.append(table(["option", *differing], rows))
-        if group not in ("experiment", "sweeps", "debug"):
-            rows = key_table(group, comments)
-            parts.append(rows) if rows.count("\n") > 2 else None
-    root = flat(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False))
+            parts.append(_size_table())
+        if group not in WITHOUT_KEYS and (rows := _key_table(group, comments)):
+            parts.append(rows)
+
+    # The keys of conf/config.yaml.
     parts.append("### outside the groups\n")
-    parts.append(table(["key", "value", "meaning"], [[f"`{k}`", shown(v), comments[k]] for k, v in root.items()]))
+    root = _flat(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False))
+    rows = [[f"`{key}`", _shown(value), allowed_values(key), comments[key]] for key, value in root.items()]
+    parts.append(_table(KEY_COLUMNS, rows))
     return "\n".join(parts)
 
 
 def results(name: str) -> str:
-    """What a sweep said in benchmarks/ablations.py."""
-    found = json.loads(RESULTS.read_text())["sweeps"][name]
+    """Return what a sweep measured in benchmarks/ablations.py, as a table."""
+    arms = json.loads(RESULTS.read_text())["sweeps"][name]["arms"]
     rows = []
-    for label, arm in found["arms"].items():
-        mean, difference = arm["val_loss"], arm["difference"]
-        row = [f"`{label}`", f"{mean['mean']:.4f} ± {mean['stderr']:.4f}", "", "", "baseline"]
-        if difference:
-            bounds = "" if difference["low"] is None else f" [{difference['low']:+.4f}, {difference['high']:+.4f}]"
-            p = "" if difference["p_holm"] is None else f"{difference['p_holm']:.3f}"
-            row[2:] = [f"{difference['mean']:+.4f}{bounds}", p, difference["verdict"]]
-        rows.append([*row, f"{arm['tokens_per_sec']:,.0f}"] if name in WITH_SPEED else row)
+    for label, arm in arms.items():
+        mean = arm["val_loss"]
+        row = [f"`{label}`", f"{mean['mean']:.4f} ± {mean['stderr']:.4f}", *_difference_cells(arm["difference"])]
+        if name in WITH_SPEED:
+            row.append(f"{arm['tokens_per_sec']:,.0f}")
+        rows.append(row)
     head = ["arm", "validation loss", "difference [95 % interval]", "p", "verdict"]
-    return table([*head, "tokens/s"] if name in WITH_SPEED else head, rows)
+    return _table([*head, "tokens/s"] if name in WITH_SPEED else head, rows)
+
+
+def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
+    """The difference from the baseline with its interval, p and the verdict; None for the baseline itself."""
+    if not difference:
+        return ["", "", "baseline"]
+    bounds = ""
+    if difference["low"] is not None:
+        bounds = f" [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+    p = "" if difference["p_holm"] is None else f"{difference['p_holm']:.3f}"
+    return [f"{difference['mean']:+.4f}{bounds}", p, difference["verdict"]]
 
 
 def with_results(page: str) -> str:
-    """A page with the tables of results between its marks."""
-    return re.sub(
-        r"(<!-- results of (\w+) -->\n).*?(<!-- end -->)", lambda m: m[1] + results(m[2]) + m[3], page, flags=re.DOTALL
-    )
+    """Return a page with the tables of results between its marks."""
+    marked = r"(<!-- results of (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(marked, lambda match: match[1] + results(match[2]) + match[3], page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

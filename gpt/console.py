@@ -1,4 +1,4 @@
-"""The terminal: lines for the user, who may be gone."""
+"""The terminal: output that a closed terminal or a closed pipe does not turn into an error."""
 
 import os
 import sys
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 200  # characters of a line, where there is no terminal to measure
 
 
 def mute(descriptor: int) -> None:
-    """Write to nowhere what goes to a descriptor."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    """Discard all further output to a file descriptor."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def say(text: str) -> None:
-    """Print a line for the user. A user who is gone stops nothing."""
+    """Print a line at once. Where nobody reads it any more, discard all output from then on."""
     try:
         print(text, flush=True)
     except OSError:
@@ -26,11 +26,11 @@ def say(text: str) -> None:
 
 
 def plain_console() -> "Console":
-    """A rich console that prints text as it is, and in a pipe does not cut lines."""
-    from rich.console import Console  # not for commands that only print a line
+    """Return a rich console that prints text without markup, and in a pipe does not cut lines."""
+    from rich.console import Console  # slow to import, for commands that only print a line
 
     class LastingConsole(Console):
-        """A console whose reader may go away, which would otherwise end the process."""
+        """A console that goes quiet when its reader goes away, instead of ending the process."""
 
         def on_broken_pipe(self) -> None:
             self.quiet = True

@@ -1,15 +1,70 @@
-"""The most memory that a run has held."""
+"""Devices: which one to take, its name, its peak FLOP/s, its threads, and the most memory that a run has used."""
 
 import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from gpt.errors import Unavailable
+
+# Dense peak in FLOP/s as (bf16 and fp16, tf32, fp32), from NVIDIA's data sheets; without sparsity, SXM parts where
+# there are several.
+PEAK_FLOPS = {
+    "B200": (2.25e15, 1.1e15, 75e12),
+    "H200": (989e12, 494e12, 67e12),
+    "H100": (989e12, 494e12, 67e12),
+    "A100": (312e12, 156e12, 19.5e12),
+    "L40S": (362e12, 183e12, 91.6e12),
+    "RTX 4090": (165e12, 82.6e12, 82.6e12),
+}
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device called ``name``; of several GPUs, that of the rank. ``auto`` takes cuda, else mps, else the CPU.
+
+    Raises Unavailable when this machine does not have it.
+    """
+    # The devices of this machine, best first.
+    present = ["cpu"]
+    if torch.backends.mps.is_available():
+        present.insert(0, "mps")
+    if torch.cuda.is_available():
+        present.insert(0, "cuda")
+    if name not in ("auto", *present):
+        raise Unavailable(f"device={name} is not on this machine", f"allowed here: auto, {', '.join(present)}")
+    kind = present[0] if name == "auto" else name
+    return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or ``cpu`` or ``mps``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_flops(precision: str, device_name: str) -> float | None:
+    """Dense peak FLOP/s of a device at this precision, or None where it is not known."""
+    for name, (half, tf32, fp32) in PEAK_FLOPS.items():
+        if name in device_name:
+            return {"tf32": tf32, "fp32": fp32}.get(precision, half)
+    return None
+
+
+@contextlib.contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Let torch use this many CPU threads; None changes nothing. Jobs of a sweep share one process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 def reset_peak(device: torch.device) -> None:
-    """Count from here on."""
+    """Start to count the peak of memory from here on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -17,12 +72,13 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Of a GPU what tensors have held, else what the process has (resident set)."""
+    """The peak of memory since the last reset: of the tensors on a GPU, else of the process (resident set)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    # Without /proc, as on macOS, where ru_maxrss is in bytes; elsewhere it is in kilobytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

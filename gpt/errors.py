@@ -1,14 +1,15 @@
-"""The ways in which a run ends before its time, and the exit code of each."""
+"""Exceptions that end a run before its time, and the exit code of each."""
 
 
 class InputError(Exception):
-    """What the user gave cannot be run: ``problem`` names it, ``cure`` says what is allowed. Exit code 2."""
+    """The user's input cannot be run: ``problem`` names it, ``cure`` says what is allowed. Exit code 2."""
 
     exit_code = 2
 
     def __init__(self, problem: str, cure: str):
-        super().__init__(problem, cure)  # as given, so that it can be pickled
-        self.problem, self.cure = problem, cure
+        super().__init__(problem, cure)  # the same arguments, so that it can be pickled
+        self.problem = problem
+        self.cure = cure
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.cure}"

@@ -1,4 +1,4 @@
-"""Small files and locks: written whole or not at all, and refused by name where they are damaged."""
+"""Small files, written whole or not at all and refused by name where they are damaged; and locks."""
 
 import fcntl
 import json
@@ -13,13 +13,16 @@ import yaml
 from gpt.console import say
 from gpt.errors import InputError
 
-ROOT = Path(__file__).parents[1]  # of the project: train.py, conf/, gpt/, data/
-LAYOUT = 1  # of the files that a run or a sweep leaves; other numbers are not read
+ROOT = Path(__file__).parents[1]  # the project: train.py, conf/, gpt/, data/
+LAYOUT = 1  # of the files that runs and sweeps write; files of another layout are refused
 CURE = "take a directory that runs or sweeps of gptlab have made, or restore this file from a copy"
 
 
 def as_path(key: str, text: str) -> Path:
-    """The path that a user gives as ``key``. Raises InputError for what none can be: too long, with a zero byte."""
+    """Return the path that a user gave as ``key``.
+
+    Raises InputError for a text that cannot be a path: too long, or with a zero byte.
+    """
     try:
         path = Path(text).expanduser()
         os.lstat(path)
@@ -31,30 +34,43 @@ def as_path(key: str, text: str) -> Path:
     return path
 
 
+# --- locks
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a directory or a file for this process alone. Raises InputError while another process does."""
+    """Lock a directory or a file for this process. Raises InputError while another process has the lock."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _try_lock(descriptor):
+            raise InputError(f"{path} is in use: its run is still going on", "wait for it, or stop it first")
         yield
-    except BlockingIOError as error:
-        raise InputError(f"{path} is in use: its run is still going on", "wait for it, or stop it first") from error
     finally:
         os.close(descriptor)
 
 
 def lock_or_wait(descriptor: int, reason: str) -> None:
-    """Lock an open file or directory; while another process has it, say why this one waits. Raises OSError."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    """Lock an open file or directory; while another process has the lock, print why this one waits. Raises OSError."""
+    if not _try_lock(descriptor):
         say(f"waiting: {reason}")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file or directory; False while another process has the lock. Raises OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# --- writing
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all, whatever happens to the machine. Raises OSError."""
+    """Write a small file, whole or not at all, even if the machine fails meanwhile. Raises OSError."""
+    # It gets its name when it is on the disk.
     part = path.with_name(f".{path.name}")
     try:
         with open(part, "w", encoding="utf-8") as file:
@@ -72,6 +88,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+# --- reading
+
+
 def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -> dict[str, Any]:
     """Read a JSON object that has ``layout`` and ``keys``, as :func:`write_json` wrote it.
 
@@ -81,30 +100,39 @@ def read_json(path: Path, keys: tuple[str, ...] = (), cure: str | None = None) -
     try:
         content = parse_object(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged, or none of ours: {error}", cure) from error
+        raise _damaged(path, str(error), cure) from error
     if content.get("layout", LAYOUT) != LAYOUT:
         raise InputError(
             f"{path} has layout {content['layout']}, and this version of gptlab reads layout {LAYOUT}",
             "take the version that wrote it, or another directory",
         )
-    if missing := [key for key in ("layout", *keys) if key not in content]:
-        raise InputError(f"{path} is damaged, or none of ours: it has no {missing[0]}", cure)
+    for key in ("layout", *keys):
+        if key not in content:
+            raise _damaged(path, f"it has no {key}", cure)
     return content
 
 
 def check_kinds(path: Path, content: dict[str, Any], kinds: dict[str, Any]) -> None:
-    """The values of a file, where they are there, are of these types. Raises InputError, with the path."""
+    """Check the types of those values that a file has. Raises InputError, with the path."""
     for key, kind in kinds.items():
         if key in content and not isinstance(content[key], kind):
-            raise InputError(f"{path} is damaged, or none of ours: {key} is {str(content[key])[:40]!r}", CURE)
+            shown = str(content[key])[:40]
+            raise _damaged(path, f"{key} is {shown!r}", CURE)
+
+
+def _damaged(path: Path, reason: str, cure: str) -> InputError:
+    """Return the refusal of a file that cannot be read."""
+    return InputError(f"{path} is damaged, or none of ours: {reason}", cure)
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The JSON object in a text. Raises ValueError where there is none."""
+    """Parse a text that is one JSON object. Raises ValueError for any other."""
+    if not text.strip():
+        raise ValueError("it is empty")
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}" if text.strip() else "it is empty") from error
+        raise ValueError(f"no JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("no JSON that anyone would write: it is nested too deeply") from error
     if not isinstance(content, dict):
@@ -112,13 +140,17 @@ def parse_object(text: str) -> dict[str, Any]:
     return content
 
 
-class PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: none of our files has any, and a few lines of them expand to gigabytes."""
+class _PlainLoader(yaml.SafeLoader):
+    """Loader of YAML without aliases: none of our files has any, and a few lines of them expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*)")
         return super().compose_node(parent, index)
+
+
+# The last three: PyYAML fails with them on a tag that does not fit its value.
+YAML_ERRORS = (OSError, ValueError, yaml.YAMLError, LookupError, AttributeError, TypeError)
 
 
 def read_yaml(path: Path, kind: type, cure: str = CURE) -> Any:
@@ -127,19 +159,13 @@ def read_yaml(path: Path, kind: type, cure: str = CURE) -> Any:
     Raises InputError, with the path and ``cure``, for a file that is damaged, or no file at all.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
         if not isinstance(content, kind):
             raise ValueError("it is empty" if content is None else f"no YAML {kind.__name__}")
     except RecursionError as error:
-        raise InputError(f"{path} is damaged, or none of ours: it is nested too deeply", cure) from error
-    except (
-        OSError,
-        ValueError,
-        yaml.YAMLError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:  # of PyYAML, for tags
-        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise InputError(f"{path} is damaged, or none of ours: {reason}", cure) from error
+        raise _damaged(path, "it is nested too deeply", cure) from error
+    except YAML_ERRORS as error:
+        first_line = str(error).partition("\n")[0]
+        reason = getattr(error, "problem", None) or first_line  # PyYAML's own word for it
+        raise _damaged(path, reason, cure) from error
     return content

@@ -3,12 +3,12 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt.model import GPT
 from gpt.tokens.windows import IGNORE
 
-# Bytes of logits held at once, by the bytes of a number: enough for matrix products at full speed. Several chunks in
+# Bytes of logits at a time, by the bytes of a number: enough for matrix products at full speed. Several chunks in
 # low precision cost a float32 copy of the head's gradient, so there are fewer of them.
 CHUNK_BYTES = {2: 2**28, 4: 5 * 2**25}
 SOFTMAX_BYTES = 2**22  # of them in float32 on a CPU: small for the cache, but each part waits for all threads
@@ -22,11 +22,23 @@ def loss_sum(model: GPT, inputs: Tensor, targets: Tensor, documents: Tensor | No
     Computed in float32 whatever the precision of the model.
     """
     hidden = model(inputs, documents=documents).flatten(0, 1)  # (B * T, C)
-    return HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), model.vocab_size, torch.is_grad_enabled())
+    with_gradients = torch.is_grad_enabled()
+    return _HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), model.vocab_size, with_gradients)
 
 
-class HeadLoss(torch.autograd.Function):
-    """The head and its loss, chunk by chunk; the gradients are taken with the loss, where the logits still are.
+class LossSum(nn.Module):
+    """The model and its loss as one forward pass, which DistributedDataParallel wraps."""
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
+        return loss_sum(self.model, inputs, targets, documents)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The head and its loss, chunk by chunk; the gradients are computed with the loss, while the logits exist.
 
     (As Liger Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv:2410.10989. torch 2.13's own
     F.linear_cross_entropy returns the loss in the precision of the hidden states.)
@@ -34,26 +46,34 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, with_gradients: bool) -> Tensor:
-        """Hidden states (N, C), head (V, C) whose rows from vocab_size on are padding, targets (N,) -> ()."""
+        """Hidden states (N, C), head (V, C) with padding in its rows from vocab_size on, targets (N,) -> ()."""
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         losses = torch.empty(len(hidden), device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if with_gradients else None
         grad_weight = None
+
         with torch.autocast(device, enabled=False):
-            h, w = hidden.to(dtype), weight.to(dtype)
-            chunks = math.ceil(len(h) * len(w) * h.element_size() / CHUNK_BYTES[h.element_size()])
-            rows = math.ceil(len(h) / chunks)
+            h = hidden.to(dtype)
+            w = weight.to(dtype)
+            # Chunks of equal size, whose logits share one buffer.
+            logits_bytes = len(h) * len(w) * h.element_size()
+            n_chunks = math.ceil(logits_bytes / CHUNK_BYTES[h.element_size()])
+            rows = math.ceil(len(h) / n_chunks)
             buffer = h.new_empty(rows, len(w))
             for start in range(0, len(h), rows):
                 chunk = slice(start, start + rows)
-                logits = torch.mm(h[chunk], w.T, out=buffer[: len(h[chunk])])  # (rows, V)
-                counts = (targets[chunk] != IGNORE)[:, None]
-                softmax_(logits, targets[chunk].clamp(min=0), vocab_size, losses[chunk], with_gradients)
-                losses[chunk] *= counts[:, 0]
+                chunk_targets = targets[chunk]
+                is_target = chunk_targets != IGNORE
+                logits = torch.mm(h[chunk], w.T, out=buffer[: len(chunk_targets)])  # (rows, V)
+                # From here on the buffer holds the gradients of the logits, if they are asked for.
+                _softmax_(logits, chunk_targets.clamp(min=0), vocab_size, losses[chunk], with_gradients)
+                losses[chunk] *= is_target
                 if with_gradients:
-                    grad_hidden[chunk] = (logits @ w).mul_(counts)
-                    grad_weight = accumulate(grad_weight, logits, h[chunk] * counts)
+                    grad_hidden[chunk] = (logits @ w).mul_(is_target[:, None])
+                    grad_weight = _accumulate(grad_weight, logits, h[chunk] * is_target[:, None])
         if with_gradients:
             ctx.save_for_backward(grad_hidden, grad_weight)
         return losses.sum()
@@ -65,25 +85,30 @@ class HeadLoss(torch.autograd.Function):
         return grad_hidden.mul_(grad), grad_weight.float().mul_(grad), None, None, None
 
 
-def softmax_(logits: Tensor, targets: Tensor, vocab_size: int, losses: Tensor, with_gradients: bool) -> None:
+def _softmax_(logits: Tensor, targets: Tensor, vocab_size: int, losses: Tensor, with_gradients: bool) -> None:
     """Fill in losses (rows,) and turn logits (rows, V) into their gradients."""
     logits[:, vocab_size:] = -math.inf
-    rows = max(1, SOFTMAX_BYTES // (4 * logits.size(1))) if logits.device.type == "cpu" else len(logits)
-    for part, index, loss in zip(logits.split(rows), targets[:, None].split(rows), losses.split(rows), strict=True):
+    # A GPU takes all rows at once, a CPU as many as its cache holds.
+    rows = len(logits)
+    if logits.device.type == "cpu":
+        rows = max(1, SOFTMAX_BYTES // (4 * logits.size(1)))
+    for start in range(0, len(logits), rows):
+        part = logits[start : start + rows]
+        index = targets[start : start + rows, None]
         log_p = torch.log_softmax(part, -1, dtype=torch.float32)
         log_p_target = log_p.gather(1, index)
-        torch.neg(log_p_target[:, 0], out=loss)
+        torch.neg(log_p_target[:, 0], out=losses[start : start + rows])
         if with_gradients:
             torch.exp(log_p, out=part)
             part.scatter_(1, index, log_p_target.expm1().to(part.dtype))  # p - 1, where it is rounded once
 
 
-def accumulate(total: Tensor | None, grad_logits: Tensor, h: Tensor) -> Tensor:
-    """Add (rows, V).T @ (rows, C) to what other chunks gave, in float32 once there are several."""
+def _accumulate(total: Tensor | None, grad_logits: Tensor, h: Tensor) -> Tensor:
+    """Add (rows, V).T @ (rows, C) to the sum over earlier chunks, in float32 once there are several."""
     if grad_logits.is_cuda and grad_logits.dtype != torch.float32:
-        share = torch.mm(grad_logits.T, h, out_dtype=torch.float32)
+        product = torch.mm(grad_logits.T, h, out_dtype=torch.float32)
     elif total is not None and h.dtype == torch.float32:
         return total.addmm_(grad_logits.T, h)
     else:
-        share = grad_logits.T @ h
-    return share if total is None else total.float().add_(share)
+        product = grad_logits.T @ h
+    return product if total is None else total.float().add_(product)

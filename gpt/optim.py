@@ -12,8 +12,8 @@ from gpt.config.schema import AdamWConfig, CustomConfig, MuonConfig, OptimizerCo
 from gpt.errors import InputError, Unavailable
 
 
-def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and embeddings decay; biases and norms do not (as nanoGPT's configure_optimizers)."""
+def _parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices and embeddings decay, biases and norms do not (as nanoGPT's configure_optimizers)."""
     decayed = [p for p in parameters if p.dim() >= 2]
     others = [p for p in parameters if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -23,11 +23,12 @@ def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> lis
 def build_optimizers(config: OptimizerConfig, model: nn.Module) -> list[Optimizer]:
     """The optimizers of all parameters, each of which is in one. Groups keep their peak rate as ``initial_lr``."""
     if isinstance(config, CustomConfig):
-        optimizers = [custom(config, model)]
+        optimizers = [_custom(config, model)]
     elif isinstance(config, MuonConfig):
-        optimizers = muon(config, model)
+        optimizers = _muon(config, model)
     else:
-        optimizers = [adamw(config, list(model.parameters()), config.lr)]
+        optimizers = [_adamw(config, list(model.parameters()), config.lr)]
+    # The schedule multiplies the peak rate.
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -35,12 +36,13 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module) -> list[Optimize
 
 
 def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
-    """Build it for a small layer and take a step. Raises InputError for what it has not, or not on this device.
+    """Build the optimizer for a small layer and take a step. Raises InputError where it does not work on this device.
 
-    Not where it is known to work: building one takes seconds, because torch.optim imports the compiler.
+    Skipped where it is known to work: to build one takes seconds, because torch.optim imports the compiler.
     """
     if device.type in ("cpu", "cuda") and not isinstance(config, CustomConfig):
         return
+    # Called h, so that Muon takes its matrix, and AdamW its bias.
     model = nn.ModuleDict({"h": nn.Linear(2, 2, device=device)})
     try:
         for p in model.parameters():
@@ -54,17 +56,21 @@ def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
         ) from error
 
 
-def adamw(config: AdamWConfig, parameters: list[nn.Parameter], lr: float) -> Optimizer:
+def _adamw(config: AdamWConfig, parameters: list[nn.Parameter], lr: float) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019)."""
-    groups = parameter_groups(parameters, config.weight_decay)
+    groups = _parameter_groups(parameters, config.weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=tuple(config.betas), eps=config.eps, fused=config.fused)
 
 
-def muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
+def _muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) on the matrices of the blocks, AdamW on embeddings, head, biases and norms."""
-    matrices = [p for name, p in model.named_parameters() if name.startswith("h.") and p.dim() == 2]
-    held = {id(p) for p in matrices}
-    for_matrices = torch.optim.Muon(
+    # Muon is for matrices that map hidden states to hidden states, which are those of the blocks.
+    matrices = []
+    others = []
+    for name, p in model.named_parameters():
+        is_matrix = name.startswith("h.") and p.dim() == 2
+        (matrices if is_matrix else others).append(p)
+    muon = torch.optim.Muon(
         matrices,
         lr=config.lr,
         weight_decay=config.weight_decay,
@@ -73,29 +79,37 @@ def muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
         ns_steps=config.ns_steps,
         adjust_lr_fn="match_rms_adamw",  # one rate suits both (Liu et al. 2025, "Muon is scalable", eq. 4)
     )
-    return [for_matrices, adamw(config, [p for p in model.parameters() if id(p) not in held], config.adamw_lr)]
+    return [muon, _adamw(config, others, config.adamw_lr)]
 
 
-def custom(config: CustomConfig, model: nn.Module) -> Optimizer:
-    """A user's own class, given what its signature has. Raises InputError where it is no optimizer."""
-    module, _, name = config._target_.rpartition(".")
+def _custom(config: CustomConfig, model: nn.Module) -> Optimizer:
+    """A user's own class, built with the options that its signature takes. Raises InputError if it takes others."""
+    optimizer_class = _import_optimizer(config._target_)
+    options = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
+    if config.betas is not None:
+        options["betas"] = tuple(config.betas)
+
+    # A class without weight decay may be used with a weight decay of 0.
+    allowed = list(inspect.signature(optimizer_class).parameters)[1:]  # the first are the groups
+    if config.weight_decay == 0 and "weight_decay" not in allowed:
+        del options["weight_decay"]
+    unknown = [key for key in options if key not in allowed]
+    if unknown:
+        raise InputError(f"{config._target_} takes no {', '.join(unknown)}", f"it takes: {', '.join(allowed)}")
+    groups = _parameter_groups(list(model.parameters()), options.get("weight_decay", 0.0))
+    return optimizer_class(groups, **options)
+
+
+def _import_optimizer(target: str) -> type[Optimizer]:
+    """The class called ``package.Class``. Raises InputError where there is none, or it is no optimizer."""
+    module, _, name = target.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        imported = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"optimizer._target_={config._target_} cannot be imported: {error}",
+            f"optimizer._target_={target} cannot be imported: {error}",
             "give package.Class, importable from where the command runs",
         ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        raise InputError(
-            f"optimizer._target_={config._target_} is no torch.optim.Optimizer", "give a class that is one"
-        )
-    given = {"lr": config.lr, "weight_decay": config.weight_decay, **config.options}
-    if config.betas is not None:
-        given["betas"] = tuple(config.betas)
-    allowed = [parameter.name for parameter in list(inspect.signature(kind).parameters.values())[1:]]
-    if config.weight_decay == 0 and "weight_decay" not in allowed:
-        del given["weight_decay"]
-    if unknown := [key for key in given if key not in allowed]:
-        raise InputError(f"{config._target_} takes no {', '.join(unknown)}", f"it takes: {', '.join(allowed)}")
-    return kind(parameter_groups(list(model.parameters()), given.get("weight_decay", 0.0)), **given)
+    if not (isinstance(imported, type) and issubclass(imported, Optimizer)):
+        raise InputError(f"optimizer._target_={target} is no torch.optim.Optimizer", "give a class that is one")
+    return imported

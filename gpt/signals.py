@@ -1,8 +1,8 @@
-"""How processes end: at the next step boundary after a signal, and never later than who started them.
+"""Signals: a run ends at the next step boundary, and no process outlives the one that started it.
 
-From its start to its end a command handles signals by :func:`ending_at_once`, and meanwhile, as long as there is a step
-to finish, by :class:`Interrupt`. Ranks are started with signals blocked (:func:`children_without_signals`), and then do
-what the process that started them says in ``stop``. Workers that read data ignore signals.
+A command handles signals by :func:`ending_at_once`; while there is a step to finish, :class:`Interrupt` takes over.
+Ranks are started with signals blocked (:func:`block_signals_in_children`), and obey ``stop``, which they share with the
+process that started them. Workers that read data ignore signals.
 """
 
 import ctypes
@@ -18,72 +18,81 @@ from multiprocessing import resource_tracker
 from gpt.console import mute
 from gpt.errors import Interrupted
 
-GO_ON, FINISH_STEP, END_NOW = range(3)
-INSISTENT = (signal.SIGINT, signal.SIGTERM)  # which end a run at once when they come again
+# Values of ``stop``, by which ranks are asked to end.
+GO_ON = 0
+FINISH_STEP = 1
+END_NOW = 2
+
+INSISTENT = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends a run at once
 STOPPING = (*INSISTENT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+ALL_SIGNALS = (*STOPPING, signal.SIGQUIT)  # that this module handles; SIGQUIT always ends a run at once
+
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-LIBC = ctypes.CDLL(None)  # found before anything is forked
+LIBC = ctypes.CDLL(None)  # loaded before anything is forked
 
 
 class Stopped(Exception):
-    """Something long was left before its end, because a signal has come."""
+    """A long computation was left before its end, because of a signal."""
 
 
 def never() -> bool:
-    """Whether to stop something long: no."""
+    """Return False: nothing stops a long computation."""
     return False
 
 
 def end_with(parent: int) -> None:
-    """Let this process be killed when ``parent``, which has started it, ends, however that ends. On Linux only."""
+    """Kill this process when ``parent``, which started it, ends in any way. On Linux only."""
     if hasattr(LIBC, "prctl"):
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # gone before it was asked
+    if os.getppid() != parent:  # it ended before the call above
         os._exit(Interrupted.exit_code)
 
 
 def ignore_signals() -> None:
-    """Leave it to the process that started this one to end it: terminals and schedulers signal all of a group."""
-    for number in (*STOPPING, signal.SIGQUIT):
+    """Ignore signals, which terminals and schedulers send to a whole group; the parent ends this process."""
+    for number in ALL_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-_heard: list[int] = []  # signals since the command began, of which an import may have swallowed the exception
+# Signals since the command began: an import may have swallowed the exception that they raised.
+_received: list[int] = []
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let every signal that asks for an end raise KeyboardInterrupt, as Ctrl-C does, while nothing else handles it."""
+    """Raise KeyboardInterrupt on every signal that asks for an end, as Ctrl-C does, while nothing else handles it."""
 
     def end(number: int, frame) -> None:
-        mute_lost_terminal()
-        _heard.append(number)
+        _mute_lost_terminal()
+        _received.append(number)
         raise KeyboardInterrupt
 
-    def again(unraisable) -> None:
-        if unraisable.exc_type is KeyboardInterrupt and _heard:  # it was raised where Python cannot pass it on
-            os.kill(os.getpid(), _heard[-1])
+    # Python drops what is raised in a destructor or a callback: the signal is then sent once more.
+    def send_again(unraisable) -> None:
+        if unraisable.exc_type is KeyboardInterrupt and _received:
+            os.kill(os.getpid(), _received[-1])
         else:
-            hook(unraisable)
+            previous_hook(unraisable)
 
-    hook, sys.unraisablehook = sys.unraisablehook, again
+    previous_hook = sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
-        with _handling(dict.fromkeys((*STOPPING, signal.SIGQUIT), end)):
+        with _handling(dict.fromkeys(ALL_SIGNALS, end)):
             yield
     except Exception as error:
-        if _heard:  # it came in the midst of something, which then failed
+        if _received:  # the signal interrupted something, which then failed
             raise KeyboardInterrupt from error
         raise
     finally:
-        sys.unraisablehook = hook
-        _heard.clear()
+        sys.unraisablehook = previous_hook
+        _received.clear()
 
 
 @contextmanager
 def _handling(handlers: dict) -> Iterator[None]:
-    """Install handlers for a while, except for SIGHUP where nohup ignores it."""
+    """Install signal handlers for a while, except for SIGHUP where nohup ignores it."""
     previous = {}
-    if threading.current_thread() is threading.main_thread():  # the others get no signals
+    if threading.current_thread() is threading.main_thread():  # other threads get no signals
         for number, handler in handlers.items():
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, handler)
@@ -95,36 +104,37 @@ def _handling(handlers: dict) -> Iterator[None]:
 
 
 @contextmanager
-def children_without_signals() -> Iterator[None]:
-    """Start processes with signals blocked until they call :func:`let_signals_in`; this process goes on hearing them.
+def block_signals_in_children() -> Iterator[None]:
+    """Start processes with signals blocked until they call :func:`unblock_signals`; this process still gets them.
 
     A terminal signals all processes, and one that is still importing would end with a traceback.
     """
-    over = threading.Event()
-    listener = threading.Thread(target=over.wait, daemon=True)  # blocks none, so that the system hands them to it
-    listener.start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGQUIT))
+    # A thread that blocks no signals gets those of this process.
+    is_over = threading.Event()
+    receiver = threading.Thread(target=is_over.wait, daemon=True)
+    receiver.start()
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
     try:
-        resource_tracker.ensure_running()  # which unblocks some again, so that it is started now
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGQUIT))
+        resource_tracker.ensure_running()  # started now, because that unblocks some signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        over.set()
-        listener.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        is_over.set()
+        receiver.join()
 
 
-def let_signals_in() -> None:
-    """Get the signals that were blocked when this process was started, those that have come meanwhile first."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGQUIT))
+def unblock_signals() -> None:
+    """Unblock the signals that were blocked when this process was started; those that are pending come first."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL_SIGNALS)
 
 
 class Interrupt:
-    """While in the ``with``, the first signal asks for an end after the step, and says so; a second one ends at once.
+    """Context in which the first signal asks the run to end after its step, and a second one ends it at once.
 
-    SIGHUP never counts as the second, because a closed terminal sends it more than once. ``stop`` holds what was asked
-    for, in shared memory where ranks are to see it; these have an Interrupt too, which does not listen (``listens``).
-    ``promise`` is what the user is told.
+    SIGHUP never counts as the second one, because a closed terminal sends it more than once. ``stop`` holds the
+    request, in shared memory where ranks must see it; a rank has an Interrupt that installs no handlers
+    (``listens=False``). ``promise`` is printed on the first signal.
     """
 
     def __init__(
@@ -134,48 +144,56 @@ class Interrupt:
         promise: str = "ends after this step and saves; a second one ends at once, without saving",
     ) -> None:
         self.stop = ctypes.c_int(GO_ON) if stop is None else stop
-        handlers = dict.fromkeys(STOPPING, self._receive) | {signal.SIGQUIT: self._end}
-        self._handling = _handling(handlers if listens else {})
         self.promise = promise
+
+        # SIGQUIT ends the run at once, even as the first signal.
+        handlers = {}
+        if listens:
+            handlers = dict.fromkeys(STOPPING, self._receive)
+            handlers[signal.SIGQUIT] = self._end
+        self._handling = _handling(handlers)
 
     @property
     def received(self) -> bool:
-        """Whether the run is to end."""
+        """True once the run has been asked to end."""
         return self.stop.value != GO_ON
 
     def __enter__(self) -> "Interrupt":
         self._handling.__enter__()
-        if _heard:
-            self._receive(_heard[-1], None)
-            _heard.clear()
+        if _received:  # before this context began
+            self._receive(_received[-1], None)
+            _received.clear()
         return self
 
     def __exit__(self, *error) -> None:
         self._handling.__exit__(*error)
 
     def _receive(self, number: int, frame) -> None:
-        mute_lost_terminal()
+        """Handle a signal: the first one asks for an end, a second insistent one ends at once."""
+        _mute_lost_terminal()
         if not self.received:
             self.stop.value = FINISH_STEP
-            with suppress(OSError):  # written at once, whatever else is being printed
-                os.write(2, f"{_fresh_line()}{signal.Signals(number).name}: {self.promise}\n".encode())
+            line = f"{_fresh_line()}{signal.Signals(number).name}: {self.promise}\n"
+            with suppress(OSError):
+                os.write(2, line.encode())  # unbuffered: the signal may have interrupted another print
         elif number in INSISTENT:
             self._end(number, frame)
 
     def _end(self, number: int, frame) -> None:
-        mute_lost_terminal()
+        _mute_lost_terminal()
         self.stop.value = END_NOW
         raise KeyboardInterrupt
 
 
 def _fresh_line() -> str:
-    """Characters that clear the progress bar, or what the terminal shows of Ctrl-C."""
+    """Return the characters that clear the progress bar, or the ^C that the terminal shows."""
     return "\r\x1b[2K" if os.isatty(2) else ""
 
 
-def mute_lost_terminal() -> None:
-    """Write to nowhere what goes to a terminal that is gone: it would fail, and end what is being saved."""
+def _mute_lost_terminal() -> None:
+    """Discard what goes to a terminal that is gone: writing would fail, and end what is being saved."""
     for descriptor in (1, 2):
         with suppress(OSError):
-            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+            is_character_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+            if is_character_device and not os.isatty(descriptor):
                 mute(descriptor)

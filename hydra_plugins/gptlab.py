@@ -1,4 +1,4 @@
-"""Where Hydra looks for ``hydra/launcher=local`` and ``hydra/sweeper=arms``; what they do is in gpt/sweep."""
+"""The plugins that Hydra finds here: ``hydra/launcher=local`` and ``hydra/sweeper=arms``. They call gpt.sweep."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,38 +15,45 @@ class LocalLauncher(Launcher):
     """Runs jobs in processes of their own, some at a time; submits those of ``cluster=slurm``."""
 
     def __init__(self, slots: int | None, gpus: int | None, threads: int | None):
-        self.slots, self.gpus, self.threads = slots, gpus, threads
+        self.slots = slots
+        self.gpus = gpus
+        self.threads = threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra gives before it launches."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """See :func:`gpt.sweep.launch`."""
         from gpt.sweep import launch
 
         return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
 
 
 class ArmsSweeper(BasicSweeper):
-    """Every combination of the values, as Hydra's own sweeper, for each of the named sets of overrides (arms).
+    """Sweeps over every combination of values, as Hydra's own sweeper, for each of the named sets of overrides (arms).
 
-    Nothing is made before all jobs have been checked, which the launcher does.
+    It makes no files: the launcher checks all jobs first.
     """
 
     def __init__(self, params: dict[str, str], arms: dict[str, list[str]], ladder: bool):
         super().__init__(max_batch_size=None, params=params)
-        self.arms, self.ladder = arms, ladder
+        self.arms = arms
+        self.ladder = ladder
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises TrainingError where one failed."""
         from gpt.sweep import check_swept, over_arms, raise_failures
 
+        # The sweep's own values first, then those of the command line.
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+
+        # A job alone is meant where it is one more of a sweep that has a name.
         is_named = any(override.startswith("hydra.sweep.dir=") for override in self.config.hydra.overrides.hydra)
         check_swept(overrides, self.arms, bool(self.params) or is_named)
         (jobs,) = self.split_arguments(overrides, None)
+
         results = self.launcher.launch(over_arms(jobs, self.arms, self.ladder), initial_job_idx=0)
         raise_failures(results)
         return results

@@ -11,11 +11,14 @@ import sys
 import pytest
 import torch
 
-from gpt import checkpoint
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import check_whole, latest_checkpoint, list_checkpoints, read_state
+from gpt.cli.resume_checks import check_resumable
 from gpt.config.load import save
 from gpt.errors import InputError, TrainingError
-from gpt.rundir import METRICS, check_resumable, check_whole, checkpoints, held, latest_checkpoint, read_state
-from gpt.tracker.tracker import Tracker, read_metrics
+from gpt.rundir import METRICS, lock_run_dir
+from gpt.tracker.logs import read_metrics
+from gpt.tracker.tracker import Tracker
 
 CALLS = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
 
@@ -100,8 +103,8 @@ def test_a_save_that_is_killed_at_any_call_loses_no_checkpoint(trainer):
         newest = latest_checkpoint(run.run_dir)
         saved = read_state(newest)["progress"]
         check_whole(newest)
-        checkpoint.settle(run.run_dir, saved["best_step"], keep=1)  # as a resumed run does
-        assert {saved["step"], saved["best_step"]} == {int(path.name[5:]) for path in checkpoints(run.run_dir)}
+        checkpoint.prune(run.run_dir, saved["best_step"], keep=1)  # as a resumed run does
+        assert {saved["step"], saved["best_step"]} == {int(path.name[5:]) for path in list_checkpoints(run.run_dir)}
         assert (directory / "last").resolve() == newest.resolve()
         assert int((directory / "best").resolve().name[5:]) == saved["best_step"]
         check_whole((directory / "best").resolve())
@@ -182,7 +185,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_with_one_that_is_whole(run_dir,
 
 
 def test_without_a_checkpoint_that_is_whole_a_copy_is_asked_for(run_dir):
-    for path in checkpoints(run_dir):
+    for path in list_checkpoints(run_dir):
         (path / "state.json").write_text("{}")
     with pytest.raises(InputError, match="no other checkpoint of this run is whole: restore this one from a copy"):
         check_whole(latest_checkpoint(run_dir))
@@ -239,16 +242,16 @@ def test_histograms_that_are_too_short_are_refused_before_training(trainer):
 
 def test_weights_that_are_not_finite_are_never_saved(trainer):
     run = trainer("checkpoint.every=3", "trainer.max_steps=6", "trainer.eval_every=100_000")
-    real = run.train_step
+    real = run.stepper.train_step
 
-    def step(batches):
-        done = real(batches)
+    def step(*arguments):
+        done = real(*arguments)
         if run.state.progress.step == 6:
             with torch.no_grad():
                 run.state.model.wte.weight[0] = math.nan
         return done
 
-    run.train_step = step
+    run.stepper.train_step = step
     with pytest.raises(TrainingError, match=r"step 6: .* weights that are not finite\n  the checkpoint of step 3 is"):
         run.fit()
     assert latest_checkpoint(run.run_dir).name == "step_00000003"
@@ -303,7 +306,7 @@ def test_a_training_holds_its_logs(trainer, monkeypatch):
     run, real, refusals = trainer("trainer.max_steps=1"), Tracker.row, []
 
     def row(self, metrics):
-        with pytest.raises(InputError, match="is in use") as refused, held(run.run_dir):
+        with pytest.raises(InputError, match="is in use") as refused, lock_run_dir(run.run_dir):
             pass
         refusals.append(refused)
         real(self, metrics)
@@ -311,7 +314,7 @@ def test_a_training_holds_its_logs(trainer, monkeypatch):
     monkeypatch.setattr(Tracker, "row", row)
     run.fit()
     assert refusals
-    with held(run.run_dir):
+    with lock_run_dir(run.run_dir):
         assert (run.run_dir / METRICS).exists()
 
 

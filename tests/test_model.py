@@ -2,18 +2,19 @@
 
 import gzip
 import math
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gpt.cli.compose import compose
 from gpt.config.groups import options
-from gpt.evaluation.validation import Validation, bytes_and_gzip
+from gpt.evaluation.task import Compute
 from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
-from gpt.model import GPT, Attention, flops_per_token, gelu_tanh, init_weights, parameter_count, sinusoids
+from gpt.model import GPT, Attention, _gelu_tanh, _sinusoids, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
-from gpt.tokens.windows import Windows
 
 
 def model_config(*overrides):
@@ -273,7 +274,7 @@ def test_without_positions_only_the_causal_mask_tells_order():
 
 
 def test_sinusoids_are_vaswanis():
-    table = sinusoids(32, 6)
+    table = _sinusoids(32, 6)
     for position, i in ((0, 0), (5, 1), (31, 2)):
         angle = position / 10_000 ** (2 * i / 6)
         assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
@@ -324,8 +325,8 @@ def test_decoding_with_the_cache_gives_the_same_hidden_states(switch):
     model = built(switch).eval()
     x = ids(2, 32)
     whole = model(x)
-    caches = model.new_caches(2, torch.float32)
-    parts = [model(x[:, a:b], caches) for a, b in [(0, 5), (5, 6), (6, 20), (20, 31), (31, 32)]]
+    cache = model.new_cache(2, torch.float32)
+    parts = [model(x[:, a:b], cache) for a, b in [(0, 5), (5, 6), (6, 20), (20, 31), (31, 32)]]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -361,7 +362,7 @@ def test_a_padded_id_is_never_sampled():
 @pytest.mark.parametrize("max_tokens, windows", [(None, None), (1, 1), (700, 22)])
 def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tokens, windows):
     run = trainer(f"trainer.eval_tokens={max_tokens or 'null'}")
-    model, file, starts = run.state.model, run.validation.windows.file, run.validation.starts()
+    model, file, starts = run.state.model, run.tasks["val"].windows.file, run.tasks["val"].starts()
     n = file.n_tokens - 1
     tokens = torch.from_numpy(file.reader()(0, n + 1).astype("int64"))
     assert len(set(starts)) == len(starts) == (windows or math.ceil(n / 32))
@@ -372,16 +373,17 @@ def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tok
     with torch.no_grad():
         expected = sum(loss_sum(model, x[None], y[None]).item() for x, y in taken) / targets
     for micro in (1, 3, 64):
-        validation = Validation(Windows(file, 32, "packed", "mmap"), max_tokens, micro)
+        validation = replace(run.tasks["val"], micro_batch_size=micro)
         assert validation.n_targets == targets
-        assert validation.loss(model, run.device, run.autocast) == pytest.approx(expected, abs=1e-5)
+        loss = validation.measure(model, 0, Compute(torch.device("cpu"), nullcontext())).metrics["val/loss"]
+        assert loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_gzip_is_given_the_bytes_that_are_evaluated(trainer):
     run = trainer("trainer.eval_tokens=null")
-    file = run.validation.windows.file
-    text = run.tokenizer.decode_bytes(file.reader()(1, file.n_tokens).tolist())
-    n_bytes, nats = bytes_and_gzip(run.validation, run.tokenizer)
+    file = run.tasks["val"].windows.file
+    text = run.tasks["val"].tokenizer.decode_bytes(file.reader()(1, file.n_tokens).tolist())
+    n_bytes, nats = run.tasks["val"].bytes_and_gzip()
     assert n_bytes == len(text)
     assert nats == pytest.approx(len(gzip.compress(text, 9)) * 8 * math.log(2) / len(text), rel=1e-4)
 
@@ -391,6 +393,6 @@ def test_the_compiled_gelu_is_that_of_gpt2():
     x = torch.linspace(-8, 8, 4001)
     wide = x.double()
     formula = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    compiled = torch.compile(gelu_tanh)(x)
+    compiled = torch.compile(_gelu_tanh)(x)
     assert (compiled - formula).abs().max() < 1e-6
-    assert (gelu_tanh(x) - formula).abs().max() < 1e-6
+    assert (_gelu_tanh(x) - formula).abs().max() < 1e-6

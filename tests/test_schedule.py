@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from gpt.schedule import SHAPES, linear_stages, lr_multiplier, run_length, step_tokens
+from gpt.config.budget import linear_stages, run_length, step_tokens
+from gpt.schedule import SHAPES, lr_multiplier
 
 PLAIN = {"warmup_tokens": 100, "min_lr_ratio": 0.1, "decay_fraction": 1.0, "decay_until": None}
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from gpt import checkpoint
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.errors import InputError, TrainingError
 from gpt.files import locked
-from gpt.rundir import latest_checkpoint
+from gpt.tracker.logs import read_metrics
 from gpt.tracker.mirror import Mirror
-from gpt.tracker.tracker import Tracker, read_metrics
+from gpt.tracker.tracker import Tracker
 
 
 def first_gradients(run):
@@ -24,7 +25,7 @@ def first_gradients(run):
     run.state.optimizers[0].step = lambda: held.update(
         {n: p.grad.clone() for n, p in run.state.model.named_parameters()}
     )
-    return run.train_step(run.batches()).loss.item(), held
+    return run.stepper.train_step(run.stepper.batches()).loss.item(), held
 
 
 def test_micro_batches_divide_the_work_and_nothing_else(trainer):
@@ -40,8 +41,8 @@ def test_micro_batches_divide_the_work_and_nothing_else(trainer):
 def test_a_run_with_padding_stays_with_the_run_without(trainer):
     def losses(vocab_multiple):
         run = trainer(f"model.vocab_multiple={vocab_multiple}", "trainer.max_steps=200")
-        batches = run.batches()
-        values = [run.train_step(batches).loss.item() for _ in range(200)]
+        batches = run.stepper.batches()
+        values = [run.stepper.train_step(batches).loss.item() for _ in range(200)]
         if vocab_multiple > 1:
             assert (run.state.model.wte.weight[257:] == 0).all()
         return values
@@ -96,17 +97,17 @@ def test_clipping_bounds_the_norm_that_is_used(trainer):
     run.state.optimizers[0].step = lambda: used.update(
         norm=torch.stack([p.grad.norm() for p in run.state.model.parameters()]).norm().item()
     )
-    assert run.train_step(run.batches()).grad_norm > 0.1
+    assert run.stepper.train_step(run.stepper.batches()).grad_norm > 0.1
     assert used["norm"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_dropout_draws_from_seed_and_step_alone(trainer):
     run, again = trainer("model.dropout=0.3"), trainer("model.dropout=0.3")
     torch.manual_seed(123)
-    first = run.train_step(run.batches()).loss
+    first = run.stepper.train_step(run.stepper.batches()).loss
     torch.manual_seed(456)
-    assert torch.equal(first, again.train_step(again.batches()).loss)
-    assert not torch.equal(first, trainer("model.dropout=0.0").train_step(run.batches())[0])
+    assert torch.equal(first, again.stepper.train_step(again.stepper.batches()).loss)
+    assert not torch.equal(first, trainer("model.dropout=0.0").stepper.train_step(run.stepper.batches())[0])
 
 
 @pytest.mark.slow
@@ -128,16 +129,16 @@ def test_bf16_trains(trainer):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(trainer):
     run = trainer("checkpoint.every=3")
-    real, poisoned = run.train_step, []
+    real, poisoned = run.stepper.train_step, []
 
-    def step(batches):
+    def step(*arguments):
         if run.state.progress.step == 4:
             poisoned.append(True)
             with torch.no_grad():
                 run.state.model.wte.weight[0] = math.nan
-        return real(batches)
+        return real(*arguments)
 
-    run.train_step = step
+    run.stepper.train_step = step
     with pytest.raises(TrainingError, match="step 5: loss nan"):
         run.fit()
     assert poisoned

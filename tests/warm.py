@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOAD = """
-    torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.compose gpt.cluster.launch gpt.cli.plan
+    torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.hydra_run gpt.cluster.launch gpt.cli.plan
     gpt.sweep gpt.trainer warm_up
 """.split()
 FORK = multiprocessing.get_context("fork")

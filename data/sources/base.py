@@ -1,4 +1,7 @@
-"""What every kind of source has in common, and which kind a config means."""
+"""The interface of every kind of source, and the kind that a config names.
+
+A new kind is a module here with a class, its line in ``KINDS``, its keys in gpt/config and an option in conf/data.
+"""
 
 import functools
 from abc import ABC, abstractmethod
@@ -7,12 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from data import files
-from data.sources.pieces import Cursor, Piece, Row, batches, joined, pieces_of
+from data.pieces import Cursor, Piece, Row, batches, join_rows, pieces_of
+from data.sources import files
 from data.tokenize import Tokens, cores, in_order, tokenize
 from gpt.config.schema import DataConfig
 
-KINDS = {
+KINDS = {  # data.source: module and class, imported when it is needed
     "stdlib": ("data.sources.text", "StandardLibrary"),
     "text": ("data.sources.text", "TextFiles"),
     "jsonl": ("data.sources.jsonl", "JsonLines"),
@@ -24,7 +27,7 @@ KINDS = {
 
 
 class Source(ABC):
-    """Where tokens come from, one after the other, from any cursor on.
+    """A sequence of tokens that can be read on from any cursor.
 
     Raises InputError where what it is to read is missing or not what it should be.
     """
@@ -32,36 +35,42 @@ class Source(ABC):
     has_mask = False  # whether some tokens are no targets of the loss
 
     def __init__(self, data: DataConfig, cache_dir: Path):
-        self.data, self.cache_dir = data, cache_dir
+        self.data = data
+        self.cache_dir = cache_dir
         self.revision: str | None = None  # of the source, where it has any; one that is set is read
 
+    @classmethod
+    def open(cls, data: DataConfig, cache_dir: Path) -> "Source":
+        """Return the source for a config, which may be of another kind, such as a local copy."""
+        return cls(data, cache_dir)
+
     def resolve(self) -> str | None:
-        """The revision, found out now where none is set. Raises InputError."""
+        """Return the revision, looked up now where none is set. Raises InputError."""
         return self.revision
 
     @abstractmethod
     def inputs(self) -> Any:
-        """All that the tokens depend on beside the common keys, for JSON: when it changes, data is prepared anew."""
+        """Return all that the tokens depend on beside the common keys, for JSON: when it changes, all is made anew."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What is read, in words."""
+        """Return what is read, in words."""
 
     @abstractmethod
     def tokens(self, cursor: Cursor | None, chars: str | None) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
-        """The tokens from ``cursor`` on, by split, each time with the cursor after them."""
+        """Yield the tokens from ``cursor`` on, by split, each time with the cursor after them."""
 
     @abstractmethod
     def share(self, cursor: Cursor) -> float:
-        """How much of the source lies before ``cursor``, from 0 to 1, as far as can be known."""
+        """Return how much of the source is before ``cursor``, from 0 to 1, as far as can be known."""
 
     @property
     def alphabet(self) -> str | None:
-        """All characters, sorted; None where only a long reading would tell."""
+        """All characters, sorted; None if only reading everything would tell."""
         return None
 
     def read_alphabet(self) -> str:
-        """All characters, sorted."""
+        """Return all characters, sorted."""
         return self.alphabet
 
 
@@ -70,10 +79,9 @@ class Documents(Source):
 
     @abstractmethod
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
-        """The documents from ``cursor`` on, in pieces, each with the cursor after it."""
+        """Yield the documents from ``cursor`` on, in pieces, each with the cursor after it."""
 
     def tokens(self, cursor: Cursor | None, chars: str | None) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
-        """See :class:`Source`."""
         work = functools.partial(
             tokenize,
             tokenizer=self.data.tokenizer,
@@ -84,8 +92,10 @@ class Documents(Source):
         return in_order(batches(self.pieces(cursor)), work, self.data.processes or cores())
 
     def read_alphabet(self) -> str:
-        """See :class:`Source`."""
-        return "".join(sorted(set().union(*(piece.text for piece, _ in self.pieces(None)))))
+        characters: set[str] = set()
+        for piece, _ in self.pieces(None):
+            characters.update(piece.text)
+        return "".join(sorted(characters))
 
 
 class Rows(Documents):
@@ -93,17 +103,18 @@ class Rows(Documents):
 
     @abstractmethod
     def rows(self, cursor: Cursor | None) -> Iterator[Row]:
-        """The texts from ``cursor`` on."""
+        """Yield the texts from ``cursor`` on."""
 
     @property
     def choices(self) -> list[Any]:
-        """The keys that say what is taken of a row."""
+        """The keys that say what is read of a row."""
         return [self.data.column, self.data.document_start, self.data.invalid_utf8]
 
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
-        """See :class:`Documents`."""
-        rows, pattern = self.rows(cursor), self.data.document_start
-        for document in joined(rows, pattern) if pattern else rows:
+        documents = self.rows(cursor)
+        if self.data.document_start:
+            documents = join_rows(documents, self.data.document_start)
+        for document in documents:
             yield from pieces_of(document, self.data.val_fraction)
 
 
@@ -112,21 +123,17 @@ class FileRows(Rows):
 
     def __init__(self, data: DataConfig, cache_dir: Path):
         super().__init__(data, cache_dir)
-        self.paths = files.some(data)
+        self.paths = files.require_files(data)
 
     def inputs(self) -> Any:
-        """See :class:`Source`."""
-        return [files.identity(self.paths), *self.choices]
+        return [files.file_versions(self.paths), *self.choices]
 
     def describe(self) -> str:
-        """See :class:`Source`."""
-        return files.count(self.paths)
+        return files.count_files(self.paths)
 
 
 def source_of(data: DataConfig, cache_dir: Path) -> Source:
-    """The source that a config means. Raises InputError when it is not complete."""
-    kind = data.source
-    if kind == "hf" and data.files:  # a local copy, read as the hub's own files are
-        kind = "parquet" if all(name.endswith(".parquet") for name in data.files) else "jsonl"
-    module, name = KINDS[kind]
-    return getattr(import_module(module), name)(data, cache_dir)
+    """Return the source that a config means. Raises InputError when it is not complete."""
+    module, name = KINDS[data.source]
+    kind: type[Source] = getattr(import_module(module), name)
+    return kind.open(data, cache_dir)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data import files
+from data.pieces import BLOCK, Cursor, Piece, blocks, clean, split_of
+from data.sources import files
 from data.sources.base import Documents
-from data.sources.pieces import BLOCK, Cursor, Piece, blocks, clean, split_of
 from gpt.config.schema import DataConfig, TextConfig
 from gpt.errors import InputError
 
@@ -20,7 +20,7 @@ EXCLUDED_FILES = "_sysconfigdata*"
 
 
 class TextFiles(Documents):
-    """The files of ``data.files``, or the one that ``data.url`` gives.
+    """The files of ``data.files``, or the one at ``data.url``.
 
     Many documents are split by their hash. Of few, the last ``val_fraction`` of all characters is for validation,
     cut inside a document.
@@ -33,7 +33,7 @@ class TextFiles(Documents):
                 f"data={data.name} has no text to read", "give files or globs: data.files=[a.txt,'books/*.txt']"
             )
         self.invalid = data.invalid_utf8
-        self._paths = files.found(data.files)
+        self._paths = files.match_files(data.files)
 
     @property
     def paths(self) -> list[Path]:
@@ -44,66 +44,82 @@ class TextFiles(Documents):
 
     @property
     def fetched(self) -> Path:
-        """Where what ``data.url`` gives lies once it is fetched."""
-        return self.cache_dir / f"{self.data.name}-{hashlib.sha256(self.data.url.encode()).hexdigest()[:12]}.txt"
+        """The file to which ``data.url`` is fetched."""
+        key = hashlib.sha256(self.data.url.encode()).hexdigest()[:12]
+        return self.cache_dir / f"{self.data.name}-{key}.txt"
 
     def inputs(self) -> Any:
-        """See :class:`data.sources.base.Source`."""
-        return [files.identity(self.paths), self.invalid]
+        return [files.file_versions(self.paths), self.invalid]
 
     def describe(self) -> str:
-        """See :class:`data.sources.base.Source`."""
-        return files.count(self.paths)
+        return files.count_files(self.paths)
 
     def share(self, cursor: Cursor) -> float:
-        """See :class:`data.sources.base.Source`."""
-        return self.extent.share(cursor["file"], cursor["byte"])
+        return self._extent.share(cursor["file"], cursor["byte"])
 
     @functools.cached_property
-    def extent(self) -> files.Extent:
-        """The sizes of the files."""
+    def _extent(self) -> files.Extent:
         return files.Extent(self.paths)
 
     @property
     def alphabet(self) -> str | None:
-        """See :class:`data.sources.base.Source`."""
         return self.read_alphabet() if self._paths or self.fetched.exists() else None
 
-    def blocks(self, path: Path, byte: int = 0) -> Iterator[tuple[str, int, bool]]:
-        """See :func:`data.sources.pieces.blocks`."""
-        with files.opened(path, byte) as file:
-            yield from blocks(file, self.invalid, str(path), byte)
-
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
-        """See :class:`data.sources.base.Documents`."""
+        # Split by position: all characters have to be counted first.
         by_hash = len(self.paths) >= MIN_DOCUMENTS_TO_HASH
         if cursor is None:
-            characters = 0 if by_hash else sum(len(text) for path in self.paths for text, *_ in self.blocks(path))
-            cursor = {"file": 0, "byte": 0, "left": int(characters * (1 - self.data.val_fraction))}
-        byte, left = cursor["byte"], cursor["left"]
+            n_train = 0 if by_hash else int(self._count_characters() * (1 - self.data.val_fraction))
+            cursor = {"file": 0, "byte": 0, "left": n_train}
+        byte = cursor["byte"]
+        left = cursor["left"]  # characters for training that are still to come, where the text is split by position
+
         for number in range(cursor["file"], len(self.paths)):
-            path, begins, split = self.paths[number], byte == 0, None
-            if by_hash and path.stat().st_size > BLOCK:  # of which no piece has the text that is hashed
+            path = self.paths[number]
+            begins = byte == 0
+            split = None
+            if by_hash and path.stat().st_size > BLOCK:  # no piece has the text that is hashed
                 split = self._split(path)
-            for text, end, is_last in self.blocks(path, byte):
+            for text, end, is_last in self._blocks(path, byte):
+                # A block is one piece, or two where the validation begins within it.
                 parts = [(text, split, end)]
                 if not by_hash:
-                    head, tail = text[:left], text[left:]
-                    left -= len(head)
-                    parts = [(head, "train", end - len(tail.encode(errors="surrogateescape"))), (tail, "val", end)]
-                for part, where, stop in parts:
+                    parts = _cut_for_validation(text, left, end)
+                    left -= min(left, len(text))
+                for part, part_split, stop in parts:
                     if part or by_hash:
-                        at_end = is_last and stop == end
-                        after = {"file": number + 1, "byte": 0} if at_end else {"file": number, "byte": stop}
-                        yield Piece(clean(part), begins, where), after | {"left": left}
+                        after = {"file": number, "byte": stop, "left": left}
+                        if is_last and stop == end:
+                            after |= {"file": number + 1, "byte": 0}
+                        yield Piece(clean(part), begins, part_split), after
                         begins = False
             byte = 0
 
+    def _blocks(self, path: Path, byte: int = 0) -> Iterator[tuple[str, int, bool]]:
+        """Yield the text of a file as :func:`data.pieces.blocks` does."""
+        with files.open_file(path, byte) as file:
+            yield from blocks(file, self.invalid, str(path), byte)
+
+    def _count_characters(self) -> int:
+        n_characters = 0
+        for path in self.paths:
+            for text, *_ in self._blocks(path):
+                n_characters += len(text)
+        return n_characters
+
     def _split(self, path: Path) -> str:
         digest = hashlib.sha256()
-        for text, *_ in self.blocks(path):
+        for text, *_ in self._blocks(path):
             digest.update(clean(text).encode())
         return split_of(digest.digest(), self.data.val_fraction)
+
+
+def _cut_for_validation(text: str, left: int, end: int) -> list[tuple[str, str, int]]:
+    """Return the first ``left`` characters for training, the others for validation, and the bytes where they end."""
+    head = text[:left]
+    tail = text[left:]
+    n_bytes = len(tail.encode(errors="surrogateescape"))
+    return [(head, "train", end - n_bytes), (tail, "val", end)]
 
 
 class StandardLibrary(TextFiles):
@@ -111,15 +127,17 @@ class StandardLibrary(TextFiles):
 
     def __init__(self, data: DataConfig, cache_dir: Path):
         Documents.__init__(self, data, cache_dir)
-        self.invalid, self._paths = "refuse", library()
+        self.invalid = "refuse"
+        self._paths = library()
 
 
 @functools.cache
 def library() -> list[Path]:
-    """All Python files of the standard library in a fixed order."""
+    """Return all Python files of the standard library in a fixed order."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    return [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if not EXCLUDED_DIRS & set(path.relative_to(root).parts) and not path.match(EXCLUDED_FILES)
-    ]
+    paths = []
+    for path in sorted(root.rglob("*.py")):
+        is_excluded = EXCLUDED_DIRS & set(path.relative_to(root).parts) or path.match(EXCLUDED_FILES)
+        if not is_excluded:
+            paths.append(path)
+    return paths

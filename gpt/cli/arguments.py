@@ -1,5 +1,6 @@
-"""The command line of train.py, read and checked before Hydra composes anything from it."""
+"""The command line of train.py, read and checked before Hydra composes a config from it."""
 
+import os
 import re
 from argparse import Namespace
 from typing import NoReturn
@@ -15,98 +16,120 @@ from gpt.errors import InputError
 from gpt.files import as_path
 
 FLAGS = ["--help", "--cfg", "--package", "--resolve", "--multirun", "--info", "--config-dir", "--version"]
-# Of Hydra's own keys those that a command may set; the others would take from a run what resuming or a sweep needs.
-HYDRAS = re.compile(
+# Flags of Hydra that would replace the configs in conf/.
+OTHER_CONFIGS = ("config_name", "config_path", "experimental_rerun")
+# Flags that say what a command does; it does one thing.
+MODES = ("run", "multirun", "cfg", "info", "shell_completion")
+# Hydra's own keys that a command may set. The others would break resuming or sweeps.
+HYDRA_KEYS = re.compile(
     r"hydra\.(run\.dir|sweep\.dir|mode|searchpath|verbose|(launcher|sweeper)\..+)"
     r"|hydra/(launcher|sweeper|job_logging|hydra_logging)"
 )
-ADDED = re.compile(r"hydra\.sweeper\..+")  # of them those that a plus adds
-LONGEST = 100_000  # characters of an argument; Linux passes no more than 131,072, and reading as many takes a second
+ADDED_HYDRA_KEYS = re.compile(r"hydra\.sweeper\..+")  # those of them that a plus may add
+MAX_CHARACTERS = 100_000  # of an argument; Linux passes at most 131,072, and parsing that many takes a second
+MULTIRUN = ("-m", "--multirun")
+FOLLOWER = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # for a process that makes no output directory
 
 
 def check_arguments(argv: list[str]) -> list[str]:
-    """The arguments as Hydra takes them, flags first, where nothing is wrong with them by themselves.
+    """Check every argument by itself; return them as Hydra takes them, flags first.
 
-    Raises InputError.
+    ``resume=`` is left to :mod:`gpt.cli.resume`. Raises InputError.
     """
-    given = read_flags(argv)
-    resumed = [argument for argument in given.overrides if argument.startswith("resume=")]
-    overrides = parse([argument for argument in given.overrides if argument not in resumed])
+    given = _read_flags(argv)
+    overrides = parse([argument for argument in given.overrides if not argument.startswith("resume=")])
     for override in overrides:
         key = override.key_or_group
         if key in GROUPS:
             check_group(override)
         elif re.match(r"hydra\b", key):
-            check_hydra(override)
-    check_mode(given, overrides)
-    check_resume(resumed, overrides)
-    flags = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in vars(given).items()
-        if name != "overrides" and value not in (None, False)
-    ]
-    return [*flags, *given.overrides]
+            _check_hydra_key(override)
+    _check_mode(given, overrides)
+    return [*_write_flags(given), *given.overrides]
 
 
-def read_flags(argv: list[str]) -> Namespace:
-    """Hydra's flags and, as ``overrides``, the rest. Raises InputError."""
+def _read_flags(argv: list[str]) -> Namespace:
+    """Return Hydra's flags and, as ``overrides``, all other arguments. Raises InputError."""
 
     def refuse(message: str) -> NoReturn:
         first = message.split(": ")[-1].split(" ")[0]
         raise InputError(message, f"flags: {', '.join(FLAGS)}{did_you_mean(first, FLAGS)}; anything else is KEY=VALUE")
 
     parser = get_args_parser()
-    parser.allow_abbrev, parser.error = False, refuse
+    parser.allow_abbrev = False
+    parser.error = refuse
     given = parser.parse_intermixed_args(argv)
-    for name in ("config_name", "config_path", "experimental_rerun"):
+
+    # Only the configs in conf/, and directories that add options to their groups.
+    for name in OTHER_CONFIGS:
         if getattr(given, name) is not None:
             raise InputError(
-                f"--{name.replace('_', '-')}={getattr(given, name)} is not for train.py, whose configs are in conf/",
+                f"{_flag(name)}={getattr(given, name)} is not for train.py, whose configs are in conf/",
                 "an option of your own: --config-dir DIR, or hydra.searchpath=[file://DIR]",
             )
     if given.config_dir is not None and not as_path("--config-dir", given.config_dir).is_dir():
         raise InputError(f"--config-dir={given.config_dir}: no such directory", "give one that has options of groups")
-    modes = ("run", "multirun", "cfg", "info", "shell_completion")
-    if len(asked := [f"--{mode.replace('_', '-')}" for mode in modes if getattr(given, mode)]) > 1:
-        raise InputError(f"{' and '.join(asked)} exclude each other", "give one of them")
+
+    # Flags that exclude or need each other.
+    modes = [_flag(mode) for mode in MODES if getattr(given, mode)]
+    if len(modes) > 1:
+        raise InputError(f"{' and '.join(modes)} exclude each other", "give one of them")
     if given.cfg is None and (given.resolve or given.package is not None):
         raise InputError("--resolve and --package say how --cfg prints", "python train.py --cfg job --resolve")
     return given
 
 
+def _write_flags(given: Namespace) -> list[str]:
+    """Return the flags of a command as they are typed."""
+    flags = []
+    for name, value in vars(given).items():
+        if name == "overrides" or value in (None, False):
+            continue
+        flags.append(_flag(name) if value is True else f"{_flag(name)}={value}")
+    return flags
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def parse(overrides: list[str]) -> list[Override]:
-    """Overrides by key and value. Raises InputError."""
-    parser, found = OverridesParser.create(), []
+    """Parse overrides into keys and values. Raises InputError."""
+    parser = OverridesParser.create()
+    parsed = []
     for text in overrides:
-        if len(text) > LONGEST:
+        if len(text) > MAX_CHARACTERS:
             raise InputError(
                 f"{text[:20]}…: an argument of {len(text):,} characters",
-                f"allowed: up to {LONGEST:,}; many files are a glob, or data.dir",
+                f"allowed: up to {MAX_CHARACTERS:,}; many files are a glob, or data.dir",
             )
         try:
-            found += parser.parse_overrides([text])
+            parsed += parser.parse_overrides([text])
         except (HydraException, ValueError, RecursionError) as error:
             raise unreadable(text, error) from error
-    return found
+    return parsed
 
 
 def unreadable(text: str, error: Exception) -> InputError:
-    """What is said of an argument that is no override."""
+    """Return the refusal of an argument that is no override."""
     if isinstance(error, RecursionError):
         return InputError(f"cannot read {text!r}: it is nested too deeply", "a value has a few brackets at most")
     if text.startswith("-"):
         return InputError(f"cannot read {text!r}: there are no such flags here", "an argument is KEY=VALUE")
-    if strange := [character for character in text if not character.isascii()]:
-        return InputError(
-            f"cannot read {text!r}: {strange[0]!r} is no ASCII character", "text with others is quoted: \"KEY='VALUE'\""
-        )
+    for character in text:
+        if not character.isascii():
+            return InputError(
+                f"cannot read {text!r}: {character!r} is no ASCII character",
+                "text with others is quoted: \"KEY='VALUE'\"",
+            )
     return InputError(f"cannot read {text!r}", "an override is KEY=VALUE; quote lists and spaces: 'data.files=[a,b]'")
 
 
 def check_group(override: Override) -> None:
-    """An option of a group, where the group is, in place of another. Raises InputError."""
-    group, line = override.key_or_group, override.input_line
-    if override.package is not None or override.is_add() or override.is_force_add() or override.is_delete():
+    """Check that an override takes another option of a group, and changes no group itself. Raises InputError."""
+    group = override.key_or_group
+    line = override.input_line
+    if override.package is not None or not _is_changed(override):
         raise InputError(
             f"{line}: every run has the groups that there are, where they are",
             f"{group}=OPTION takes another option: {', '.join(options(group))}",
@@ -115,27 +138,40 @@ def check_group(override: Override) -> None:
         if group == "sweeps":
             raise InputError(f"{line} names several sweeps", "a command runs one, by its name: sweeps=lr")
         return
+
+    # Only the names of options, or lists of them where a group takes several.
     value = override.value()
-    if isinstance(value, dict) or (isinstance(value, list) and group not in ("experiment", "debug")):
+    takes_list = group in ("experiment", "debug")
+    if isinstance(value, dict) or (isinstance(value, list) and not takes_list):
         raise InputError(
             f"{line}: a group takes the name of one of its options", f"allowed: {', '.join(options(group))}"
         )
+    # Hydra would compose files that are no options: _common, ../model/tiny, tiny.yaml.
     if isinstance(value, str) and re.search(r"^_|/|\.", value):
         check_names(group, value, list(options(group)))
 
 
-def check_hydra(override: Override) -> None:
-    """What a command may say of Hydra itself. Raises InputError."""
-    key, line = override.key_or_group, override.input_line
-    is_changed = not (override.is_add() or override.is_force_add() or override.is_delete())
-    if not HYDRAS.fullmatch(key) or not (is_changed or ADDED.fullmatch(key)):
+def _is_changed(override: Override) -> bool:
+    """True if an override changes what is there, and adds or deletes nothing."""
+    return not (override.is_add() or override.is_force_add() or override.is_delete())
+
+
+def _check_hydra_key(override: Override) -> None:
+    """Check an override of Hydra's own keys. Raises InputError."""
+    key = override.key_or_group
+    line = override.input_line
+    # The key itself.
+    is_added = ADDED_HYDRA_KEYS.fullmatch(key)
+    if not HYDRA_KEYS.fullmatch(key) or not (_is_changed(override) or is_added):
         raise InputError(
             f"{line}: runs and sweeps rely on Hydra as it is",
             "allowed: hydra.run.dir, hydra.sweep.dir, hydra.mode, hydra.searchpath, hydra.verbose, "
             "hydra.launcher.slots (gpus, threads), hydra.sweeper.params (arms, ladder)",
         )
-    if override.is_sweep_override() and not ADDED.fullmatch(key):
+    if override.is_sweep_override() and not is_added:
         raise InputError(f"{line}: several values, and only one can be", f"give one: {key}=…")
+
+    # Its value: a directory, a table, a switch, a list of directories.
     value = override.value()
     if key in ("hydra.run.dir", "hydra.sweep.dir") and isinstance(value, str):
         if not value.strip():
@@ -152,8 +188,8 @@ def check_hydra(override: Override) -> None:
                 raise InputError(f"{line}: no such directory", "a list of directories: hydra.searchpath=[file://DIR]")
 
 
-def check_mode(given: Namespace, overrides: list[Override]) -> None:
-    """One run, or a sweep. Raises InputError."""
+def _check_mode(given: Namespace, overrides: list[Override]) -> None:
+    """Check that the arguments agree on one run or a sweep. Raises InputError."""
     last = {override.key_or_group: override for override in overrides}
     if "hydra.mode" in last:
         mode = str(last["hydra.mode"].value())
@@ -167,27 +203,33 @@ def check_mode(given: Namespace, overrides: list[Override]) -> None:
         )
 
 
-def check_resume(resumed: list[str], overrides: list[Override]) -> None:
-    """One directory, in which a run goes on: ``resumed`` as typed, for a path may hold what no override can.
+def as_rank(argv: list[str]) -> list[str]:
+    """Return the arguments for this process: torchrun's ranks are the cluster, and only rank 0 makes a directory.
 
-    Raises InputError.
+    Raises InputError for what torchrun cannot start.
     """
-    directories = [str(o.value()) for o in overrides if o.key_or_group == "hydra.run.dir"]
-    for override in overrides:
-        if override.key_or_group == "resume" and (override.is_add() or override.is_force_add()):
-            path = str(override.value())  # as jobs of sweeps are started
-            if directories[-1:] != [path] or not (as_path("resume", path) / "config.yaml").is_file():
-                raise InputError(f"{override.input_line}: resume is there already", "leave the plus out: resume=DIR")
-    given = dict.fromkeys(argument.removeprefix("resume=").strip("'\"") for argument in resumed)
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(resumed)}: a command continues one run", "give one directory")
-    if not given or set(given) <= {"", "null"}:
-        return
-    path = as_path("resume", next(iter(given)))
-    if directories and as_path("hydra.run.dir", directories[-1]).resolve() != path.resolve():
+    # Without torchrun, other machines than the first one follow it, and a dry run leaves nothing.
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        last = {}
+        for argument in argv:
+            key, _, value = argument.partition("=")
+            last[key] = value
+        is_machine_0 = last.get("cluster.node_rank", "0") == "0"
+        is_dry_run = last.get("cluster.dry_run", "").lower() == "true"
+        return argv if is_machine_0 and not is_dry_run else [*argv, *FOLLOWER]
+
+    # torchrun has started the ranks of one run.
+    for argument in argv:
+        if argument in MULTIRUN or re.match(r"hydra\.mode=['\"]?MULTIRUN|sweeps=(?!null$)", argument):
+            raise InputError(
+                "torchrun starts the ranks of one run, and a sweep is many runs",
+                "let each job start its ranks: python train.py cluster=ddp …",
+            )
+    clusters = [argument for argument in argv if argument.startswith("cluster=")]
+    if clusters and clusters[-1] not in ("cluster=single", "cluster=torchrun"):
         raise InputError(
-            f"hydra.run.dir={directories[-1]} is another directory than resume={path}",
-            "leave it out: a run continues in its own",
+            f"torchrun has started the ranks already, and {clusters[-1]} would start others",
+            "leave it out (when resuming, say cluster=torchrun), or use python in place of torchrun",
         )
-    if any(o.key_or_group == "sweeps" for o in overrides):
-        raise InputError("resume continues one run, and sweeps= starts many", "leave one of them out")
+    argv = [*argv, "cluster=torchrun"]
+    return argv if os.environ["RANK"] == "0" else [*argv, *FOLLOWER]

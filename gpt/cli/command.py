@@ -1,4 +1,4 @@
-"""What the commands share: help, refusals and exit codes. Imports Hydra only when it is needed."""
+"""The frame of every command: help, refusals and exit codes. Imports Hydra only when it is needed."""
 
 import os
 import sys
@@ -6,14 +6,19 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt.console import mute
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.signals import ending_at_once
 
-LONGEST_LINE = 500  # characters of a message, where what was given has thousands
+if TYPE_CHECKING:
+    from gpt.cli.run_checks import CheckedRun
 
+# Characters of a line of a message; a refused argument may have thousands.
+LONGEST_LINE = 500
+# Lines of a message.
+MOST_LINES = 4
 # Seconds for which torchrun's other ranks keep silent: mostly rank 0 says the same, and torchrun then ends them.
 RANK_0_FIRST = 3
 
@@ -21,69 +26,78 @@ RANK_0_FIRST = 3
 def use_huge_pages() -> None:
     """Let torch ask for pages of 2 MB where a tensor fills them (Linux, CPU): touching new memory costs half.
 
-    Before torch is imported. What the user has set stays.
+    To be called before torch is imported. A value that the user has set stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def run(task: Callable[[Any], Any]) -> int:
-    """Run ``task`` with the config that Hydra composes from the command line; returns the exit code."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
+def run(task: "Callable[[CheckedRun], Any]") -> int:
+    """Run ``task`` with what the command line asks for, composed and checked; return the exit code."""
+    if _asks_for_help():
         from gpt.cli.help import help_text
 
         print(help_text())
         return 0
 
-    def hydra_run() -> None:
-        from gpt.cli.compose import run_hydra
+    def compose_and_run() -> None:
+        from gpt.cli.hydra_run import run_hydra
 
         run_hydra(task)
 
-    return guard(hydra_run)
+    return _guard(compose_and_run)
 
 
 def script(command: Callable[[], None], about: str) -> int:
-    """Run a command that has no Hydra job, or say what it is for; returns the exit code."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
+    """Run a command that has no Hydra job, or print ``about``; return the exit code."""
+    if _asks_for_help():
         print(about)
         return 0
-    return guard(command)
+    return _guard(command)
+
+
+def _asks_for_help() -> bool:
+    return "--help" in sys.argv[1:] or "-h" in sys.argv[1:]
 
 
 def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> tuple[list[Path], dict[str, str]]:
-    """Directories, and values of what ``own`` names. An existing path is a directory, whatever its name holds.
+    """Return the directories among the arguments, and the values of the keys in ``own``.
 
-    Raises InputError.
+    An existing path is a directory, even if its name looks like KEY=VALUE. Raises InputError.
     """
     from gpt.config.checks import did_you_mean
     from gpt.files import as_path
 
-    directories, given = [], {}
+    directories = []
+    values = {}
     for argument in argv:
         key, equals, value = argument.partition("=")
-        is_own = key in own and bool(equals) and not os.path.exists(argument)
-        if is_own and key in given:
-            raise InputError(f"{key}={given[key]} and {argument}: two values", f"give one; usage: {usage}")
-        if is_own and value:
-            given[key] = value
-        elif is_own or not argument:
-            raise InputError(f"{argument or 'an empty argument'} names nothing", f"usage: {usage}")
-        elif not (path := as_path("directory", argument)).exists() and (equals or argument.startswith("-")):
-            raise InputError(
-                f"{argument}: no such argument, and no such directory",
-                f"usage: {usage}{did_you_mean(key.lstrip('-'), list(own))}",
-            )
-        elif path.resolve() in (other.resolve() for other in directories):
+
+        # A key, once, with a value.
+        if key in own and equals and not os.path.exists(argument):
+            if key in values:
+                raise InputError(f"{key}={values[key]} and {argument}: two values", f"give one; usage: {usage}")
+            if not value:
+                raise InputError(f"{argument} names nothing", f"usage: {usage}")
+            values[key] = value
+            continue
+
+        # Or else a directory, once.
+        if not argument:
+            raise InputError("an empty argument names nothing", f"usage: {usage}")
+        path = as_path("directory", argument)
+        if not path.exists() and (equals or argument.startswith("-")):
+            hint = did_you_mean(key.lstrip("-"), list(own))
+            raise InputError(f"{argument}: no such argument, and no such directory", f"usage: {usage}{hint}")
+        if any(path.resolve() == other.resolve() for other in directories):
             raise InputError(f"{argument} is there twice", "give every directory once")
-        else:
-            directories.append(path)
+        directories.append(path)
     if not directories:
         raise InputError("no directory is given", f"usage: {usage}")
-    return directories, given
+    return directories, values
 
 
-def guard(command: Callable[[], None]) -> int:
-    """Call ``command`` and turn the ways in which it may end into an exit code and a few lines on stderr."""
+def _guard(command: Callable[[], None]) -> int:
+    """Call ``command``; turn the ways in which it may end into an exit code and a few lines on stderr."""
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
         print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)
         return 2
@@ -96,22 +110,21 @@ def guard(command: Callable[[], None]) -> int:
     except (InputError, TrainingError, Interrupted) as error:
         if set_by_user == "1":
             traceback.print_exc()
-        return report(error)
+        return _report(error)
     except KeyboardInterrupt:
         print("\nstopped at once", file=sys.stderr)
         return Interrupted.exit_code
-    except BrokenPipeError:  # nobody reads what is said, as behind | head
+    except BrokenPipeError:  # nobody reads the output any more, as behind | head
         mute(sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("gpt", "data"):
             raise
-        print(
-            f"error: the package {error.name} is missing\n  pip install -r requirements.txt, or make train",
-            file=sys.stderr,
-        )
+        cure = "pip install -r requirements.txt, or make train"
+        print(f"error: the package {error.name} is missing\n  {cure}", file=sys.stderr)
         return 1
     finally:
+        # Other processes get the variable as the user has set it.
         if set_by_user is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
@@ -119,18 +132,23 @@ def guard(command: Callable[[], None]) -> int:
     return 0
 
 
-def report(error: InputError | TrainingError | Interrupted) -> int:
-    """Say why the run ended; returns its exit code."""
+def _report(error: InputError | TrainingError | Interrupted) -> int:
+    """Print why the command ended; return its exit code."""
     prefix = "" if isinstance(error, Interrupted) else "error: "
-    if (rank := os.environ.get("RANK", "0")) != "0":
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
         time.sleep(RANK_0_FIRST)
         prefix += f"rank {rank}: "
-    print(f"{prefix}{shortened(error) if isinstance(error, InputError) else error}", file=sys.stderr)
+    message = _shortened(error) if isinstance(error, InputError) else str(error)
+    print(prefix + message, file=sys.stderr)
     return error.exit_code
 
 
-def shortened(error: InputError) -> str:
-    """What is wrong and what helps, on four lines at most, none of which fills the screen."""
+def _shortened(error: InputError) -> str:
+    """Return problem and cure on a few lines, none of which fills the screen."""
     half = LONGEST_LINE // 2
-    lines = str(error).splitlines()[:4]
-    return "\n".join(f"{line[:half]} … {line[-half:]}" if len(line) > LONGEST_LINE else line for line in lines)
+    lines = []
+    for line in str(error).splitlines()[:MOST_LINES]:
+        is_long = len(line) > LONGEST_LINE
+        lines.append(f"{line[:half]} … {line[-half:]}" if is_long else line)
+    return "\n".join(lines)

@@ -1,8 +1,12 @@
-"""The answer to --help, from the files in conf/."""
+"""The answer to --help, from the files in conf/ and the text of gpt/config/schema.py."""
 
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from gpt.config.groups import CONF, GROUPS, options
+from gpt.config.keys import Choice, Range, Text
 
 COMMON_KEYS = """
     name tags seed device compile resume plan
@@ -18,30 +22,90 @@ EXAMPLES = """
   python train.py sweeps=vocab_padding experiment=ablation_toy
   python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
 """.strip("\n")
+SCHEMA = CONF.parent / "gpt" / "config" / "schema.py"
+WITHOUT_KEYS = ("experiment", "sweeps", "debug")  # groups whose files set keys of the others
+KEY_AND_COMMENT = re.compile(r"^( *)(\w+):(.*?)(?: +# (.*))?$", re.MULTILINE)
 
 
 def key_comments() -> dict[str, str]:
-    """The comment behind every key in conf/, by dotted key."""
-    comments = {}
-    for path in [CONF / "config.yaml", *(p for group in GROUPS[:-3] for p in sorted((CONF / group).glob("*.yaml")))]:
-        parents = [] if path.parent == CONF else [path.parent.name]
-        for indent, key, value, comment in re.findall(
-            r"^( *)(\w+):(.*?)(?: +# (.*))?$", path.read_text(), re.MULTILINE
-        ):
+    """Return the comment behind every key in conf/, by dotted key: the first, where several files have one."""
+    comments: dict[str, str] = {}
+    for path in _files_with_keys():
+        # A file of a group has the keys of its section, some in a section below it; config.yaml has sections only.
+        group = "" if path.parent == CONF else f"{path.parent.name}."
+        section = ""
+        for indent, name, value, comment in KEY_AND_COMMENT.findall(path.read_text()):
             if not indent:
-                section = key
+                section = name
             if value.strip() and comment:
-                comments.setdefault(".".join([*parents, *([section] if indent else []), key]), comment)
+                parent = f"{section}." if indent else ""
+                comments.setdefault(group + parent + name, comment)
     return comments
 
 
+def _files_with_keys() -> Iterator[Path]:
+    """Yield the files of conf/ that give keys their defaults."""
+    yield CONF / "config.yaml"
+    for group in GROUPS:
+        if group not in WITHOUT_KEYS:
+            yield from sorted((CONF / group).glob("*.yaml"))
+
+
+def common_limits() -> dict[str, str]:
+    """Return the choices and ranges of the common keys, in words.
+
+    The schema is read, and not imported: its dataclasses would double the time that --help takes.
+    """
+    # Find the declaration beside each key: choice(["a", "b"]), number(at_least=1) or text().
+    tree = ast.parse(SCHEMA.read_text())
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    limits = {}
+    for key, declaration in _declarations(classes, "Config"):
+        if key in COMMON_KEYS and isinstance(declaration, ast.Call):
+            allowed = _evaluated(declaration)
+            if not isinstance(allowed, Text):
+                limits[key] = allowed.in_words
+    return limits
+
+
+def _declarations(classes: dict[str, list[ast.stmt]], name: str, prefix: str = "") -> Iterator[tuple[str, ast.expr]]:
+    """Yield the dotted keys of a class of the schema, each with the expression that declares what it may hold."""
+    for node in classes[name]:
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        # A key whose type is a class of the schema is a section of keys.
+        key = prefix + node.target.id
+        kind = ast.unparse(node.annotation)
+        if kind in classes:
+            yield from _declarations(classes, kind, f"{key}.")
+        else:
+            yield key, node.value
+
+
+def _evaluated(declaration: ast.Call) -> Choice | Range | Text:
+    """The meaning of choice(…), number(…) or text(), all of whose arguments are literals."""
+    kinds = {"choice": Choice, "number": Range, "text": Text}
+    values = [ast.literal_eval(argument) for argument in declaration.args]
+    named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in declaration.keywords}
+    return kinds[declaration.func.id](*values, **named)
+
+
 def help_text() -> str:
-    """The answer to --help, from the files in conf/."""
+    """Return the answer to --help."""
+    # Every option of every group, with the line that opens its file.
     lines = ["Train a GPT:  python train.py [GROUP=OPTION] [KEY=VALUE] …"]
     for group in GROUPS:
-        lines += ["", *(f"{f'{group}={option}':<33}{about}" for option, about in options(group).items())]
+        lines.append("")
+        for option, about in options(group).items():
+            lines.append(f"{f'{group}={option}':<33}{about}")
+
+    # The keys that people reach for, with their comments and what they may hold.
     comments = key_comments()
+    limits = common_limits()
     lines += ["", "common keys (all: conf/; as composed: --cfg job):"]
-    lines += [f"  {key:<30}{comments[key]}" for key in COMMON_KEYS]
+    for key in COMMON_KEYS:
+        allowed = f" [{limits[key]}]" if key in limits else ""
+        lines.append(f"  {key:<30}{comments[key]}{allowed}")
+
     lines += ["", "examples:", EXAMPLES]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A run as a SLURM job: what sbatch is given, what the job does on each machine, and waiting for its end."""
+"""A run as a SLURM job: its sbatch file, its work on each machine, and waiting for its end."""
 
 import math
 import os
@@ -18,9 +18,8 @@ from submitit import SlurmExecutor, SlurmJob
 from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from gpt.cluster.machine import check_machine, settle
-from gpt.config.load import Config
-from gpt.config.schema import ClusterConfig, MultinodeConfig, SlurmConfig
+from gpt.cluster.machine import check_machine, resolve_ranks
+from gpt.config.schema import ClusterConfig, Config, MultinodeConfig, SlurmConfig
 from gpt.errors import InputError, Interrupted, LostRank, TrainingError
 from gpt.files import ROOT
 from gpt.rundir import outcome
@@ -28,34 +27,43 @@ from gpt.rundir import outcome
 if TYPE_CHECKING:
     from gpt.tokens.tokenfile import TokenFile
 
-# Where the machines of a job meet: a port by its number, below those that Linux gives out (32768 and above).
-FIRST_PORT, PORTS = 16384, 16384
+# The machines of a job meet at a port by its number, below those that Linux gives out (32768 and above).
+FIRST_PORT = 16384
+PORTS = 16384
 ALIVE = """
     PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED REQUEUED SIGNALING STAGE_OUT RESIZING
 """.split()
-RESULT_AFTER_END = 10  # seconds that a shared file system may take to show what a job has written last
+RESULT_AFTER_END = 10  # seconds until a shared file system shows what a job has written last
 POLL = 2  # seconds
 
 
-class Executor(SlurmExecutor):
-    """Submitit's, which also shows the sbatch file where there is no SLURM."""
+class _Executor(SlurmExecutor):
+    """Submitit's executor, which also shows the sbatch file on a machine without SLURM."""
 
     @classmethod
     def affinity(cls) -> int:
         return 1
 
     def text(self) -> str:
-        """The sbatch file."""
+        """Return the sbatch file."""
         return self._make_submission_file_text(self._submitit_command_str, uid="")
 
 
-def executor(config: Config, run_dir: Path) -> Executor:
-    """For one run: a task on each machine, which starts the ranks there. Raises InputError for paths (check_paths)."""
-    check_paths(run_dir.absolute())
+def _build_executor(config: Config, run_dir: Path) -> _Executor:
+    """Return the executor of one run: a task on each machine, which starts the ranks there.
+
+    Raises InputError for paths that no sbatch file can name.
+    """
+    run_dir = run_dir.absolute()
+    _check_paths(run_dir)
     cluster = config.cluster
-    executor = Executor(run_dir.absolute() / "slurm")
-    asked = {"partition": cluster.partition, "account": cluster.account, "mem": cluster.memory}
-    asked |= {"gpus-per-node": cluster.gpus or None} | cluster.sbatch
+
+    # Options of sbatch that submitit has no name for; those of the user come last.
+    options = {"partition": cluster.partition, "account": cluster.account, "mem": cluster.memory}
+    options["gpus-per-node"] = cluster.gpus or None
+    options |= cluster.sbatch
+    root = shlex.quote(str(ROOT))
+    executor = _Executor(run_dir / "slurm")
     executor.update_parameters(
         job_name=config.name,
         nodes=cluster.nnodes,
@@ -64,67 +72,70 @@ def executor(config: Config, run_dir: Path) -> Executor:
         time=cluster.time,
         wckey=None,
         stderr_to_stdout=True,
-        setup=[f'export PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"', *cluster.setup],
-        additional_parameters={key: value for key, value in asked.items() if value is not None},
+        setup=[f'export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"', *cluster.setup],
+        additional_parameters={key: value for key, value in options.items() if value is not None},
     )
     return executor
 
 
-def check_paths(run_dir: Path) -> None:
-    """Quotes keep all but a few characters of a path in an sbatch file. Raises InputError for those."""
+def _check_paths(run_dir: Path) -> None:
+    """Check that quotes protect every character of the paths in an sbatch file. Raises InputError."""
     for path, what, excluded in (
-        (run_dir, "the output directory", "%\\"),  # which SLURM replaces in the names of logs
-        (ROOT, "the directory of gptlab", ":"),  # which parts the directories of PYTHONPATH
+        (run_dir, "the output directory", "%\\"),  # replaced by SLURM in the names of logs
+        (ROOT, "the directory of gptlab", ":"),  # separates the directories of PYTHONPATH
     ):
-        bad = [character for character in str(path) if character in excluded or not character.isprintable()]
-        if bad:
-            raise InputError(
-                f"{what} {str(path)!r} has {bad[0]!r} in it, and no sbatch file can name it",
-                "take another name, or run it without SLURM: cluster=ddp",
-            )
+        for character in str(path):
+            if character in excluded or not character.isprintable():
+                raise InputError(
+                    f"{what} {str(path)!r} has {character!r} in it, and no sbatch file can name it",
+                    "take another name, or run it without SLURM: cluster=ddp",
+                )
 
 
 def sbatch_file(config: Config) -> str:
-    """What sbatch would be given, with OUTPUT_DIR for the directory that is not made yet."""
-    return executor(config, Path("OUTPUT_DIR")).text().replace(str(Path("OUTPUT_DIR").absolute()), "OUTPUT_DIR")
+    """Return the sbatch file, with OUTPUT_DIR for the directory that is not made yet."""
+    placeholder = Path("OUTPUT_DIR")
+    text = _build_executor(config, placeholder).text()
+    return text.replace(str(placeholder.absolute()), str(placeholder))
 
 
 def check_sbatch(config: Config, run_dir: Path | None) -> None:
-    """There is a SLURM here, and it would take the job. Raises InputError.
+    """Check that there is a SLURM here, and that it would take the job. Raises InputError.
 
-    ``run_dir`` is None while it has no name yet; then it will be below where one is.
+    ``run_dir`` is None while it has no name yet; then it will be below the working directory.
     """
     if shutil.which("sbatch") is None:
         raise InputError(
             "cluster=slurm needs sbatch, and there is none here",
             "run the command where jobs are submitted; cluster.dry_run=true shows the sbatch file anywhere",
         )
-    tried = subprocess.run(
-        ["sbatch", "--test-only"], input=executor(config, run_dir or Path()).text(), capture_output=True, text=True
-    )
+    text = _build_executor(config, run_dir or Path()).text()
+    tried = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
     if tried.returncode:
-        said = "; ".join(re.sub(r"^(sbatch: )?(error: )?", "", line) for line in tried.stderr.splitlines())
+        reasons = [re.sub(r"^(sbatch: )?(error: )?", "", line) for line in tried.stderr.splitlines()]
         raise InputError(
-            f"sbatch would not take the job: {said}",
+            f"sbatch would not take the job: {'; '.join(reasons)}",
             "see cluster.partition, account, time, memory, gpus, cpus, nnodes and sbatch; cluster.dry_run=true shows "
             "the file",
         )
 
 
-def on_machine(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) -> dict[str, Any] | Exception:
-    """The ranks of one machine of the job, on that machine; what went wrong is returned too, for who waits."""
+def _run_on_machine(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) -> dict[str, Any] | Exception:
+    """Run the ranks of one machine, on that machine; an error is returned, for the command that waits."""
     from gpt.cluster.launch import launch  # torch, which the machine that submits need not load
-    from gpt.trainer import run
+    from gpt.cluster.rank import run
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit's handlers, which would requeue
+    # Submitit's handlers would requeue the job. SLURM sends SIGUSR2 to every process when the time limit is near:
+    # this one handles it as SIGTERM, and the resource tracker, which is started while it is ignored, ignores it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    resource_tracker.ensure_running()  # which ignores it too then: SLURM signals every process
-    signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # the time limit is near
+    resource_tracker.ensure_running()
+    signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         if config.cluster.gpus and config.device == "auto":
-            config.device = "cuda"  # and not the CPU, should the GPUs be missing
-        config.cluster = meeting(config.cluster)
-        settle(config)
+            config.device = "cuda"  # not the CPU, if the GPUs are missing
+        config.cluster = _local_cluster(config.cluster)
+        resolve_ranks(config)
         check_machine(config)
         return launch(config.cluster, run, config, train, val, run_dir)
     except (InputError, TrainingError) as error:
@@ -132,58 +143,75 @@ def on_machine(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Pa
         return error
 
 
-def meeting(cluster: SlurmConfig) -> ClusterConfig:
-    """How the ranks of this machine are started and find the others, from what SLURM has set."""
-    here = SlurmJobEnvironment()
+def _local_cluster(cluster: SlurmConfig) -> ClusterConfig:
+    """Return the cluster by which this machine of a job starts its ranks and meets the others."""
     shared = {"nproc": cluster.nproc, "threads": cluster.threads, "timeout": cluster.timeout}
     if cluster.nnodes == 1:
         return ClusterConfig(name="ddp" if cluster.nproc > 1 else "single", **shared)
-    endpoint = f"{here.hostnames[0]}:{FIRST_PORT + int(here.job_id) % PORTS}"
+    here = SlurmJobEnvironment()
+    port = FIRST_PORT + int(here.job_id) % PORTS
     return MultinodeConfig(
-        name="multinode", nnodes=cluster.nnodes, node_rank=here.node, rdzv_endpoint=endpoint, **shared
+        name="multinode",
+        nnodes=cluster.nnodes,
+        node_rank=here.node,
+        rdzv_endpoint=f"{here.hostnames[0]}:{port}",
+        **shared,
     )
 
 
 def submit(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) -> "Submitted":
-    """Have SLURM run it. Raises InputError where sbatch refuses."""
+    """Submit a run to SLURM. Raises InputError where sbatch refuses."""
+    executor = _build_executor(config, run_dir)
     try:
-        job: SlurmJob = executor(config, run_dir).submit(on_machine, config, train, val, run_dir)
+        job: SlurmJob = executor.submit(_run_on_machine, config, train, val, run_dir)
     except FailedJobError as error:
         raise InputError(f"sbatch did not take the job: {error}", "cluster.dry_run=true shows its file") from error
     return Submitted(job, run_dir)
 
 
 def attach(config: Config, run_dir: Path) -> "Submitted | None":
-    """The job of a run that was submitted before, if it is not over."""
-    names = [path.name.partition("_")[0] for path in (run_dir / "slurm").glob("*_submitted.pkl")]
-    numbers = [int(name) for name in names if name.isdecimal()]
+    """Return the job of a run that was submitted before, or None if it is over."""
+    # Submitit names its files after the jobs; the last one has the highest number.
+    numbers = []
+    for path in (run_dir / "slurm").glob("*_submitted.pkl"):
+        number = path.name.partition("_")[0]
+        if number.isdecimal():
+            numbers.append(int(number))
     if not numbers:
         return None
     job = SlurmJob((run_dir / "slurm").absolute(), str(max(numbers)), tasks=list(range(config.cluster.nnodes)))
-    return Submitted(job, run_dir) if job_state(job.job_id).partition(" ")[0] in ALIVE else None
+    return Submitted(job, run_dir) if _is_alive(_job_state(job.job_id)) else None
 
 
 class Submitted:
     """A run that SLURM has taken."""
 
     def __init__(self, job: SlurmJob, run_dir: Path):
-        self.job_id, self.run_dir = job.job_id, run_dir
-        self.machines = [job.task(i) for i in range(job.num_tasks)]
+        self.job_id = job.job_id
+        self.run_dir = run_dir
+        self.machines = [job.task(number) for number in range(job.num_tasks)]
         self.log = run_dir / "slurm" / job.paths.stdout.name
-        self.state, self._asked, self._gone = "", -math.inf, None
+        self.state = ""
+        self._asked = -math.inf  # when SLURM was asked for the state
+        self._gone: float | None = None  # when SLURM first said that the job has ended
 
     def is_over(self) -> bool:
-        """Whether all its machines have left a result; asks SLURM now and then.
+        """True if all its machines have left a result; asks SLURM every few seconds.
 
         Raises TrainingError where the job has ended without.
         """
         if all(machine.paths.result_pickle.exists() for machine in self.machines):
             return True
+
+        # Ask SLURM, but not too often.
         now = time.monotonic()
         if now - self._asked < POLL:
             return False
-        self.state, self._asked = job_state(self.job_id), now
-        if self.state.partition(" ")[0] in ALIVE:
+        self.state = _job_state(self.job_id)
+        self._asked = now
+
+        # Results may show up some time after the job has ended.
+        if _is_alive(self.state):
             self._gone = None
         elif self._gone is None:
             self._gone = now
@@ -195,33 +223,43 @@ class Submitted:
         return False
 
     def news(self) -> Iterator[str]:
-        """The states of the job until it runs, then the lines of its log; ends with the job. Raises TrainingError."""
-        last, read, is_over = "", 0, False
+        """Yield the states of the job until it runs, then the lines of its log, to its end. Raises TrainingError."""
+        last_state = ""
+        length = 0  # of the log, as far as it was shown
+        is_over = False
         while not is_over:
             is_over = self.is_over()
             log = self.log.read_text(errors="replace") if self.log.exists() else ""
+
+            # The last line may not be whole yet.
             lines = log if is_over else log[: log.rfind("\n") + 1]
-            yield from (line for line in lines[read:].splitlines() if not line.startswith("submitit "))
-            read = len(lines)
+            for line in lines[length:].splitlines():
+                if not line.startswith("submitit "):
+                    yield line
+            length = len(lines)
             if not is_over:
-                if self.state != last and not log:
+                if self.state != last_state and not log:
                     yield self.state.lower()
-                last = self.state
+                last_state = self.state
                 time.sleep(POLL)
 
     def result(self) -> float | None:
-        """The validation loss of a run that has ended. Raises what ended it: InputError, TrainingError, Interrupted."""
+        """Return the validation loss of a run that has ended.
+
+        Raises what ended it: InputError, TrainingError, Interrupted.
+        """
         try:
             results = [machine.result() for machine in self.machines]
         except FailedJobError as error:
             raise TrainingError(f"SLURM job {self.job_id} failed: {error}") from error
         failed = [result for result in results if isinstance(result, Exception)]
         if failed:
-            raise min(failed, key=lambda error: isinstance(error, LostRank))  # the machine at fault, where it is known
+            # Machines that lost a rank are not at fault, where another one says why.
+            raise min(failed, key=lambda error: isinstance(error, LostRank))
         return outcome(results[0], self.run_dir)
 
     def ended(self) -> tuple[str, str] | None:
-        """How it ended (done, interrupted, failed) and why; None while it goes on."""
+        """Return how it ended (done, interrupted, failed) and why; None while it goes on."""
         try:
             if not self.is_over():
                 return None
@@ -233,25 +271,33 @@ class Submitted:
         return "done", ""
 
     def stop(self) -> None:
-        """Ask for an end after the step, or before the first one."""
-        signal_it = [] if job_state(self.job_id).startswith("PENDING") else ["--signal=USR2"]
-        subprocess.run(["scancel", *signal_it, self.job_id], capture_output=True)
+        """Ask the job to end after its step; cancel it if it has not started."""
+        is_pending = _job_state(self.job_id).startswith("PENDING")
+        signal_option = [] if is_pending else ["--signal=USR2"]
+        subprocess.run(["scancel", *signal_option, self.job_id], capture_output=True)
 
 
-def job_state(job_id: str) -> str:
-    """Of a job, such as PENDING (Resources); UNKNOWN once SLURM has forgotten it."""
+def _job_state(job_id: str) -> str:
+    """Return the state of a job, such as PENDING (Resources); UNKNOWN once SLURM has forgotten it."""
     asked = subprocess.run(["scontrol", "show", "job", job_id, "--oneliner"], capture_output=True, text=True)
     if "Invalid job id" in asked.stderr:
         return "UNKNOWN"
     facts = dict(re.findall(r"(\w+)=(\S*)", asked.stdout))
     if "JobState" not in facts:
-        return "PENDING (SLURM does not answer)"  # nothing says that it has ended
+        return "PENDING (SLURM does not answer)"  # which does not mean that the job has ended
+
+    # Such as Priority or Resources, while it is pending.
     reason = facts.get("Reason", "None")
     return facts["JobState"] + (f" ({reason})" if reason != "None" else "")
 
 
+def _is_alive(state: str) -> bool:
+    """True if a job in this state has not ended."""
+    return state.partition(" ")[0] in ALIVE
+
+
 def wait(submitted: Submitted) -> float | None:
-    """Wait for a run as if it ran here; returns its validation loss.
+    """Wait for a run and show its log, as if it ran here; return its validation loss.
 
     Raises what ended it: InputError, TrainingError, Interrupted.
     """

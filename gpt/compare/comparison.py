@@ -1,4 +1,4 @@
-"""Runs side by side: whether they can be compared, arms, differences from a baseline, and the files that say so."""
+"""Comparison of runs: whether they can be compared, arms, differences from a baseline, and its files."""
 
 import contextlib
 import io
@@ -11,11 +11,23 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
+from gpt.compare.arms import Arm, all_runs, find_arms
 from gpt.compare.comparable import agreement, check_alike, check_counted
-from gpt.compare.report import draw, page
-from gpt.compare.runs import TRAIN, Arm, Run, find, find_arms
-from gpt.compare.statistics import Difference, Mean, differences, summarize
-from gpt.compare.tables import Grid, arms_grid, as_table, average, differences_grid, keys_grid, runs_grid, with_error
+from gpt.compare.page import page
+from gpt.compare.plot import plot
+from gpt.compare.runs import TRAIN, Run, Selection, find, metric_names
+from gpt.compare.statistics import Difference, Losses, Mean, differences, summarize
+from gpt.compare.tables import (
+    Grid,
+    arms_grid,
+    as_table,
+    average,
+    differences_grid,
+    keys_grid,
+    peak_memory,
+    runs_grid,
+    with_error,
+)
 from gpt.config.checks import did_you_mean
 from gpt.errors import InputError
 from gpt.files import LAYOUT
@@ -27,29 +39,50 @@ WIDE = 1000  # columns of a text that no terminal cuts
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """What :func:`report` finds. Means and differences are of final validation losses, by the label of the arm."""
+    """Result of :func:`report`. Means and differences are of final validation losses, by the label of the arm."""
 
     title: str
-    directory: Path  # where the files are
+    directory: Path  # of the files
     arms: list[Arm]
     baseline: str | None
     warnings: list[str]
-    agreement: str | None  # said where there are no warnings
+    agreement: str | None  # what the runs have in common, where there are no warnings
     means: dict[str, Mean]
     differences: dict[str, Difference]
 
     @property
     def text(self) -> str:
-        """What the command prints, without colours, and as wide as the tables are."""
+        """Output of the command, without colors, and as wide as the tables are."""
         console = Console(file=io.StringIO(), width=WIDE, color_system=None)
         console.print(render(self))
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+        lines = console.file.getvalue().splitlines()
+        return "\n".join(line.rstrip() for line in lines) + "\n"
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files that are written, by what they hold."""
-        names = {"page": PAGE, "plot": "compare.png", "text": "compare.txt", "data": "compare.json"}
-        return {kind: self.directory / name for kind, name in names.items()}
+        """Paths of the files, by what they hold."""
+        return {
+            "page": self.directory / PAGE,
+            "plot": self.directory / "compare.png",
+            "text": self.directory / "compare.txt",
+            "data": self.directory / "compare.json",
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """Warnings, or else what the runs have in common."""
+        if self.agreement is not None:
+            return [self.agreement]
+        return self.warnings
+
+    @property
+    def legend(self) -> list[str]:
+        """Text for each arm beside a plot."""
+        texts = []
+        for arm in self.arms:
+            mean = with_error(self.means[arm.label])
+            texts.append(f"{arm.label}  {mean}")
+        return texts
 
 
 def report(directories: list[Path], baseline: str | None = None, out: Path | None = None) -> Comparison:
@@ -58,131 +91,174 @@ def report(directories: list[Path], baseline: str | None = None, out: Path | Non
     Raises InputError, and then writes nothing.
     """
     comparison = compare(directories, baseline, out)
-    legend = [f"{arm.label}  {with_error(comparison.means[arm.label])}" for arm in comparison.arms]
-    notes = comparison.warnings or [note for note in [comparison.agreement] if note]
-    title, arms, files = comparison.title, comparison.arms, comparison.files
-    write(
+    # Make the content of all files, and then write them.
+    arms = comparison.arms
+    legend = comparison.legend
+    html = page(
+        comparison.title, comparison.notes, not comparison.warnings, _grids(comparison), arms=arms, legend=legend
+    )
+    data = json.dumps(_as_json(comparison), indent=1, allow_nan=False) + "\n"
+    files = comparison.files
+    _write(
         {
-            files["page"]: page(title, notes, not comparison.warnings, grids(comparison), arms, legend).encode(),
-            files["plot"]: draw(title, arms, legend),
+            files["page"]: html.encode(),
+            files["plot"]: plot(comparison.title, arms, legend),
             files["text"]: comparison.text.encode(),
-            files["data"]: (json.dumps(as_json(comparison), indent=1, allow_nan=False) + "\n").encode(),
+            files["data"]: data.encode(),
         }
     )
     return comparison
 
 
 def compare(directories: list[Path], baseline: str | None, out: Path | None) -> Comparison:
-    """All that is computed; writes nothing. Raises InputError."""
-    found = find(directories)
-    arms = find_arms(found.runs)
-    chosen = find_baseline(arms, baseline or found.baseline)
+    """Compute the comparison and write nothing. Raises InputError."""
+    selection = find(directories)
+    arms = find_arms(selection.runs)
+    # The user's baseline must be there; the sweep's may not have begun.
+    chosen = _find_baseline(arms, baseline or selection.baseline)
     if chosen is None and baseline:
-        names = [arm.label for arm in arms]
-        raise InputError(
-            f"baseline={baseline} is none of the arms", f"arms: {', '.join(names)}{did_you_mean(baseline, names)}"
-        )
-    losses = {arm.label: {seed: run.val_loss for seed, run in arm.counted.items()} for arm in arms}
-    reference = chosen or arms[0]
-    warned = [*check_alike(arms, reference), *check_counted(found, arms)]
-    if found.baseline and chosen is None:
-        warned.append(f"the sweep's baseline {found.baseline} has no run here, so nothing is tested")
+        labels = [arm.label for arm in arms]
+        cure = f"arms: {', '.join(labels)}{did_you_mean(baseline, labels)}"
+        raise InputError(f"baseline={baseline} is none of the arms", cure)
+    warnings = _warnings(selection, arms, chosen)
+    # Statistics are of final losses by seed.
+    losses: dict[str, Losses] = {}
+    means: dict[str, Mean] = {}
+    for arm in arms:
+        by_seed = {seed: run.val_loss for seed, run in arm.counted.items()}
+        losses[arm.label] = by_seed
+        means[arm.label] = summarize(list(by_seed.values()))
     return Comparison(
-        title=found.sweep.resolve().name if found.sweep else f"{len(found.runs)} runs",
-        directory=out or found.sweep or OUT,
+        title=selection.sweep.resolve().name if selection.sweep else f"{len(selection.runs)} runs",
+        directory=out or selection.sweep or OUT,
         arms=arms,
-        baseline=chosen and chosen.label,
-        warnings=warned,
-        agreement=None if warned else agreement(arms),
-        means={label: summarize(list(by_seed.values())) for label, by_seed in losses.items()},
+        baseline=chosen.label if chosen else None,
+        warnings=warnings,
+        agreement=None if warnings else agreement(arms),
+        means=means,
         differences=differences(losses, chosen.label) if chosen else {},
     )
 
 
-def find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
-    """The arm of this name, in which - may stand for = and _ for a space, as in names of directories."""
+def _find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
+    """Return the arm of this name, in which - may stand for = and _ for a space, as in names of directories."""
+    if name is None:
+        return None
 
     def plain(text: str) -> str:
         return text.replace("=", "-").replace(" ", "_")
 
+    # A name that fits exactly comes before one that does so only as the name of a directory.
     exact = [arm for arm in arms if arm.label == name]
-    return next(iter(exact or [arm for arm in arms if name and plain(arm.label) == plain(name)]), None)
+    similar = [arm for arm in arms if plain(arm.label) == plain(name)]
+    return next(iter(exact + similar), None)
+
+
+def _warnings(selection: Selection, arms: list[Arm], baseline: Arm | None) -> list[str]:
+    """Return what keeps the arms from being compared, or some of their runs from being counted."""
+    warnings = check_alike(arms, reference=baseline or arms[0])
+    warnings += check_counted(selection, arms)
+    if selection.baseline and baseline is None:
+        warnings.append(f"the sweep's baseline {selection.baseline} has no run here, so nothing is tested")
+    return warnings
 
 
 def render(comparison: Comparison, with_runs: bool = True) -> Group:
-    """What the command prints, for a rich console: warnings first, then the tables, or all but that of the runs."""
-    said = [Text(f"warning: {warning}", "yellow") for warning in comparison.warnings]
-    said += [Text(comparison.agreement)] if comparison.agreement else []
-    return Group(*said, *(as_table(grid) for grid in grids(comparison)[: None if with_runs else -1]))
+    """Return the output of the command for a rich console: warnings, then the tables, or all but that of the runs."""
+    notes = []
+    for warning in comparison.warnings:
+        notes.append(Text(f"warning: {warning}", "yellow"))
+    if comparison.agreement:
+        notes.append(Text(comparison.agreement))
+    # A sweep that has just ended has shown its runs already.
+    grids = _grids(comparison)
+    if not with_runs:
+        grids.pop()
+    return Group(*notes, *map(as_table, grids))
 
 
-def grids(comparison: Comparison) -> list[Grid]:
-    """The tables: arms, differences from the baseline, keys that differ, runs."""
-    arms, made = comparison.arms, [arms_grid(comparison.arms, comparison.means)]
+def _grids(comparison: Comparison) -> list[Grid]:
+    """Return the tables: arms, differences from the baseline, keys that differ, runs."""
+    # Differences need a baseline, and keys a second arm.
+    arms = comparison.arms
+    grids = [arms_grid(arms, comparison.means)]
     if comparison.differences:
-        made.append(differences_grid(comparison.differences, comparison.baseline))
+        grids.append(differences_grid(comparison.differences, comparison.baseline))
     if arms[0].values:
-        made.append(keys_grid(arms))
-    return [*made, runs_grid(arms)]
+        grids.append(keys_grid(arms))
+    grids.append(runs_grid(arms))
+    return grids
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """What compare.json holds: all of it, unrounded."""
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the content of compare.json: everything, unrounded."""
+    arms = comparison.arms
+    names = metric_names(all_runs(arms))
     return {
         "layout": LAYOUT,
         "title": comparison.title,
         "warnings": comparison.warnings,
         "agreement": comparison.agreement,
         "baseline": comparison.baseline,
-        "keys": list(comparison.arms[0].values),
-        "arms": [
-            {
-                "arm": arm.label,
-                "keys": arm.values,
-                "seeds": list(arm.counted),
-                "runs": [run.name for run in arm.runs],
-                "val_loss": asdict(comparison.means[arm.label]),
-                "difference": asdict(d) if (d := comparison.differences.get(arm.label)) else None,
-                **means_of(list(arm.counted.values())),
-            }
-            for arm in comparison.arms
-        ],
-        "runs": [
-            {
-                "run": run.name,
-                "directory": str(run.path),
-                "arm": arm.label,
-                "state": run.state,
-                "seed": run.seed,
-                "is_counted": arm.counted.get(run.seed) is run,
-                "val_loss": run.val_loss,
-                "train_loss": run.last(TRAIN),
-                "tokens": run.tokens,
-                **means_of([run]),
-            }
-            for arm in comparison.arms
-            for run in arm.runs
-        ],
+        "keys": list(arms[0].values),
+        "arms": [_arm_as_json(arm, comparison, names) for arm in arms],
+        "runs": [_run_as_json(run, arm, names) for arm in arms for run in arm.runs],
     }
 
 
-def means_of(runs: list[Run]) -> dict[str, float | None]:
-    """Of runs the mean of what is one figure each, and the largest memory."""
+def _arm_as_json(arm: Arm, comparison: Comparison, names: list[str]) -> dict[str, Any]:
+    difference = comparison.differences.get(arm.label)
+    return {
+        "arm": arm.label,
+        "keys": arm.values,
+        "seeds": list(arm.counted),
+        "runs": [run.name for run in arm.runs],
+        "val_loss": asdict(comparison.means[arm.label]),
+        "difference": asdict(difference) if difference else None,
+        **_means(list(arm.counted.values()), names),
+    }
+
+
+def _run_as_json(run: Run, arm: Arm, names: list[str]) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "directory": str(run.path),
+        "arm": arm.label,
+        "state": run.state,
+        "seed": run.seed,
+        "is_counted": arm.counts(run),
+        "val_loss": run.val_loss,
+        "train_loss": run.last(TRAIN),
+        "tokens": run.tokens,
+        **_means([run], names),
+    }
+
+
+def _means(runs: list[Run], names: list[str]) -> dict[str, float | None]:
+    """Return the means of figures of runs, and their largest memory."""
+    # Metrics have the keys that they have in result.json.
+    metrics = {}
+    for name in names:
+        metrics[name] = average(run.metric(name) for run in runs)
     return {
         "best_val_loss": average(run.best_val_loss for run in runs),
-        "exact_match": average(run.last("val/exact_match") for run in runs),
+        **metrics,
         "seconds": average(run.seconds for run in runs),
         "tokens_per_sec": average(run.tokens_per_sec for run in runs),
-        "peak_memory_bytes": max((run.result.get("peak_memory_bytes") or 0 for run in runs), default=0) or None,
+        "peak_memory_bytes": peak_memory(runs),
     }
 
 
-def write(files: dict[Path, bytes]) -> None:
-    """Write each file whole, and none where one cannot be. Raises InputError."""
-    parts = {path: path.with_name(f".{path.name}") for path in files}
+def _write(files: dict[Path, bytes]) -> None:
+    """Write each file whole, and none where one cannot be written. Raises InputError."""
+    parts = {}
+    for path in files:
+        parts[path] = path.with_name(f".{path.name}")
     try:
-        if taken := [path for path in files if path.is_dir()]:
-            raise IsADirectoryError(f"{taken[0]} is a directory")
+        for path in files:
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a directory")
+        # Write all of them under other names before the first takes its place.
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             parts[path].write_bytes(content)

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-SEEDS = 3  # fewer decide nothing: two can lie close together by chance
-EXACT = 1e-5  # nats; what must be equal is, up to rounding of this size
+SEEDS = 3  # fewer decide nothing: two can be close together by chance
+EXACT = 1e-5  # nats; losses that must be equal are, up to rounding of this size
 NO_SPREAD = 1e-9  # nats; values as close as this differ by the last digits of a float, which no test can use
 
 Losses = dict[int, float]  # by seed
@@ -13,7 +13,7 @@ Losses = dict[int, float]  # by seed
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """Of ``n`` values: their mean, its standard error and the ends of its t interval; None where there is none."""
+    """Mean of ``n`` values, its standard error and the ends of its t interval; None where there is none."""
 
     n: int
     mean: float | None = None
@@ -24,7 +24,7 @@ class Mean:
 
 @dataclass(slots=True)
 class Difference:
-    """An arm's losses minus the baseline's: their mean, its interval, the test, and what follows.
+    """An arm's losses minus the baseline's: their mean, its interval, the test, and the verdict.
 
     ``n`` counts pairs where the test is paired, else the runs of the smaller arm. ``p_holm`` is ``p`` after Holm's
     correction. ``verdict``: better, worse, undecided, equal, or None where no difference can be formed.
@@ -41,73 +41,108 @@ class Difference:
 
 
 def summarize(values: list[float]) -> Mean:
-    """Mean, standard error (n - 1 degrees of freedom) and t interval; the last two need two values."""
+    """Return mean, standard error (n - 1 degrees of freedom) and t interval; the last two need two values."""
     n = len(values)
     if n < 2:
         return Mean(n, *values)
     from scipy import stats  # a second, so only when there is something to compute
 
-    mean, stderr = math.fsum(values) / n, 0.0 if same(values) else float(stats.sem(values))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stderr
-    return Mean(n, mean, stderr, mean - reach, mean + reach)
+    mean = _mean(values)
+    stderr = 0.0 if have_no_spread(values) else float(stats.sem(values))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    half_width = quantile * stderr
+    return Mean(n, mean, stderr, mean - half_width, mean + half_width)
 
 
 def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]:
-    """Of every arm but the baseline, with Holm's correction across those that were tested."""
-    found = {label: difference(losses, arms[baseline]) for label, losses in arms.items() if label != baseline}
-    tested = [d for d in found.values() if d.p is not None]
-    for d, p in zip(tested, holm([d.p for d in tested]), strict=True):
-        d.p_holm = p
-    for d in found.values():
-        d.verdict = d.verdict or verdict(d)
-    return found
+    """Return the difference of every arm from the baseline, with Holm's correction across those that were tested."""
+    by_label = {}
+    for label, losses in arms.items():
+        if label != baseline:
+            by_label[label] = _difference(losses, arms[baseline])
+    tested = [difference for difference in by_label.values() if difference.p is not None]
+    corrected = _holm([difference.p for difference in tested])
+    for difference, p in zip(tested, corrected, strict=True):
+        difference.p_holm = p
+    # A verdict needs the corrected p, unless the losses are equal.
+    for difference in by_label.values():
+        if difference.verdict is None:
+            difference.verdict = _verdict(difference)
+    return by_label
 
 
-def difference(arm: Losses, baseline: Losses) -> Difference:
-    """Paired t-test over common seeds, where there are two or more; else Welch's, where both arms have two runs."""
+def _difference(arm: Losses, baseline: Losses) -> Difference:
+    """Take the paired t-test over two or more common seeds; else Welch's over two or more runs of each arm."""
+    # Runs of equal seeds have equal data and weights, which the paired test makes use of.
     common = sorted(arm.keys() & baseline.keys())
     pairs = [arm[seed] - baseline[seed] for seed in common]
     if pairs and max(map(abs, pairs)) <= EXACT:
-        return Difference(len(pairs), math.fsum(pairs) / len(pairs), verdict="equal")
+        return Difference(len(pairs), _mean(pairs), verdict="equal")
     if len(pairs) >= 2:
-        made = Difference(len(pairs), math.fsum(pairs) / len(pairs))
-        return made if same(pairs) else tested(made, [arm[s] for s in common], [baseline[s] for s in common], True)
-    made = Difference(min(len(arm), len(baseline)))
-    if made.n:
-        made.mean = math.fsum(arm.values()) / len(arm) - math.fsum(baseline.values()) / len(baseline)
-    if made.n < 2 or same(list(arm.values())) or same(list(baseline.values())):
-        return made
-    return tested(made, list(arm.values()), list(baseline.values()), False)
+        difference = Difference(len(pairs), _mean(pairs))
+        ours = [arm[seed] for seed in common]
+        theirs = [baseline[seed] for seed in common]
+        if not have_no_spread(pairs):
+            _test(difference, ours, theirs, is_paired=True)
+        return difference
+    # Too few seeds in common: compare the means of all runs.
+    ours = list(arm.values())
+    theirs = list(baseline.values())
+    difference = Difference(min(len(ours), len(theirs)))
+    if difference.n > 0:
+        difference.mean = _mean(ours) - _mean(theirs)
+    if difference.n >= 2 and not (have_no_spread(ours) or have_no_spread(theirs)):
+        _test(difference, ours, theirs, is_paired=False)
+    return difference
 
 
-def tested(made: Difference, ours: list[float], theirs: list[float], is_paired: bool) -> Difference:
-    """With the interval and p of SciPy's test."""
+def _test(difference: Difference, ours: list[float], theirs: list[float], is_paired: bool) -> None:
+    """Add the interval and p of SciPy's test."""
     from scipy import stats
 
-    test = stats.ttest_rel(ours, theirs) if is_paired else stats.ttest_ind(ours, theirs, equal_var=False)
-    made.low, made.high = map(float, test.confidence_interval(CONFIDENCE))
-    made.test, made.p = "paired t" if is_paired else "Welch's t", float(test.pvalue)
-    return made
+    if is_paired:
+        difference.test = "paired t"
+        test = stats.ttest_rel(ours, theirs)
+    else:
+        difference.test = "Welch's t"
+        test = stats.ttest_ind(ours, theirs, equal_var=False)
+    difference.p = float(test.pvalue)
+    interval = test.confidence_interval(CONFIDENCE)
+    difference.low = float(interval.low)
+    difference.high = float(interval.high)
 
 
-def verdict(d: Difference) -> str | None:
-    """What the difference says: lower losses are better, where seeds, interval and corrected p all say so."""
-    if d.mean is None:
+def _verdict(difference: Difference) -> str | None:
+    """Judge a difference: lower losses are better, where number of seeds, interval and corrected p all agree."""
+    if difference.mean is None:
         return None
-    if d.p_holm is None or d.n < SEEDS or d.low <= 0 <= d.high or d.p_holm >= 1 - CONFIDENCE:
+    if difference.p_holm is None or difference.n < SEEDS:
         return "undecided"
-    return "better" if d.mean < 0 else "worse"
+    # An interval that holds 0 is a difference that may be chance.
+    if difference.low <= 0 <= difference.high or difference.p_holm >= 1 - CONFIDENCE:
+        return "undecided"
+    return "better" if difference.mean < 0 else "worse"
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for being several (Holm 1979), in their order: below 0.05, one in 20 families errs."""
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for i, k in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[k]))
-        corrected[k] = largest
+def _holm(p_values: list[float]) -> list[float]:
+    """Return p-values corrected for being several (Holm 1979), in their order: below 0.05, one in 20 families errs."""
+    corrected = [0.0] * len(p_values)
+    by_size = sorted(range(len(p_values)), key=p_values.__getitem__)
+    largest = 0.0
+    factor = len(p_values)
+    for i in by_size:
+        # The smallest is multiplied by their number, the next by one less; never below the one before.
+        multiplied = min(1.0, factor * p_values[i])
+        largest = max(largest, multiplied)
+        corrected[i] = largest
+        factor -= 1
     return corrected
 
 
-def same(values: list[float]) -> bool:
-    """Whether the values have no spread that a test could use."""
+def have_no_spread(values: list[float]) -> bool:
+    """Return whether the values are so close together that a test cannot use them."""
     return max(values) - min(values) <= NO_SPREAD
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,4 +1,4 @@
-"""The tables of a comparison as text, for the terminal and the page alike."""
+"""Tables of a comparison as text, for the terminal and the page alike."""
 
 import statistics
 from collections.abc import Iterable
@@ -8,14 +8,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gpt.compare.runs import ABSENT, TRAIN, Arm
+from gpt.compare.arms import ABSENT, Arm, all_runs
+from gpt.compare.runs import TRAIN, Run, metric_names
 from gpt.compare.statistics import Difference, Mean
+from gpt.evaluation.metrics import metric_of
 
 STYLES = {"better": "green", "worse": "red"}  # of verdicts
+WORDS = {"arm", "run", "state", "test", "verdict"}  # columns that hold no numbers
 
 
 class Grid(NamedTuple):
-    """A table as text. Columns of ``words`` are set to the left, numbers to the right."""
+    """A table as text. Columns of ``words`` are aligned left, numbers right."""
 
     title: str
     header: list[str]
@@ -24,121 +27,180 @@ class Grid(NamedTuple):
 
 
 def as_table(grid: Grid) -> Group:
-    """A table below its title; numbers stand to the right."""
+    """Return a table for a rich console, below its title."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in grid.header:
-        table.add_column(Text(name), justify="left" if name in grid.words else "right", overflow="fold")
+        justify = "left" if name in grid.words else "right"
+        table.add_column(Text(name), justify=justify, overflow="fold")
     for row in grid.rows:
-        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+        cells = [Text(cell, STYLES.get(cell, "")) for cell in row]
+        table.add_row(*cells)
     return Group(Text(f"\n{grid.title}", "bold"), table)
 
 
 def arms_grid(arms: list[Arm], means: dict[str, Mean]) -> Grid:
-    """Means over the seeds of every arm."""
+    """Return the table of arms: means over their seeds."""
+    names = metric_names(all_runs(arms))
     rows = []
     for arm in arms:
-        mean, runs = means[arm.label], list(arm.counted.values())
-        tokens = sorted({run.tokens for run in runs})
+        # Only runs that enter the statistics count here.
+        mean = means[arm.label]
+        runs = list(arm.counted.values())
         row = {
             "arm": arm.label,
             "seeds": str(mean.n),
             "val loss": with_error(mean),
-            "95 % interval": interval(mean, ".4f"),
-            "best": shown(".4f", average(run.best_val_loss for run in runs)),
-            "exact match": shown(".2%", average(run.last("val/exact_match") for run in runs)),
-            "tokens": " to ".join(f"{n:,}" for n in tokens[:: max(1, len(tokens) - 1)]) or ABSENT,
+            "95 % interval": _interval(mean, ".4f"),
+            "best": _shown(".4f", average(run.best_val_loss for run in runs)),
+            **_metric_cells(runs, names),
+            "tokens": _tokens(runs),
             "time": duration(average(run.seconds for run in runs)),
-            "tokens/s": shown(",.0f", average(run.tokens_per_sec for run in runs)),
-            "peak memory": size(max((run.result.get("peak_memory_bytes") or 0 for run in runs), default=0)),
+            "tokens/s": _shown(",.0f", average(run.tokens_per_sec for run in runs)),
+            "peak memory": _size(peak_memory(runs)),
         }
         rows.append(row)
-    return as_grid("validation loss (mean ± standard error, nats per token), mean time and speed, largest memory", rows)
+    title = "validation loss (mean ± standard error, nats per token), mean time and speed, largest memory"
+    return _as_grid(title, rows)
 
 
 def differences_grid(differences: dict[str, Difference], baseline: str) -> Grid:
-    """Arms against the baseline."""
-    rows = [
-        {
+    """Return the table of arms against the baseline."""
+    rows = []
+    for label, difference in differences.items():
+        row = {
             "arm": label,
-            "difference": shown("+.4f", d.mean),
-            "95 % interval": interval(d, "+.4f"),
-            "p (Holm)": ABSENT if d.p_holm is None else f"{d.p_holm:.4f}" if d.p_holm >= 0.0001 else "< 0.0001",
-            "test": d.test or ABSENT,
-            "seeds": str(d.n),
-            "verdict": d.verdict or ABSENT,
+            "difference": _shown("+.4f", difference.mean),
+            "95 % interval": _interval(difference, "+.4f"),
+            "p (Holm)": _p_value(difference.p_holm),
+            "test": difference.test or ABSENT,
+            "seeds": str(difference.n),
+            "verdict": difference.verdict or ABSENT,
         }
-        for label, d in differences.items()
-    ]
-    return as_grid(f"validation loss minus that of {baseline}", rows)
+        rows.append(row)
+    return _as_grid(f"validation loss minus that of {baseline}", rows)
 
 
 def keys_grid(arms: list[Arm]) -> Grid:
-    """Arms and the values of the keys in which they differ."""
-    keys = list(arms[0].values)
-    return Grid("keys that differ", ["arm", *keys], [[arm.label, *arm.values.values()] for arm in arms], {"arm", *keys})
+    """Return the table of arms and the values of the keys in which they differ."""
+    header = ["arm", *arms[0].values]
+    rows = [[arm.label, *arm.values.values()] for arm in arms]
+    return Grid("keys that differ", header, rows, set(header))
 
 
 def runs_grid(arms: list[Arm]) -> Grid:
-    """Every run by itself."""
-    rows = [
-        {
+    """Return the table of single runs."""
+    runs = all_runs(arms)
+    names = metric_names(runs)
+    rows = []
+    for run in runs:
+        # Runs that are not counted are here too, with what they have.
+        row = {
             "run": run.name,
             "state": run.state,
             "seed": str(run.seed),
-            "val loss": shown(".4f", run.val_loss),
-            "best": shown(".4f", run.best_val_loss),
-            "train loss": shown(".4f", run.last(TRAIN)),
-            "exact match": shown(".2%", run.last("val/exact_match")),
+            "val loss": _shown(".4f", run.val_loss),
+            "best": _shown(".4f", run.best_val_loss),
+            "train loss": _shown(".4f", run.last(TRAIN)),
+            **_metric_cells([run], names),
             "tokens": f"{run.tokens:,}",
             "time": duration(run.seconds),
-            "tokens/s": shown(",.0f", run.tokens_per_sec),
-            "peak memory": size(run.result.get("peak_memory_bytes")),
+            "tokens/s": _shown(",.0f", run.tokens_per_sec),
+            "peak memory": _size(peak_memory([run])),
         }
-        for arm in arms
-        for run in arm.runs
-    ]
-    return as_grid("runs", rows)
+        rows.append(row)
+    return _as_grid("runs", rows)
 
 
-def as_grid(title: str, rows: list[dict[str, str]]) -> Grid:
-    """Rows of equal columns as a table, without columns in which nothing stands."""
-    header = [name for name in rows[0] if any(row[name] != ABSENT for row in rows)]
-    words = {"arm", "run", "state", "test", "verdict"}
-    return Grid(title, header, [[row[name] for name in header] for row in rows], words)
-
-
-def shown(form: str, value: float | None) -> str:
-    return ABSENT if value is None else format(value, form)
+def _as_grid(title: str, rows: list[dict[str, str]]) -> Grid:
+    """Return rows of equal columns as a table, without columns that are empty."""
+    # Leave out, for instance, peak memory on a machine that does not know it.
+    header = []
+    for name in rows[0]:
+        if any(row[name] != ABSENT for row in rows):
+            header.append(name)
+    cells = []
+    for row in rows:
+        cells.append([row[name] for name in header])
+    return Grid(title, header, cells, WORDS)
 
 
 def average(values: Iterable[float | None]) -> float | None:
-    """The mean of what is there."""
-    held = [value for value in values if value is not None]
-    return statistics.fmean(held) if held else None
+    """Return the mean of the values that are there."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def peak_memory(runs: list[Run]) -> int | None:
+    """Return the largest memory of runs, in bytes, or None where it is not known."""
+    known = []
+    for run in runs:
+        peak = run.result.get("peak_memory_bytes")
+        if peak:
+            known.append(peak)
+    return max(known, default=None)
+
+
+def _metric_cells(runs: list[Run], names: list[str]) -> dict[str, str]:
+    """Return the means of validation metrics by the names of their columns."""
+    # A metric that no run has leaves its column empty, and so out of the table.
+    cells = {}
+    for name in names:
+        metric = metric_of(name)
+        mean = average(run.metric(name) for run in runs)
+        cells[metric.label] = _shown(metric.format, mean)
+    return cells
+
+
+def _shown(form: str, value: float | None) -> str:
+    return ABSENT if value is None else format(value, form)
 
 
 def with_error(mean: Mean) -> str:
-    """A mean and its standard error."""
-    return shown(".4f", mean.mean) + ("" if mean.stderr is None else f" ± {mean.stderr:.4f}")
+    """Return a mean and its standard error."""
+    if mean.stderr is None:
+        return _shown(".4f", mean.mean)
+    return f"{mean.mean:.4f} ± {mean.stderr:.4f}"
 
 
-def interval(found: Mean | Difference, form: str) -> str:
-    """The ends of an interval."""
-    return ABSENT if found.low is None else f"[{found.low:{form}}, {found.high:{form}}]"
+def _interval(estimate: Mean | Difference, form: str) -> str:
+    """Return the ends of an interval."""
+    if estimate.low is None:
+        return ABSENT
+    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ABSENT
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
+def _tokens(runs: list[Run]) -> str:
+    """Return the tokens of runs, or the least and the most of them."""
+    # Runs of an arm may have been given different lengths.
+    counts = {run.tokens for run in runs}
+    if not counts:
+        return ABSENT
+    least = f"{min(counts):,}"
+    return least if len(counts) == 1 else f"{least} to {max(counts):,}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, minutes and seconds, or hours and minutes."""
+    """Return a duration in seconds, in minutes and seconds, or in hours and minutes."""
     if seconds is None:
         return ABSENT
     if seconds < 60:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def size(n_bytes: int | None) -> str:
-    """Bytes in MiB or GiB."""
+def _size(n_bytes: int | None) -> str:
+    """Return a number of bytes in MiB or GiB."""
     if not n_bytes:
         return ABSENT
-    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:,.1f} GiB"
+    if n_bytes < 2**30:
+        return f"{n_bytes / 2**20:,.0f} MiB"
+    return f"{n_bytes / 2**30:,.1f} GiB"

@@ -1,161 +1,151 @@
-"""What no run can mean: names, ranges and combinations, refused before anything is started. Imports no torch."""
+"""What no run can mean: names, ranges and combinations, refused before anything is started. Imports no torch.
+
+The choices and the range of each key stand beside it in gpt/config/schema.py. Here is what refuses the rest by them,
+and what the keys mean together.
+"""
 
 import difflib
-import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
 
+from gpt.config.keys import ALLOWED, Choice, Range
+from gpt.config.schema import Config, DataConfig, MultinodeConfig, SlurmConfig
 from gpt.errors import InputError
-from gpt.schedule import SHAPES, warmup
+from gpt.schedule import warmup
 
-if TYPE_CHECKING:
-    from gpt.config.load import Config
-
-CHOICES = {
-    "device": ["auto", "cpu", "cuda", "mps"],
-    "model.position": ["learned", "none", "sinusoidal"],
-    "model.norm": ["post", "pre"],
-    "model.activation": ["gelu_exact", "gelu_tanh", "relu"],
-    "model.attention": ["naive", "sdpa"],
-    "model.activation_checkpointing": ["blocks", "none"],
-    "data.tokenizer": ["bytes", "chars", "gpt2"],
-    "data.documents": ["masked", "packed", "separate"],
-    "data.invalid_utf8": ["refuse", "replace"],
-    "data.order": ["permutation", "random"],
-    "data.read": ["mmap", "pread"],
-    "sweep.on_failure": ["continue", "stop"],
-    "sweep.on_change": ["refuse", "rerun"],
-    "tracker.artifacts": ["none", "last", "best", "all"],
-    "schedule.name": sorted(SHAPES),
-    "precision.name": ["bf16", "fp16", "fp32", "tf32"],
-}
-MIN_FRACTION = 1e-9  # of the text, which leaves a token of a billion
-MIN_SHARD, MAX_SHARD = 100, 1 << 40  # tokens of a file
-MAX_PROCESSES = 1024
-AT_LEAST_ONE = """
-    model.n_head model.n_embd model.seq_len model.vocab_multiple optimizer.ns_steps
-    batch.global_tokens batch.micro_batch_size schedule.decay_until
-    cluster.nproc cluster.threads cluster.timeout cluster.nnodes cluster.cpus
-    batch.ramp.start_tokens batch.ramp.over_tokens batch.ramp.multiple_of
-    data.shard_tokens data.processes data.digits data.problems data.val_problems
-    trainer.max_steps trainer.max_tokens trainer.eval_every trainer.eval_tokens trainer.log_every
-    tracker.histograms_every checkpoint.every checkpoint.keep sample.top_k
-"""
-NOT_NEGATIVE = """
-    seed data.seed model.n_layer data.num_workers optimizer.weight_decay schedule.warmup_tokens trainer.grad_clip
-    sample.tokens cluster.node_rank cluster.gpus
-"""
-POSITIVE = """
-    model.init_std model.peak_lr optimizer.lr optimizer.eps optimizer.adamw_lr sample.temperature plan_mfu
-"""
-RATIOS = "schedule.min_lr_ratio schedule.decay_fraction plan_mfu"
-PROBABILITIES = "model.dropout optimizer.momentum optimizer.betas"
-LARGEST = 2**63 - 1  # what torch and numpy count with
-# Where a slip of the keyboard would take hours or all memory: the most that is taken, far above what anyone has used.
-AT_MOST = {
-    "model.n_layer": (1_000, "as many as the deepest published (DeepNet, Wang et al. 2022)"),
-    "model.n_embd": (100_000, "GPT-3 has 12,288"),
-    "model.seq_len": (10_000_000, "as long as the longest published contexts (Gemini 1.5)"),
-    "model.vocab_multiple": (1_000_000, "large vocabularies have 256,000 tokens"),
-    "optimizer.ns_steps": (99, "torch.optim.Muon takes no more"),
-    "batch.global_tokens": (100_000_000, "Llama 3 has 16,000,000"),
-    "sample.tokens": (100_000, "they are drawn one after the other, after each evaluation"),
-    "data.num_workers": (1_024, "a machine has fewer cores"),
-    "cluster.threads": (1_024, "a machine has fewer cores"),
-    "cluster.timeout": (2**31 // 1000, "gloo and poll(2) count milliseconds in 32 bits"),
-}
-NOT_BELOW = {"sample.temperature": 0.01, "plan_mfu": 0.001}
+LARGEST_INTEGER = 2**63 - 1  # torch and numpy count in 64 bits
 MOST_RAMP_SIZES = 10_000  # of a batch; GPT-3's ramp has some hundred
 LONGEST_NAME = 100  # characters, of the 255 that a directory's name may have
-PROJECT = r"(?=.*\S)[^/\\#?%:]{1,128}"  # W&B's rule for the names of projects and users
+FILE_NAME = r"[A-Za-z0-9._-]+"
+WANDB_NAME = r"(?=.*\S)[^/\\#?%:]{1,128}"  # W&B's rule for the names of projects and users
+SBATCH_OPTION = r"[A-Za-z][A-Za-z0-9_-]*"
+HOST_AND_PORT = r"(\[.+\]|[^:]+):([0-9]{1,5})"
+SOURCES_WITHOUT_FILES = ("stdlib", "arithmetic")
 
 
-def did_you_mean(given: str, allowed: list[str]) -> str:
-    """A closing question for a message, or nothing when no allowed word is close."""
-    close = difflib.get_close_matches(given, allowed, n=1)
+def check(config: Config) -> None:
+    """Refuse what no run can mean. Raises InputError."""
+    # Each key by itself, as far as what the keys mean together does not say it better.
+    keys = list(_keys(config))
+    for key, value, allowed in keys:
+        if isinstance(allowed, Choice):
+            check_names(key, value, list(allowed.values))
+    for key, value, allowed in keys:
+        _check_64_bits(key, value)
+        if isinstance(allowed, Range):
+            _check_not_too_much(key, value, allowed)
+    _check_ranks(config)
+    for key, value, allowed in keys:
+        if isinstance(allowed, Range):
+            _check_range(key, value, allowed)
+
+    # Keys that mean something only together.
+    _check_cluster(config)
+    _check_run(config)
+    _check_data(config.data)
+    _check_tracker(config)
+    _check_model(config)
+    _check_optimizer(config)
+    _check_length(config)
+    _check_batch(config)
+    _check_ramp(config)
+    _check_schedule(config)
+
+
+# --- one key
+
+
+def did_you_mean(word: str, allowed: list[str]) -> str:
+    """Return a closing question for a message, or nothing when no allowed word is close."""
+    close = difflib.get_close_matches(word, allowed, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def check_names(key: str, given: str, allowed: list[str]) -> None:
-    """A key with a fixed set of values. Raises InputError."""
-    if given not in allowed:
-        hint = did_you_mean(str(given), allowed)
-        raise InputError(f"{key}={given} is not known", f"allowed: {', '.join(allowed)}{hint}")
-
-
-def check(config: "Config", flat: dict[str, Any]) -> None:
-    """Refuse what no run can mean; ``flat`` holds the config by dotted keys. Raises InputError."""
-    for key, allowed in CHOICES.items():
-        if key in flat:
-            check_names(key, flat[key], allowed)
-    check_sizes(flat)
-    check_cluster(config)
-    for keys, fine, allowed in [
-        (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
-        (NOT_NEGATIVE, lambda v: v >= 0 and math.isfinite(v), "0 or more"),
-        (POSITIVE, lambda v: v > 0 and math.isfinite(v), "more than 0"),
-        (RATIOS, lambda v: 0 <= v <= 1, "0 to 1"),
-        (PROBABILITIES, lambda v: 0 <= v < 1, "0 up to, not including, 1"),
-    ]:
-        for key in keys.split():
-            given = flat.get(key)  # None too where the option has no such key
-            values = given if isinstance(given, list) else [] if given is None else [given]
-            if not all(fine(v) for v in values):
-                raise InputError(f"{key}={given} makes no sense", f"allowed: {allowed}")
-    for key, least in NOT_BELOW.items():
-        if flat[key] < least:
-            raise InputError(f"{key}={flat[key]} is too small", f"allowed: at least {least}")
-    check_names_and_data(config)
-    check_tracker(config)
-    check_model(config)
-    check_optimizer(config)
-    check_length(config)
-    check_batch(config)
-    check_ramp(config)
-    check_schedule(config)
-
-
-def check_sizes(flat: dict[str, Any]) -> None:
-    """Whole numbers that can be counted with, and sizes that anyone could mean. Raises InputError."""
-    for key, given in flat.items():
-        if any(abs(number) > LARGEST for number in whole_numbers(given)):
-            raise InputError(f"{key}={given} does not fit into 64 bits", f"allowed: up to {LARGEST}")
-    for key, (most, why) in AT_MOST.items():
-        if (flat.get(key) or 0) > most:
-            raise InputError(f"{key}={flat[key]} is too much", f"allowed: up to {most:,}; {why}")
-
-
-def whole_numbers(value: Any) -> list[int]:
-    """Those that a value is or holds."""
-    if isinstance(value, list):
-        return [number for inside in value for number in whole_numbers(inside)]
-    return [value] if isinstance(value, int) else []
-
-
-def check_tracker(config: "Config") -> None:
-    """Whom W&B files the run under. Raises InputError."""
-    for key in ("project", "entity"):
-        check_wandb_name(f"tracker.{key}", getattr(config.tracker, key, None))
+def check_names(key: str, value: str, allowed: list[str]) -> None:
+    """Refuse a value that is none of those allowed. Raises InputError."""
+    if value not in allowed:
+        hint = did_you_mean(str(value), allowed)
+        raise InputError(f"{key}={value} is not known", f"allowed: {', '.join(allowed)}{hint}")
 
 
 def check_wandb_name(key: str, name: str | None) -> None:
-    """The name of a project or a user in W&B; None: its default. Raises InputError."""
-    if name is not None and not re.fullmatch(PROJECT, name):
+    """Refuse what cannot name a project or a user in W&B; None is its default. Raises InputError."""
+    if name is not None and not re.fullmatch(WANDB_NAME, name):
         raise InputError(f"{key}={name!r} is no name in W&B", r"allowed: 1 to 128 characters, none of / \ # ? % :")
 
 
-def check_names_and_data(config: "Config") -> None:
-    """What the run is called, and which tokens it reads in which order."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", config.name) or len(config.name) > LONGEST_NAME:
+def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield every dotted key with its value and what it may hold (None: whatever its type may)."""
+    for field in fields(section):
+        key = prefix + field.name
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from _keys(value, f"{key}.")
+        else:
+            yield key, value, field.metadata.get(ALLOWED)
+
+
+def _check_64_bits(key: str, value: Any) -> None:
+    """Refuse whole numbers that torch cannot count with. Raises InputError."""
+    for number in _whole_numbers(value):
+        if abs(number) > LARGEST_INTEGER:
+            raise InputError(f"{key}={value} does not fit into 64 bits", f"allowed: up to {LARGEST_INTEGER}")
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """Yield the whole numbers in a value, at any depth of its lists."""
+    if isinstance(value, list):
+        for element in value:
+            yield from _whole_numbers(element)
+    elif isinstance(value, int):
+        yield value
+
+
+def _check_not_too_much(key: str, value: float | None, allowed: Range) -> None:
+    """Refuse what would take hours or all memory. Raises InputError."""
+    if value is not None and allowed.largest is not None and value > allowed.largest:
+        raise InputError(f"{key}={value} is too much", f"allowed: up to {allowed.largest:,}; {allowed.reason}")
+
+
+def _check_range(key: str, value: Any, allowed: Range) -> None:
+    """Refuse a number, or a list of numbers, outside a range; null is no number. Raises InputError."""
+    if value is None:
+        return
+    numbers = value if isinstance(value, list) else [value]
+    for number in numbers:
+        if not allowed.contains(number):
+            raise InputError(f"{key}={value} {allowed.problem}", f"allowed: {allowed.sense_in_words}")
+        if allowed.smallest is not None and number < allowed.smallest:
+            raise InputError(f"{key}={value} is too small", f"allowed: at least {allowed.smallest}")
+
+
+# --- keys together
+
+
+def _check_run(config: Config) -> None:
+    """Check the name of the run, and that it is either planned or resumed. Raises InputError."""
+    if not re.fullmatch(FILE_NAME, config.name) or len(config.name) > LONGEST_NAME:
         raise InputError(
             f"name={config.name!r} cannot name a directory",
             f"allowed: letters, digits and . _ -, up to {LONGEST_NAME} characters",
         )
     if config.plan and config.resume:
         raise InputError("plan=true says what a run would be, and resume continues one", "leave one of them out")
-    data = config.data
-    check_data(config)
-    if data.files and data.source in ("stdlib", "arithmetic"):
+
+
+def _check_data(data: DataConfig) -> None:
+    """Check the names of directories, the pattern of documents, and the order of samples. Raises InputError."""
+    if not re.fullmatch(FILE_NAME, data.name):
+        raise InputError(f"data.name={data.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
+    for key, directory in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
+        if directory == "":
+            raise InputError(f"{key} is empty", "give a directory, or leave it out")
+    _check_pattern("data.document_start", getattr(data, "document_start", None))
+
+    # What is read, and in which order.
+    if data.files and data.source in SOURCES_WITHOUT_FILES:
         raise InputError(
             f"data={data.name} reads no files, and data.files={data.files} is given",
             f"say of what kind they are: data=text data.files={data.files}, or jsonl, parquet, bin",
@@ -172,51 +162,39 @@ def check_names_and_data(config: "Config") -> None:
         )
 
 
-def check_data(config: "Config") -> None:
-    """What is read, and where what is made of it lies."""
-    data = config.data
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", data.name):
-        raise InputError(f"data.name={data.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
-    for key, given in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
-        if given == "":
-            raise InputError(f"{key} is empty", "give a directory, or leave it out")
-    if not MIN_FRACTION <= data.val_fraction <= 1 - MIN_FRACTION:
+def _check_pattern(key: str, pattern: str | None) -> None:
+    """Check that a pattern is a regular expression. Raises InputError."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
         raise InputError(
-            f"data.val_fraction={data.val_fraction} leaves a part empty",
-            f"allowed: between 0 and 1, from {MIN_FRACTION} on",
-        )
-    for key, given, low, high in [
-        ("data.shard_tokens", data.shard_tokens, MIN_SHARD, MAX_SHARD),
-        ("data.processes", data.processes or 1, 1, MAX_PROCESSES),
-    ]:
-        if not low <= given <= high:
-            raise InputError(f"{key}={given} makes no sense", f"allowed: between {low:,} and {high:,}")
-    if pattern := getattr(data, "document_start", None):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise InputError(
-                f"data.document_start={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
-            ) from error
+            f"{key}={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
+        ) from error
 
 
-def check_model(config: "Config") -> None:
-    """Widths that must divide."""
-    m = config.model
-    if m.n_embd % m.n_head:
+def _check_tracker(config: Config) -> None:
+    """Check the names under which W&B files the run. Raises InputError."""
+    for key in ("project", "entity"):
+        check_wandb_name(f"tracker.{key}", getattr(config.tracker, key, None))
+
+
+def _check_model(config: Config) -> None:
+    """Check that widths divide. Raises InputError."""
+    model = config.model
+    if model.n_embd % model.n_head:
         raise InputError(
-            f"model.n_embd={m.n_embd} is not divisible by model.n_head={m.n_head}",
-            f"nearest model.n_embd that is: {nearest(m.n_embd, m.n_head)}",
+            f"model.n_embd={model.n_embd} is not divisible by model.n_head={model.n_head}",
+            f"nearest model.n_embd that is: {_nearest(model.n_embd, model.n_head)}",
         )
-    if m.position == "sinusoidal" and m.n_embd % 2:
+    if model.position == "sinusoidal" and model.n_embd % 2:
         raise InputError(
-            f"model.n_embd={m.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
-            f"nearest model.n_embd that is even: {nearest(m.n_embd, 2)}",
+            f"model.n_embd={model.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
+            f"nearest model.n_embd that is even: {_nearest(model.n_embd, 2)}",
         )
 
 
-def check_optimizer(config: "Config") -> None:
-    """Adam's betas, and matrices for Muon."""
+def _check_optimizer(config: Config) -> None:
+    """Check that Adam has two betas, and Muon matrices. Raises InputError."""
     betas = getattr(config.optimizer, "betas", None)
     if betas is not None and len(betas) != 2:
         raise InputError(f"optimizer.betas={betas} are not Adam's", "allowed: two numbers of 0 up to, not including, 1")
@@ -227,24 +205,34 @@ def check_optimizer(config: "Config") -> None:
         )
 
 
-def check_cluster(config: "Config") -> None:
-    """How many ranks there are, and which machine this is."""
+def _check_ranks(config: Config) -> None:
+    """Check that the number of ranks is known where it must be. Raises InputError."""
     cluster = config.cluster
     if cluster.name == "single" and cluster.nproc != 1:
         raise InputError(
             f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
             f"several ranks: cluster=ddp cluster.nproc={cluster.nproc}",
         )
-    if cluster.name == "slurm":
-        check_slurm(config)
-    if cluster.name != "multinode":
+    if isinstance(cluster, SlurmConfig) and not cluster.nproc:
+        raise InputError(
+            f"cluster=slurm with cluster.gpus={cluster.gpus} does not say how many ranks there are",
+            "give cluster.gpus, a rank for each, or cluster.nproc",
+        )
+
+
+def _check_cluster(config: Config) -> None:
+    """Check the machine among several, and the job of SLURM. Raises InputError."""
+    cluster = config.cluster
+    if isinstance(cluster, SlurmConfig):
+        _check_slurm(config)
+    if not isinstance(cluster, MultinodeConfig):
         return
     if cluster.node_rank >= cluster.nnodes:
         raise InputError(
             f"cluster.node_rank={cluster.node_rank} is none of cluster.nnodes={cluster.nnodes} machines",
             f"allowed: 0 to {cluster.nnodes - 1}",
         )
-    match = re.fullmatch(r"(\[.+\]|[^:]+):([0-9]{1,5})", cluster.rdzv_endpoint)
+    match = re.fullmatch(HOST_AND_PORT, cluster.rdzv_endpoint)
     if not match or not 1 <= int(match[2]) <= 65535:
         raise InputError(
             f"cluster.rdzv_endpoint={cluster.rdzv_endpoint} is no address",
@@ -252,15 +240,16 @@ def check_cluster(config: "Config") -> None:
         )
 
 
-def check_slurm(config: "Config") -> None:
-    """Ranks, a GPU for each where there are any, and values that are a line of an sbatch file each."""
+def _check_slurm(config: Config) -> None:
+    """Check the lines of the sbatch file, and that every rank has a GPU where there are any. Raises InputError."""
     cluster = config.cluster
     for key in cluster.sbatch:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", str(key)):
+        if not re.fullmatch(SBATCH_OPTION, str(key)):
             raise InputError(
                 f"cluster.sbatch has {key!r}, which is no option of sbatch",
                 "allowed: its long options without the dashes, such as +cluster.sbatch.constraint=a100",
             )
+    # Each value is a line of the file: another line could be an option of its own.
     options = {key: getattr(cluster, key) for key in ("partition", "account", "time", "memory")}
     options |= {f"sbatch.{key}": value for key, value in cluster.sbatch.items()}
     for key, value in options.items():
@@ -269,11 +258,6 @@ def check_slurm(config: "Config") -> None:
                 f"cluster.{key}={value!r} holds a line break or another control character",
                 "allowed: what stands on one line of an sbatch file; shell lines are for cluster.setup",
             )
-    if not cluster.nproc:
-        raise InputError(
-            f"cluster=slurm with cluster.gpus={cluster.gpus} does not say how many ranks there are",
-            "give cluster.gpus, a rank for each, or cluster.nproc",
-        )
     if 0 < cluster.gpus < cluster.nproc and config.device != "cpu":
         raise InputError(
             f"cluster.nproc={cluster.nproc} is more ranks than cluster.gpus={cluster.gpus}",
@@ -281,84 +265,98 @@ def check_slurm(config: "Config") -> None:
         )
 
 
-def check_length(config: "Config") -> None:
-    """The run must end, and be evaluated at step boundaries."""
-    t = config.trainer
-    if t.max_steps is None and t.max_tokens is None:
+def _check_length(config: Config) -> None:
+    """Check that the run ends, and is evaluated at step boundaries. Raises InputError."""
+    trainer = config.trainer
+    if trainer.max_steps is None and trainer.max_tokens is None:
         raise InputError(
             "neither trainer.max_steps nor trainer.max_tokens is given, so the run would never end",
             "give one of them; with both, the first reached ends the run",
         )
     full = config.batch.global_tokens
-    if t.eval_every < full:
+    if trainer.eval_every < full:
         raise InputError(
-            f"trainer.eval_every={t.eval_every} counts tokens, and one step has {full} (batch.global_tokens)",
-            f"every {t.eval_every} steps would be trainer.eval_every={t.eval_every * full}",
+            f"trainer.eval_every={trainer.eval_every} counts tokens, and one step has {full} (batch.global_tokens)",
+            f"every {trainer.eval_every} steps would be trainer.eval_every={trainer.eval_every * full}",
         )
 
 
-def check_batch(config: "Config") -> None:
-    """The global batch must divide into full micro-batches of whole sequences."""
-    tokens, unit = config.batch.global_tokens, config.unit_tokens
-    if tokens % unit:
+def _check_batch(config: Config) -> None:
+    """Check that the global batch divides into full micro-batches of whole sequences. Raises InputError."""
+    tokens = config.batch.global_tokens
+    if tokens % config.unit_tokens:
         raise InputError(
-            f"batch.global_tokens={tokens} is not divisible by {unit_in_words(config)}",
-            f"nearest batch.global_tokens that are: {nearest(tokens, unit)}",
+            f"batch.global_tokens={tokens} is not divisible by {_unit_in_words(config)}",
+            f"nearest batch.global_tokens that are: {_nearest(tokens, config.unit_tokens)}",
         )
 
 
-def check_ramp(config: "Config") -> None:
-    """The sizes of a batch ramp, and its place in the run."""
+def _check_ramp(config: Config) -> None:
+    """Check the sizes of a batch ramp, and that it fits into the run. Raises InputError."""
+    # The stages follow from the keys only where these are right.
     if config.batch.name == "ramp":
-        largest, full, over, _ = check_linear_ramp(config)
+        _check_linear_ramp(config)
+        largest = config.ramp.start_tokens
+        over_tokens = config.ramp.over_tokens
     elif config.batch.name == "ramp_steps":
-        check_ramp_steps(config)
-        largest, full = max(size for _, size in config.given_stages), config.batch.global_tokens
-        over = config.given_stages[-1][0]
+        _check_ramp_steps(config)
+        largest = max(size for _, size in config.given_stages)
+        over_tokens = config.given_stages[-1][0]
     else:
         return
+    full = config.batch.global_tokens
     if largest > full:
         raise InputError(
             f"the batch ramp goes above batch.global_tokens={full}",
             "allowed: sizes up to batch.global_tokens, the full batch",
         )
-    if over > (total := config.total_tokens):
+    total = config.total_tokens
+    if over_tokens > total:
         raise InputError(
-            f"the batch ramp of {over} tokens is longer than the run of {total}",
+            f"the batch ramp of {over_tokens} tokens is longer than the run of {total}",
             "shorten it (batch.ramp), or raise trainer.max_steps or trainer.max_tokens",
         )
 
 
-def check_linear_ramp(config: "Config") -> tuple[int, int, int, int]:
-    """``batch=ramp``: its sizes are multiples of one, and that of the micro-batch on all ranks. Returns the ramp."""
-    start, full, _, multiple_of = config.ramp
+def _check_linear_ramp(config: Config) -> None:
+    """Check that the sizes of ``batch=ramp`` are multiples of one, and that of the micro-batch on all ranks.
+
+    Raises InputError.
+    """
+    ramp = config.ramp
+    multiple_of = ramp.multiple_of
     if multiple_of % config.unit_tokens:
         raise InputError(
-            f"batch.ramp.multiple_of={multiple_of} is not divisible by {unit_in_words(config)}",
-            f"nearest batch.ramp.multiple_of that are: {nearest(multiple_of, config.unit_tokens)}",
+            f"batch.ramp.multiple_of={multiple_of} is not divisible by {_unit_in_words(config)}",
+            f"nearest batch.ramp.multiple_of that are: {_nearest(multiple_of, config.unit_tokens)}",
         )
-    if (sizes := (full - start) // multiple_of) > MOST_RAMP_SIZES:
+    # There are not too many sizes, and the first and the last are multiples as well.
+    sizes = (ramp.full_tokens - ramp.start_tokens) // multiple_of
+    if sizes > MOST_RAMP_SIZES:
         raise InputError(
             f"the batch ramp has {sizes:,} sizes, {multiple_of} tokens apart",
             f"allowed: up to {MOST_RAMP_SIZES:,}; raise batch.ramp.multiple_of",
         )
-    for key, size in {"batch.ramp.start_tokens": start, "batch.global_tokens": full}.items():
+    for key, size in {"batch.ramp.start_tokens": ramp.start_tokens, "batch.global_tokens": ramp.full_tokens}.items():
         if size % multiple_of:
             raise InputError(
                 f"{key}={size} is no multiple of batch.ramp.multiple_of={multiple_of}",
-                f"nearest {key} that are: {nearest(size, multiple_of)}",
+                f"nearest {key} that are: {_nearest(size, multiple_of)}",
             )
-    return config.ramp
 
 
-def check_ramp_steps(config: "Config") -> None:
-    """``batch=ramp_steps``: pairs that ascend, of whole micro-batches."""
+def _check_ramp_steps(config: Config) -> None:
+    """Check that the stages of ``batch=ramp_steps`` are pairs that ascend, of whole micro-batches.
+
+    Raises InputError.
+    """
     stages = config.batch.ramp.stages
     if any(len(stage) != 2 for stage in stages or []):
         raise InputError(
             f"batch.ramp.stages={stages} are not pairs",
             "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
         )
+    # With the pairs as stages: they begin one after the other, and each takes whole micro-batches on all ranks.
     begins = [begin for begin, _ in config.given_stages]
     if begins != sorted(set(begins)):
         raise InputError(
@@ -367,19 +365,21 @@ def check_ramp_steps(config: "Config") -> None:
     for _, size in config.given_stages:
         if size < 1 or size % config.unit_tokens:
             raise InputError(
-                f"batch.ramp.stages: {size} is not divisible by {unit_in_words(config)}",
-                f"nearest that are: {nearest(size, config.unit_tokens)}",
+                f"batch.ramp.stages: {size} is not divisible by {_unit_in_words(config)}",
+                f"nearest that are: {_nearest(size, config.unit_tokens)}",
             )
 
 
-def check_schedule(config: "Config") -> None:
-    """The warm-up must end within the run."""
-    schedule, total = config.schedule, config.total_tokens
+def _check_schedule(config: Config) -> None:
+    """Check that the warm-up ends within the run, and before the decay does. Raises InputError."""
+    schedule = config.schedule
+    total = config.total_tokens
     if (schedule.warmup_tokens or 0) > total:
         raise InputError(
             f"schedule.warmup_tokens={schedule.warmup_tokens} is longer than the run of {total} tokens",
             f"allowed: up to {total}; null is 2 % of the run",
         )
+    # Null is a warm-up too, whose length follows from the end of the decay.
     warm = warmup(schedule.warmup_tokens, schedule.decay_until, total)
     if schedule.decay_until is not None and schedule.decay_until <= warm:
         raise InputError(
@@ -393,17 +393,20 @@ def check_schedule(config: "Config") -> None:
         )
 
 
-def unit_in_words(config: "Config") -> str:
-    """What batches are multiples of."""
-    micro, ranks = config.batch.micro_batch_size, config.world_size
-    return (
-        f"model.seq_len={config.model.seq_len}"
-        + (f" × batch.micro_batch_size={micro}" if micro else "")
-        + (f" × {ranks} ranks" if ranks > 1 else "")
-    )
+# --- words
 
 
-def nearest(number: int, unit: int) -> str:
-    """The multiples of ``unit`` around a number, in words."""
+def _unit_in_words(config: Config) -> str:
+    """The unit that batches are multiples of."""
+    words = f"model.seq_len={config.model.seq_len}"
+    if config.batch.micro_batch_size:
+        words += f" × batch.micro_batch_size={config.batch.micro_batch_size}"
+    if config.world_size > 1:
+        words += f" × {config.world_size} ranks"
+    return words
+
+
+def _nearest(number: int, unit: int) -> str:
+    """The multiples of a unit around a number."""
     lower = number // unit * unit
-    return " or ".join(str(n) for n in (lower, lower + unit) if n > 0)
+    return " or ".join(str(multiple) for multiple in (lower, lower + unit) if multiple > 0)

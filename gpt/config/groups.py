@@ -1,19 +1,24 @@
-"""The config groups and the options of each, from the files in conf/."""
+"""The config groups and the options of each, from the files in conf/. Imports next to nothing, for --help."""
 
-import functools
 import re
+from pathlib import Path
 
-from gpt.files import ROOT
-
-CONF = ROOT / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 GROUPS = "model data optimizer schedule batch precision cluster tracker experiment sweeps debug".split()
 
 
 def options(group: str) -> dict[str, str]:
-    """The options of a config group, each with the line that opens its file."""
+    """Return the options of a config group, each with the line that opens its file."""
+    paths = list((CONF / group).glob("[!_]*.yaml"))
+    paths.sort(key=_numeric_order)
     described = {}
-    numbers = functools.partial(re.sub, r"\d+", lambda number: number[0].zfill(9))  # 355m before 1558m
-    for path in sorted((CONF / group).glob("[!_]*.yaml"), key=lambda path: numbers(path.stem)):
-        lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-        described[path.stem] = next(line for line in lines if not line.startswith("@package"))
+    for path in paths:
+        # The first comment, but for the one that is an instruction to Hydra.
+        match = re.search(r"^# (?!@package)(.*)", path.read_text(), re.MULTILINE)
+        described[path.stem] = match[1]
     return described
+
+
+def _numeric_order(path: Path) -> str:
+    """The name of a file with its numbers filled up with zeros, so that gpt2_355m comes before gpt2_1558m."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(9), path.stem)

@@ -1,140 +1,177 @@
-"""The keys of every config group and their types. Imports no torch."""
+"""The config of a run: every key with its type, its choices and its range. Imports no torch.
 
-from dataclasses import asdict, dataclass
+Defaults, units and sources of the keys stand in conf/.
+"""
+
+import itertools
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
-from gpt.schedule import lr_multiplier
+from gpt.config import budget
+from gpt.config.budget import LinearRamp, Stages
+from gpt.config.keys import ALLOWED, Allowed, choice, number, text
+from gpt.schedule import SHAPES, lr_multiplier
 
-# Values, units and sources of the keys stand beside them in conf/.
+# The groups whose options have keys of their own: the schema of each option, filled in below the classes. A file in
+# conf/ names its schema first: defaults: [_muon, _self_].
+VARIANTS: dict[str, dict[str, type]] = {"data": {}, "optimizer": {}, "batch": {}, "cluster": {}, "tracker": {}}
+
+
+# A key without choice, number or text beside it is a switch, a list of text, or a table: its type says it all.
 
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    name: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    seq_len: int
-    vocab_multiple: int
+    name: str = text()
+    n_layer: int = number(
+        at_least=0, largest=1_000, reason="as many as the deepest published (DeepNet, Wang et al. 2022)"
+    )
+    n_head: int = number(at_least=1)
+    n_embd: int = number(at_least=1, largest=100_000, reason="GPT-3 has 12,288")
+    seq_len: int = number(
+        at_least=1, largest=10_000_000, reason="as long as the longest published contexts (Gemini 1.5)"
+    )
+    vocab_multiple: int = number(at_least=1, largest=1_000_000, reason="large vocabularies have 256,000 tokens")
     bias: bool
-    dropout: float
+    dropout: float = number(at_least=0, below=1)
     tie_head: bool
-    position: str
-    norm: str
-    activation: str
-    attention: str
-    activation_checkpointing: str
-    init_std: float
+    position: str = choice(["learned", "none", "sinusoidal"])
+    norm: str = choice(["post", "pre"])
+    activation: str = choice(["gelu_exact", "gelu_tanh", "relu"])
+    attention: str = choice(["naive", "sdpa"])
+    activation_checkpointing: str = choice(["blocks", "none"])
+    init_std: float = number(above=0)
     residual_scaling: bool
-    peak_lr: float
+    peak_lr: float = number(above=0)
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    name: str
-    source: str
+    name: str = text()
+    source: str = choice(VARIANTS["data"])
     files: list[str]
-    tokenizer: str
-    documents: str
-    val_fraction: float
-    shard_tokens: int
-    processes: int | None
-    dir: str | None
-    cache_dir: str
+    tokenizer: str = choice(["bytes", "chars", "gpt2"])
+    documents: str = choice(["masked", "packed", "separate"])
+    val_fraction: float = number(
+        above=0,
+        below=1,
+        smallest=1e-9,
+        largest=0.999_999_999,
+        reason="of a billion tokens that leaves one for training",
+        problem="leaves a part empty",
+    )
+    shard_tokens: int = number(at_least=100, at_most=1 << 40)
+    processes: int | None = number(at_least=1, at_most=1_024)
+    dir: str | None = text()
+    cache_dir: str = text()
     shuffle: bool
-    seed: int
-    order: str
-    read: str
-    num_workers: int
+    seed: int = number(at_least=0)
+    order: str = choice(["permutation", "random"])
+    read: str = choice(["mmap", "pread"])
+    num_workers: int = number(at_least=0, largest=1_024, reason="a machine has fewer cores")
     references: dict[str, float]
 
 
 @dataclass(kw_only=True, slots=True)
 class TextConfig(DataConfig):
-    url: str | None
-    sha256: str | None
-    invalid_utf8: str
+    url: str | None = text()
+    sha256: str | None = text()
+    invalid_utf8: str = choice(["refuse", "replace"])
 
 
 @dataclass(kw_only=True, slots=True)
 class ColumnConfig(DataConfig):
-    column: str
-    document_start: str | None
-    invalid_utf8: str
+    column: str = text()
+    document_start: str | None = text()
+    invalid_utf8: str = choice(["refuse", "replace"])
 
 
 @dataclass(kw_only=True, slots=True)
 class HubConfig(ColumnConfig):
-    path: str | None
-    config: str | None
-    split: str
-    val_split: str | None
-    revision: str | None
+    path: str | None = text()
+    config: str | None = text()
+    split: str = text()
+    val_split: str | None = text()
+    revision: str | None = text()
     streaming: bool
 
 
 @dataclass(kw_only=True, slots=True)
 class ArithmeticConfig(DataConfig):
-    operations: str
-    digits: int
-    problems: int
-    val_problems: int
+    operations: str = text()
+    digits: int = number(at_least=1)
+    problems: int = number(at_least=1)
+    val_problems: int = number(at_least=1)
+
+
+VARIANTS["data"].update(
+    stdlib=DataConfig,
+    text=TextConfig,
+    jsonl=ColumnConfig,
+    parquet=ColumnConfig,
+    hf=HubConfig,
+    bin=DataConfig,
+    arithmetic=ArithmeticConfig,
+)
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    name: str
-    lr: float
-    weight_decay: float
+    name: str = choice(VARIANTS["optimizer"])
+    lr: float = number(above=0)
+    weight_decay: float = number(at_least=0)
 
 
 @dataclass(kw_only=True, slots=True)
 class AdamWConfig(OptimizerConfig):
-    betas: list[float]
-    eps: float
+    betas: list[float] = number(at_least=0, below=1)  # noqa: RUF009 (a field, no list)
+    eps: float = number(above=0)
     fused: bool
 
 
 @dataclass(kw_only=True, slots=True)
 class MuonConfig(AdamWConfig):
-    adamw_lr: float
-    momentum: float
+    adamw_lr: float = number(above=0)
+    momentum: float = number(at_least=0, below=1)
     nesterov: bool
-    ns_steps: int
+    ns_steps: int = number(at_least=1, largest=99, reason="torch.optim.Muon takes no more")
 
 
 @dataclass(kw_only=True, slots=True)
 class CustomConfig(OptimizerConfig):
-    _target_: str
-    betas: list[float] | None
+    _target_: str = text()
+    betas: list[float] | None = number(at_least=0, below=1)  # noqa: RUF009 (a field, no list)
     options: dict[str, Any]
+
+
+VARIANTS["optimizer"].update(adamw=AdamWConfig, muon=MuonConfig, custom=CustomConfig)
 
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
-    name: str
-    warmup_tokens: int | None
-    min_lr_ratio: float
-    decay_fraction: float
-    decay_until: int | None
+    name: str = choice(SHAPES)
+    warmup_tokens: int | None = number(at_least=0)
+    min_lr_ratio: float = number(at_least=0, at_most=1)
+    decay_fraction: float = number(at_least=0, at_most=1)
+    decay_until: int | None = number(at_least=1)
 
     def multiplier(self, tokens: int, total_tokens: int) -> float:
-        """See :func:`gpt.schedule.lr_multiplier`."""
+        """Return the factor on the peak learning rate (:func:`gpt.schedule.lr_multiplier`)."""
         return lr_multiplier(tokens=tokens, total_tokens=total_tokens, **asdict(self))
 
 
 @dataclass(kw_only=True, slots=True)
 class BatchConfig:
-    name: str
-    global_tokens: int
-    micro_batch_size: int | None
+    name: str = choice(VARIANTS["batch"])
+    global_tokens: int = number(at_least=1, largest=100_000_000, reason="Llama 3 has 16,000,000")
+    micro_batch_size: int | None = number(at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
 class Ramp:
-    start_tokens: int | None
-    over_tokens: int | None
-    multiple_of: int | None
+    start_tokens: int | None = number(at_least=1)
+    over_tokens: int | None = number(at_least=1)
+    multiple_of: int | None = number(at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -152,28 +189,31 @@ class RampStepsBatchConfig(BatchConfig):
     ramp: RampSteps
 
 
+VARIANTS["batch"].update(constant=BatchConfig, ramp=RampBatchConfig, ramp_steps=RampStepsBatchConfig)
+
+
 @dataclass(kw_only=True, slots=True)
 class PrecisionConfig:
-    name: str
+    name: str = choice(["bf16", "fp16", "fp32", "tf32"])
 
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
-    name: str
-    nproc: int | None
-    threads: int | None
-    timeout: int
+    name: str = choice(VARIANTS["cluster"])
+    nproc: int | None = number(at_least=1)
+    threads: int | None = number(at_least=1, largest=1_024, reason="a machine has fewer cores")
+    timeout: int = number(at_least=1, largest=2**31 // 1000, reason="gloo and poll(2) count milliseconds in 32 bits")
 
 
 @dataclass(kw_only=True, slots=True)
 class NodesConfig(ClusterConfig):
-    nnodes: int
+    nnodes: int = number(at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
 class MultinodeConfig(NodesConfig):
-    node_rank: int
-    rdzv_endpoint: str
+    node_rank: int = number(at_least=0)
+    rdzv_endpoint: str = text()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -184,42 +224,50 @@ class MultinodeConfig(NodesConfig):
 
 @dataclass(kw_only=True, slots=True)
 class SlurmConfig(NodesConfig):
-    partition: str | None
-    account: str | None
-    time: str | None
-    memory: str | None
-    gpus: int
-    cpus: int | None
+    partition: str | None = text()
+    account: str | None = text()
+    time: str | None = text()
+    memory: str | None = text()
+    gpus: int = number(at_least=0)
+    cpus: int | None = number(at_least=1)
     sbatch: dict[str, Any]
     setup: list[str]
     dry_run: bool
 
 
+VARIANTS["cluster"].update(
+    single=ClusterConfig, ddp=ClusterConfig, multinode=MultinodeConfig, slurm=SlurmConfig, torchrun=ClusterConfig
+)
+
+
 @dataclass(kw_only=True, slots=True)
 class TrackerConfig:
-    name: str
+    name: str = choice(VARIANTS["tracker"])
     plot: bool
-    histograms_every: int | None
+    histograms_every: int | None = number(at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
 class WandbConfig(TrackerConfig):
-    project: str
-    entity: str | None
-    group: str | None
-    job_type: str
-    notes: str | None
-    artifacts: str
+    project: str = text()
+    entity: str | None = text()
+    group: str | None = text()
+    job_type: str = text()
+    notes: str | None = text()
+    artifacts: str = choice(["none", "last", "best", "all"])
+
+
+VARIANTS["tracker"].update(local=TrackerConfig, wandb=WandbConfig, wandb_offline=WandbConfig, tensorboard=TrackerConfig)
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
-    max_steps: int | None
-    max_tokens: int | None
-    eval_every: int
-    eval_tokens: int | None
-    log_every: int
-    grad_clip: float
+    max_steps: int | None = number(at_least=1)
+    max_tokens: int | None = number(at_least=1)
+    eval_every: int = number(at_least=1)
+    eval_tokens: int | None = number(at_least=1)
+    log_every: int = number(at_least=1)
+    grad_clip: float = number(at_least=0)
     one_batch: bool
     profile: bool
     anomaly: bool
@@ -227,22 +275,162 @@ class TrainerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    every: int
-    keep: int
+    every: int = number(at_least=1)
+    keep: int = number(at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
-    arm: str | None
-    baseline: str | None
-    on_failure: str
-    on_change: str
+    arm: str | None = text()
+    baseline: str | None = text()
+    on_failure: str = choice(["continue", "stop"])
+    on_change: str = choice(["refuse", "rerun"])
     leave_out: bool
 
 
 @dataclass(kw_only=True, slots=True)
 class SampleConfig:
-    tokens: int
-    prompt: str | None
-    temperature: float
-    top_k: int | None
+    tokens: int = number(
+        at_least=0, largest=100_000, reason="they are drawn one after the other, after each evaluation"
+    )
+    prompt: str | None = text()
+    temperature: float = number(above=0, smallest=0.01)
+    top_k: int | None = number(at_least=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """One run. Two runs differ only in what this says."""
+
+    name: str = text()
+    tags: list[str]
+    seed: int = number(at_least=0)
+    device: str = choice(["auto", "cpu", "cuda", "mps"])
+    compile: bool
+    resume: str | None = text()
+    plan: bool
+    plan_mfu: float = number(at_least=0, at_most=1, smallest=0.001)
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    batch: BatchConfig
+    precision: PrecisionConfig
+    cluster: ClusterConfig
+    tracker: TrackerConfig
+    trainer: TrainerConfig
+    checkpoint: CheckpointConfig
+    sample: SampleConfig
+    sweep: SweepConfig
+
+    @property
+    def is_dry_run(self) -> bool:
+        """True where a job file is to be shown, and nothing started."""
+        return isinstance(self.cluster, SlurmConfig) and self.cluster.dry_run
+
+    # --- what follows from the keys; the arithmetic is in gpt/config/budget.py
+
+    @property
+    def world_size(self) -> int:
+        """Ranks on all machines; 1 until ``cluster.nproc`` is counted (:func:`gpt.cluster.machine.resolve_ranks`)."""
+        nnodes = self.cluster.nnodes if isinstance(self.cluster, NodesConfig) else 1
+        return nnodes * self.cluster.nproc if self.cluster.nproc else 1
+
+    @property
+    def unit_tokens(self) -> int:
+        """Tokens of the smallest possible batch: one micro-batch, as given, or one sequence, on every rank."""
+        return self.model.seq_len * (self.batch.micro_batch_size or 1) * self.world_size
+
+    @property
+    def nominal_tokens(self) -> int:
+        """Tokens of the run if every step had the full batch."""
+        return budget.nominal_tokens(self.batch.global_tokens, self.trainer.max_steps, self.trainer.max_tokens)
+
+    @property
+    def ramp(self) -> LinearRamp:
+        """The ramp of ``batch=ramp``, with what null means."""
+        ramp = self.batch.ramp
+        return budget.linear_ramp(
+            self.batch.global_tokens,
+            self.model.seq_len,
+            self.nominal_tokens,
+            start_tokens=ramp.start_tokens,
+            over_tokens=ramp.over_tokens,
+            multiple_of=ramp.multiple_of,
+        )
+
+    @property
+    def given_stages(self) -> Stages:
+        """The batch as the config asks for it."""
+        full = self.batch.global_tokens
+        if isinstance(self.batch, RampBatchConfig):
+            return budget.linear_stages(*self.ramp)
+        if not isinstance(self.batch, RampStepsBatchConfig):
+            return [(0, full)]
+        pairs = self.batch.ramp.stages
+        if pairs is None:
+            pairs = budget.doublings(full, self.model.seq_len, self.nominal_tokens)
+        return budget.stages_of_pairs(pairs, full)
+
+    @property
+    def stages(self) -> Stages:
+        """The batch over the run, as stages (tokens at which it begins, tokens per step)."""
+        return budget.whole_batches(self.given_stages)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences per rank and forward: as given, or as many as fit."""
+        if self.batch.micro_batch_size is not None:
+            return self.batch.micro_batch_size
+        return budget.micro_batch_size(self.stages, self.model.seq_len, self.world_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps until ``trainer.max_steps`` or ``trainer.max_tokens``, whichever comes first."""
+        return budget.run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[0]
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run, the clock of the learning-rate schedule."""
+        return budget.run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[1]
+
+    @property
+    def steps_in_words(self) -> str:
+        """The number of steps and their size, for a person."""
+        return budget.steps_in_words(
+            self.stages, self.total_steps, self.micro_batch_size, self.model.seq_len, self.world_size
+        )
+
+    @property
+    def meant_by_null(self) -> dict[str, Any]:
+        """The keys that are null and follow the length of the run, with the values that this length gives them."""
+        meant: dict[str, Any] = {}
+        if self.schedule.decay_until is None:
+            meant["schedule.decay_until"] = self.total_tokens
+        if isinstance(self.batch, RampBatchConfig) and self.batch.ramp.over_tokens is None:
+            meant["batch.ramp.over_tokens"] = self.ramp.over_tokens
+        if isinstance(self.batch, RampStepsBatchConfig) and self.batch.ramp.stages is None:
+            pairs = itertools.pairwise(self.given_stages)
+            meant["batch.ramp.stages"] = [[end, size] for (_, size), (end, _) in pairs]
+        return meant
+
+
+def fields_of(key: str) -> list[Field[Any]]:
+    """Return the fields with a dotted key, one for each schema of an option that has it."""
+    kinds: list[Any] = [Config]
+    named: list[Field[Any]] = []
+    for depth, name in enumerate(key.split(".")):
+        # The fields of this name in the sections that the names before it lead to.
+        named = []
+        for kind in filter(is_dataclass, kinds):
+            named += [field for field in fields(kind) if field.name == name]
+        # They lead to the sections below: one, or in a group of options one for each.
+        is_group = depth == 0 and name in VARIANTS
+        kinds = list(VARIANTS[name].values()) if is_group else [field.type for field in named]
+    return named
+
+
+def allowed_of(key: str) -> Allowed | None:
+    """Return what a dotted key may hold; None where its type says it all."""
+    declared = [field.metadata.get(ALLOWED) for field in fields_of(key)]
+    return declared[0] if declared else None

@@ -1,1 +1,1 @@
-"""What is measured of a model."""
+"""Measurements of a model: one file per task, behind the interface in :mod:`gpt.evaluation.task`."""

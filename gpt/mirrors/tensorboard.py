@@ -9,46 +9,54 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from gpt.cli import command
-from gpt.compare.runs import check_logs, run_directories
 from gpt.console import say
+from gpt.mirrors.follow import already_over, beside_run, check_readable, follow, runs_in, watch_training
 from gpt.rundir import HISTOGRAMS, SAMPLES
-from gpt.tracker.mirror import PATIENCE, Tail, attend, beside_run, cure, follow
-from gpt.tracker.tracker import parse_samples
+from gpt.tracker.logs import Tail, parse_samples
+from gpt.tracker.mirror import PATIENCE, how_to_send_rest
 
 DIRECTORY = "tensorboard"
 USAGE = "python -m gpt.mirrors.tensorboard DIR…"
 
 
-def copy(run_dir: Path, over: threading.Event) -> None:
+def _copy(run_dir: Path, over: threading.Event) -> None:
     """Write what the logs hold until the run is over. Steps that a resumed run repeats are in them once."""
     shutil.rmtree(run_dir / DIRECTORY, ignore_errors=True)
-    histograms, waiting, tokens = Tail(run_dir / HISTOGRAMS), {}, {}
+    histograms = Tail(run_dir / HISTOGRAMS)
+    waiting: dict[int, dict[str, Any]] = {}  # histograms whose row has not been read yet, by step
+    tokens: dict[int, int] = {}  # by step
     with SummaryWriter(str(run_dir / DIRECTORY)) as writer:
         for row in follow(run_dir, over):
-            tokens[row["step"]] = row["tokens"]
-            for key in (key for key in row.keys() - {"tokens"} if row[key] is not None):
-                writer.add_scalar(key, row[key], row["tokens"])
+            step = row["step"]
+            tokens[step] = row["tokens"]
+            for key in row.keys() - {"tokens"}:
+                if row[key] is not None:
+                    writer.add_scalar(key, row[key], row["tokens"])
+            # A step's histograms are written before its row.
             waiting |= histograms.histograms()
-            for key, held in waiting.pop(row["step"], {}).items():
-                add_histogram(writer, key, held, row["tokens"])
-        samples = parse_samples(Tail(run_dir / SAMPLES).text())
-        for step, sample in ((step, sample) for step, sample in samples if step in tokens):
-            writer.add_text("sample", f"```\n{sample}\n```", tokens[step])
+            for key, histogram in waiting.pop(step, {}).items():
+                _add_histogram(writer, key, histogram, row["tokens"])
+        # Samples come last: samples.txt is small, and read whole.
+        for step, sample in parse_samples(Tail(run_dir / SAMPLES).text()):
+            if step in tokens:
+                writer.add_text("sample", f"```\n{sample}\n```", tokens[step])
 
 
-def add_histogram(writer: SummaryWriter, key: str, held: dict, tokens: int) -> None:
-    """Add counts between equal steps from ``min`` to ``max``; the moments are those of the middles of the bins."""
-    edges = np.linspace(held["min"], held["max"], len(held["counts"]) + 1)
-    counts, middles = np.array(held["counts"]), (edges[:-1] + edges[1:]) / 2
+def _add_histogram(writer: SummaryWriter, key: str, histogram: dict[str, Any], tokens: int) -> None:
+    """Add counts in bins of equal width; the moments are those of the middles of the bins."""
+    counts = np.array(histogram["counts"])
+    edges = np.linspace(histogram["min"], histogram["max"], len(counts) + 1)
+    middles = (edges[:-1] + edges[1:]) / 2
     writer.add_histogram_raw(
         key,
-        min=held["min"],
-        max=held["max"],
+        min=histogram["min"],
+        max=histogram["max"],
         num=int(counts.sum()),
         sum=float(counts @ middles),
         sum_squares=float(counts @ middles**2),
@@ -58,20 +66,23 @@ def add_histogram(writer: SummaryWriter, key: str, held: dict, tokens: int) -> N
     )
 
 
+def _beside(run_dir: Path) -> None:
+    """Mirror the run whose training has started this process."""
+    rest = how_to_send_rest("gpt.mirrors.tensorboard", run_dir)
+    _copy(run_dir, watch_training(PATIENCE - 1, f"tensorboard not all is written; {rest}"))
+
+
 def main() -> None:
     if run_dir := beside_run(sys.argv[1:]):
-        copy(
-            run_dir, attend(PATIENCE - 1, f"tensorboard not all is written; {cure('gpt.mirrors.tensorboard', run_dir)}")
-        )
+        _beside(run_dir)
         return
-    over = threading.Event()
-    over.set()
-    directories = command.directories_and_values(sys.argv[1:], (), USAGE)[0]
-    runs = [run_dir for directory in directories for run_dir in run_directories(directory)[0]]
-    for run_dir in runs:
-        check_logs(run_dir)
-    for run_dir in runs:
-        copy(run_dir, over)
+    directories, _ = command.directories_and_values(sys.argv[1:], (), USAGE)
+    run_dirs = runs_in(directories)
+    # Refuse before anything is written.
+    for run_dir in run_dirs:
+        check_readable(run_dir)
+    for run_dir in run_dirs:
+        _copy(run_dir, already_over())
         say(str(run_dir / DIRECTORY))
 
 

@@ -22,235 +22,296 @@ import numpy as np
 import wandb
 from omegaconf import OmegaConf
 
+from gpt.checkpoint.files import latest_checkpoint, list_checkpoints
 from gpt.cli import command
-from gpt.compare.runs import Run, check_logs, load, run_directories
-from gpt.config.checks import CHOICES, check_names, check_wandb_name
+from gpt.compare.runs import Run, load, metric_names
+from gpt.config.checks import check_names, check_wandb_name
 from gpt.config.groups import CONF
-from gpt.config.load import Config, read, read_saved
-from gpt.config.schema import WandbConfig
+from gpt.config.load import read, read_saved
+from gpt.config.schema import Config, WandbConfig, allowed_of
 from gpt.console import say
 from gpt.errors import InputError, Interrupted, TrainingError
+from gpt.evaluation.metrics import METRICS, PREFIX
 from gpt.files import LAYOUT, locked, read_json, write_json
+from gpt.mirrors.follow import (
+    POLL,
+    already_over,
+    beside_run,
+    check_readable,
+    follow,
+    runs_in,
+    watch_training,
+    yield_processor,
+)
 from gpt.mirrors.wandb_file import logged_steps
-from gpt.rundir import HISTOGRAMS, INDEX, SAMPLES, held, latest_checkpoint, read_about
-from gpt.tracker.mirror import PATIENCE, POLL, Tail, attend, beside_run, cure, follow, step_back
+from gpt.rundir import HISTOGRAMS, INDEX, SAMPLES, lock_run_dir, read_about
+from gpt.tracker.logs import Tail, parse_samples
+from gpt.tracker.mirror import PATIENCE, how_to_send_rest
 from gpt.tracker.provenance import DIFF
-from gpt.tracker.tracker import parse_samples
 
-IDENTITY = "wandb.json"  # which W&B run it is, in the run's directory
+IDENTITY = "wandb.json"  # id of the W&B run, in the run's directory
 OWN = ("project", "entity", "artifacts")  # arguments with a value
 USAGE = "python -m gpt.mirrors.wandb DIR… [project=NAME] [entity=NAME] [artifacts=WHICH]"
-INIT_SECONDS = 60  # for W&B to take up a run
-PAUSES = (5, 300)  # seconds between attempts to reach it: the first, which doubles, and the longest
+INIT_SECONDS = 60  # for W&B to accept a run
+FIRST_PAUSE = 5  # seconds between attempts to reach W&B; doubles
+LONGEST_PAUSE = 300
 ARTIFACTS_SECONDS = 3600  # for which checkpoints may still be uploaded after the end of their run
 
 
-class Upload:
+class _Upload:
     """A run on its way to W&B. ``trainer`` is the process that trains it now, if one does."""
 
-    def __init__(self, run_dir: Path, given: dict[str, str], trainer: int | None = None):
-        self.run_dir, self.trainer = run_dir, trainer
+    def __init__(self, run_dir: Path, overrides: dict[str, str], trainer: int | None = None):
+        self.run_dir = run_dir
+        self.trainer = trainer
         self.config = read(run_dir / "config.yaml")
-        self.target = target(self.config, given)
-        self.is_offline = trainer is not None and self.target.name == "wandb_offline"
+        self.destination = destination(self.config, overrides)
+        self.is_offline = trainer is not None and self.destination.name == "wandb_offline"
         self.home = Path(os.environ.get("WANDB_DIR", run_dir))
         self.identity = run_dir / IDENTITY
         if not self.identity.exists():
             write_json(self.identity, {"layout": LAYOUT, "id": secrets.token_hex(4)})
-        self.histograms, self.samples = Tail(run_dir / HISTOGRAMS), Tail(run_dir / SAMPLES)
-        self.row_histograms: dict[int, dict[str, Any]] = {}
-        self.text, self.table = "", []  # of samples.txt so far, and what was sent of it
-        self.tokens: dict[int, int] = {}  # at each step
-        self.sent: set[str] = set()
-        self.open: int | None = None  # the step of the last row, which may still be added to
-
-    def read_identity(self) -> str:
-        """Which W&B run it is. Raises InputError."""
-        cure = "restore it from a copy; without it the run is uploaded again, as another one"
-        content = read_json(self.identity, ("id",), cure)
-        if not re.fullmatch(r"[\w-]{1,128}", str(content["id"])):
-            raise InputError(f"{self.identity} is damaged, or none of ours: id={str(content['id'])[:40]!r}", cure)
-        return str(content["id"])
+        # Read from the logs so far.
+        self.histograms = Tail(run_dir / HISTOGRAMS)
+        self.waiting_histograms: dict[int, dict[str, Any]] = {}  # their row has not been read yet, by step
+        self.samples = Tail(run_dir / SAMPLES)
+        self.samples_text = ""
+        self.tokens: dict[int, int] = {}  # by step
+        # Sent so far.
+        self.skipped_until = 0  # last step that W&B had before
+        self.open_step: int | None = None  # step of the last row, which W&B still adds to
+        self.sent_samples: list[list[Any]] = []
+        self.sent_checkpoints: set[str] = set()
 
     def begin(self) -> None:
-        """Take up the W&B run, and learn what it has already. Raises wandb.Error."""
-        target, about = self.target, facts(self.run_dir)
+        """Start or resume the W&B run, and learn which steps it has already. Raises InputError or wandb.Error."""
+        # What the run was: its config, and the facts of its last start.
+        tracker = self.destination
+        about = _facts(self.run_dir)
+        config = OmegaConf.to_container(read_saved(self.run_dir / "config.yaml"))
+        self.run = wandb.init(
+            id=self._read_identity(),
+            project=tracker.project,
+            entity=tracker.entity,
+            dir=self.home,
+            name=self.run_dir.name,
+            group=tracker.group or sweep_name(self.run_dir),
+            job_type=tracker.job_type,
+            notes=tracker.notes,
+            tags=[tag for tag in (*self.config.tags, self.config.sweep.arm) if tag],
+            config=_to_wandb(config | {"facts": about}),
+            allow_val_change=True,
+            resume=None if self.is_offline else "allow",
+            settings=self._settings(about),
+        )
+        # All curves are drawn against tokens; declared metrics have their best value in the summary.
+        self.run.define_metric("tokens")
+        self.run.define_metric("*", step_metric="tokens")
+        for name, metric in METRICS.items():
+            if metric.higher_is_better is None:
+                continue
+            best = "max" if metric.higher_is_better else "min"
+            self.run.define_metric(PREFIX + name, step_metric="tokens", summary=f"{best},last")
+        if self.is_offline:
+            steps = logged_steps(self.home / "wandb", self.run.id)
+            self.skipped_until = max(steps, default=0)
+        else:
+            self.skipped_until = self.run.starting_step - 1
+
+    def _settings(self, about: dict[str, Any]) -> wandb.Settings:
+        """Return settings by which W&B notes the code and machine of the training, not those of this process."""
         code = about.get("git") or {}
-        settings = wandb.Settings(
+        is_training = self.trainer is not None
+        return wandb.Settings(
             mode="offline" if self.is_offline else "online",
             silent=True,
             console="off",
-            disable_git=True,  # of where this was started; the training has noted its own
+            disable_git=True,
             git_commit=code.get("commit"),
             git_remote_url=code.get("remote"),
             host=about.get("machine", {}).get("host"),
             program="train.py",
             init_timeout=INIT_SECONDS,
             x_stats_pid=self.trainer or os.getpid(),
-            x_disable_stats=self.trainer is None,  # what this machine does now is not the training
-            x_disable_meta=self.trainer is None,
-            x_save_requirements=self.trainer is not None,
+            x_disable_stats=not is_training,
+            x_disable_meta=not is_training,
+            x_save_requirements=is_training,
             x_skip_transaction_log=not self.is_offline,  # metrics.jsonl has it all
             x_file_stream_retry_max=1_000_000,  # W&B may be away for hours
         )
-        config = OmegaConf.to_container(read_saved(self.run_dir / "config.yaml"))
-        self.run = wandb.init(
-            id=self.read_identity(),
-            project=target.project,
-            entity=target.entity,
-            dir=self.home,
-            name=self.run_dir.name,
-            group=target.group or sweep_name(self.run_dir),
-            job_type=target.job_type,
-            notes=target.notes,
-            tags=[tag for tag in (*self.config.tags, self.config.sweep.arm) if tag],
-            config=holdable(config | {"facts": about}),
-            allow_val_change=True,
-            resume=None if self.is_offline else "allow",
-            settings=settings,
-        )
-        self.run.define_metric("tokens")
-        self.run.define_metric("*", step_metric="tokens")
-        self.run.define_metric("val/loss", step_metric="tokens", summary="min,last")
-        in_files = logged_steps(self.home / "wandb", self.run.id) if self.is_offline else [self.run.starting_step - 1]
-        self.done = max(in_files, default=0)
 
-    def row(self, row: dict[str, Any]) -> None:
-        """Send the metrics of a step, with its histograms, and the samples before it; not what is there already."""
-        self.read_samples()
-        self.tokens[row["step"]] = row["tokens"]
-        if row["step"] <= self.done:
+    def _read_identity(self) -> str:
+        """Return the id of the W&B run. Raises InputError."""
+        cure = "restore it from a copy; without it the run is uploaded again, as another one"
+        content = read_json(self.identity, ("id",), cure)
+        run_id = str(content["id"])
+        if not re.fullmatch(r"[\w-]{1,128}", run_id):
+            raise InputError(f"{self.identity} is damaged, or none of ours: id={run_id[:40]!r}", cure)
+        return run_id
+
+    def send_row(self, row: dict[str, Any]) -> None:
+        """Send the metrics and histograms of a step, and the samples before it, unless W&B has them already."""
+        step = row["step"]
+        self._send_samples()
+        self.tokens[step] = row["tokens"]
+        if step <= self.skipped_until:
             return
-        self.row_histograms |= self.histograms.histograms()
-        drawn = {key: histogram(held) for key, held in self.row_histograms.pop(row["step"], {}).items()}
-        self.run.log(row | drawn, step=row["step"])
-        self.open = row["step"]
-        if self.target.artifacts == "all":
-            self.send_checkpoints()
+        # A step's histograms are written before its row.
+        self.waiting_histograms |= self.histograms.histograms()
+        histograms = self.waiting_histograms.pop(step, {})
+        drawn = {key: _histogram(histogram) for key, histogram in histograms.items()}
+        self.run.log(row | drawn, step=step)
+        self.open_step = step
+        if self.destination.artifacts == "all":
+            self._send_checkpoints()
 
-    def read_samples(self) -> None:
-        """Send the table of samples, if it has grown, with the row that is open."""
-        self.text += self.samples.text()
-        data = [[step, self.tokens[step], text] for step, text in parse_samples(self.text) if step in self.tokens]
-        if data != self.table and self.open is not None:
-            self.table = data
-            self.run.log({"samples": wandb.Table(["step", "tokens", "sample"], data)}, step=self.open)
+    def _send_samples(self) -> None:
+        """Send the table of samples, if it has grown, with the last row that was sent."""
+        self.samples_text += self.samples.text()
+        table = []
+        for step, sample in parse_samples(self.samples_text):
+            if step in self.tokens:
+                table.append([step, self.tokens[step], sample])
+        if table != self.sent_samples and self.open_step is not None:
+            self.sent_samples = table
+            self.run.log({"samples": wandb.Table(["step", "tokens", "sample"], table)}, step=self.open_step)
 
-    def end(self) -> None:
-        """Send what stands at the end of a run, and see everything off. Raises wandb.Error."""
-        self.read_samples()
-        plot, diff = self.run_dir / "loss.png", self.run_dir / DIFF
-        if self.open is not None and plot.exists():
-            self.run.log({"loss": wandb.Image(str(plot))}, step=self.open)
-        if diff.exists():
-            self.run.save(str(diff), base_path=str(self.run_dir), policy="now")
-        if self.target.artifacts != "none":
-            self.send_checkpoints()
-        run = load(self.run_dir, self.run_dir.name)
-        self.run.summary.update(holdable(summary(run)))
-        order = {"data_order_hash": run.result.get("data_order_hash")}
-        self.run.config.update({"facts": holdable(facts(self.run_dir) | order)}, allow_val_change=True)
-        if run.state == "interrupted":
-            self.run.mark_preempting()
-        self.run.finish(exit_code={"done": 0, "interrupted": Interrupted.exit_code}.get(run.state, 1))
-
-    def send_checkpoints(self) -> None:
-        """Send the checkpoints that ``artifacts`` asks for; one that is there already is known by its content."""
+    def _send_checkpoints(self) -> None:
+        """Send the checkpoints that ``artifacts`` asks for. W&B knows by its content one that it has already."""
         inside = self.run_dir / "checkpoints"
-        last, best = latest_checkpoint(self.run_dir), inside / "best"
-        best = best.resolve() if best.exists() else None
-        wanted = {"all": sorted(inside.glob("step_*")), "last": [last], "best": [best]}[self.target.artifacts]
-        for path in (path for path in wanted if path and path.name not in self.sent):
-            aliases = [self.run_dir.name, path.name, *(["last"] * (path == last)), *(["best"] * (path == best))]
+        last = latest_checkpoint(self.run_dir)
+        best = (inside / "best").resolve() if (inside / "best").exists() else None
+        wanted = {"all": list_checkpoints(self.run_dir), "last": [last], "best": [best]}
+        for path in wanted[self.destination.artifacts]:
+            if path is None or path.name in self.sent_checkpoints:
+                continue
+            aliases = [self.run_dir.name, path.name]
+            if path == last:
+                aliases.append("last")
+            if path == best:
+                aliases.append("best")
             artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model", metadata={"run": self.run_dir.name})
             try:
                 artifact.add_dir(str(path))
             except OSError:
-                continue  # a newer one has taken its place meanwhile
+                continue  # the run has replaced it by a newer one meanwhile
             self.run.log_artifact(artifact, aliases=aliases)
-            self.sent.add(path.name)
+            self.sent_checkpoints.add(path.name)
+
+    def finish(self) -> None:
+        """Send what a run has only at its end, and wait until all has arrived. Raises wandb.Error."""
+        # Samples of the last step come after its row.
+        self._send_samples()
+        plot = self.run_dir / "loss.png"
+        if self.open_step is not None and plot.exists():
+            self.run.log({"loss": wandb.Image(str(plot))}, step=self.open_step)
+        diff = self.run_dir / DIFF
+        if diff.exists():
+            self.run.save(str(diff), base_path=str(self.run_dir), policy="now")
+        if self.destination.artifacts != "none":
+            self._send_checkpoints()
+        # The outcome: summary, facts that were not known at the start, exit code.
+        run = load(self.run_dir, self.run_dir.name)
+        self.run.summary.update(_to_wandb(_summary(run)))
+        order = {"data_order_hash": run.result.get("data_order_hash")}
+        self.run.config.update({"facts": _to_wandb(_facts(self.run_dir) | order)}, allow_val_change=True)
+        if run.state == "interrupted":
+            self.run.mark_preempting()
+        exit_codes = {"done": 0, "interrupted": Interrupted.exit_code}
+        self.run.finish(exit_code=exit_codes.get(run.state, 1))
 
 
-def target(config: Config, given: dict[str, str]) -> WandbConfig:
-    """Where a run goes: where its config says, or, where that says nothing, conf/tracker/wandb.yaml.
+def destination(config: Config, overrides: dict[str, str]) -> WandbConfig:
+    """Return the project and so on to which a run is sent: the config's own, or else those of conf/tracker/wandb.yaml.
 
-    ``given`` comes before both. Raises InputError.
+    ``overrides`` come before both. Raises InputError.
     """
-    own = config.tracker
-    if not isinstance(own, WandbConfig):
+    # A run that was trained with tracker=local says nothing about W&B.
+    tracker = config.tracker
+    if not isinstance(tracker, WandbConfig):
         conf = OmegaConf.to_container(OmegaConf.load(CONF / "tracker" / "wandb.yaml"))
-        own = WandbConfig(**{field.name: conf[field.name] for field in fields(WandbConfig)})
+        tracker = WandbConfig(**{field.name: conf[field.name] for field in fields(WandbConfig)})
     for key in ("project", "entity"):
-        check_wandb_name(key, given.get(key))
-    if "artifacts" in given:
-        check_names("artifacts", given["artifacts"], CHOICES["tracker.artifacts"])
-    return replace(own, **given)
-
-
-def facts(run_dir: Path) -> dict[str, Any]:
-    """What a config does not say: size, data, code, versions and machine of the last start."""
-    about = read_about(run_dir)
-    if about is None:
-        return {}
-    return {key: value for key, value in about.items() if key not in ("layout", "starts")} | about["starts"][-1]
+        check_wandb_name(key, overrides.get(key))
+    if "artifacts" in overrides:
+        check_names("artifacts", overrides["artifacts"], list(allowed_of("tracker.artifacts").values))
+    return replace(tracker, **overrides)
 
 
 def sweep_name(run_dir: Path) -> str | None:
-    """Of the sweep whose job the run is."""
+    """Return the name of the sweep whose job the run is, or None."""
     return run_dir.resolve().parent.name if (run_dir.parent / INDEX).is_file() else None
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """What the table of runs is to show of a run."""
-    scalars = {key: value for key, value in run.result.items() if isinstance(value, (int, float, str))}
-    derived = {
+def _facts(run_dir: Path) -> dict[str, Any]:
+    """Return what a config does not say: size, data, code, versions and machine of the last start."""
+    about = read_about(run_dir)
+    if about is None:
+        return {}
+    last_start = about["starts"][-1]
+    return {key: value for key, value in about.items() if key not in ("layout", "starts")} | last_start
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    """Return the figures of a run for W&B's table of runs."""
+    # Everything in result.json that a table can show.
+    figures = {key: value for key, value in run.result.items() if isinstance(value, (int, float, str))}
+    # A run that did not end has no result.json, but rows.
+    for name in metric_names([run]):
+        figures[name] = run.metric(name)
+    figures |= {
         "val_loss": run.val_loss,
         "best_val_loss": run.best_val_loss,
         "tokens_per_sec": run.tokens_per_sec,
         "hours": run.seconds / 3600 if run.seconds is not None else None,
     }
-    return {key: value for key, value in (scalars | derived).items() if key != "layout" and value is not None}
+    return {key: value for key, value in figures.items() if key != "layout" and value is not None}
 
 
-def histogram(held: dict[str, Any]) -> wandb.Histogram:
-    """As W&B draws it: counts between equal steps from ``min`` to ``max``."""
-    edges = np.linspace(held["min"], held["max"], len(held["counts"]) + 1)
-    return wandb.Histogram(np_histogram=(held["counts"], edges))
+def _histogram(histogram: dict[str, Any]) -> wandb.Histogram:
+    """Return counts in bins of equal width between ``min`` and ``max`` as W&B draws them."""
+    counts = histogram["counts"]
+    edges = np.linspace(histogram["min"], histogram["max"], len(counts) + 1)
+    return wandb.Histogram(np_histogram=(counts, edges))
 
 
-def holdable(value: Any) -> Any:
-    """As W&B can hold it: keys are text, and numbers finite or text."""
+def _to_wandb(value: Any) -> Any:
+    """Return a value that W&B can store: keys become text, and so do numbers that are not finite."""
     if isinstance(value, dict):
-        return {str(key): holdable(inside) for key, inside in value.items()}
+        return {str(key): _to_wandb(inside) for key, inside in value.items()}
     if isinstance(value, list):
-        return [holdable(inside) for inside in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return [_to_wandb(inside) for inside in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
-def beside(run_dir: Path) -> None:
-    """Mirror the run that has started this process, until it is over."""
-    rest = cure("gpt.mirrors.wandb", run_dir)
-    upload = Upload(run_dir, {}, trainer=os.getppid())
-    stays = upload.target.artifacts != "none"
-    over = attend(ARTIFACTS_SECONDS if stays else PATIENCE - 1, f"wandb       not all of it has arrived; {rest}")
-    with alone(upload.identity, over) as is_alone:
-        if not (is_alone and connect(upload, over)):
+def _beside(run_dir: Path) -> None:
+    """Mirror the run whose training has started this process, until it is over."""
+    rest = how_to_send_rest("gpt.mirrors.wandb", run_dir)
+    upload = _Upload(run_dir, {}, trainer=os.getppid())
+    # Large checkpoints may take longer than the training waits.
+    stays = upload.destination.artifacts != "none"
+    seconds = ARTIFACTS_SECONDS if stays else PATIENCE - 1
+    over = watch_training(seconds, f"wandb       not all of it has arrived; {rest}")
+    with _alone(upload.identity, over) as is_alone:
+        if not (is_alone and _connect(upload, over)):
             return
-        step_back()
+        yield_processor()
         say(f"wandb       {upload.run.url or 'offline; ' + rest}")
         for row in follow(run_dir, over):
-            upload.row(row)
-        upload.end()
+            upload.send_row(row)
+        upload.finish()
 
 
 @contextlib.contextmanager
-def alone(identity: Path, over: threading.Event) -> Iterator[bool]:
-    """Wait until no other process uploads a run; False if one still did when the run was over."""
-    with contextlib.ExitStack() as held:
+def _alone(identity: Path, over: threading.Event) -> Iterator[bool]:
+    """Wait until no other process uploads the run; False if one still did when the run was over."""
+    with contextlib.ExitStack() as stack:
         is_alone = False
         while not is_alone:
             try:
-                held.enter_context(locked(identity))
+                stack.enter_context(locked(identity))
                 is_alone = True
             except InputError:
                 if over.wait(POLL):
@@ -258,39 +319,40 @@ def alone(identity: Path, over: threading.Event) -> Iterator[bool]:
         yield is_alone
 
 
-def connect(upload: Upload, over: threading.Event) -> bool:
-    """Begin, however often that must be tried; False where it is in vain, or the run is over."""
-    pause, longest = PAUSES
+def _connect(upload: _Upload, over: threading.Event) -> bool:
+    """Begin, with as many attempts as it takes; False if W&B refuses for good, or the run is over."""
+    pause = FIRST_PAUSE
     while True:
         try:
             upload.begin()
             return True
         except wandb.Error as error:
-            is_final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError)) or over.is_set()
-            if is_final or pause == PAUSES[0]:
-                then = cure("gpt.mirrors.wandb", upload.run_dir) if is_final else "training goes on, and so do attempts"
+            is_refused = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
+            is_final = is_refused or over.is_set()
+            # Only the first failure and the last are news.
+            if is_final or pause == FIRST_PAUSE:
+                rest = how_to_send_rest("gpt.mirrors.wandb", upload.run_dir)
+                then = rest if is_final else "training goes on, and so do attempts"
                 say(f"wandb       {str(error).splitlines()[0]}; {then}")
             if is_final:
                 return False
         wandb.teardown()
         over.wait(pause)
-        pause = min(2 * pause, longest)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def later(run_dir: Path, given: dict[str, str]) -> str:
+def _upload_later(run_dir: Path, overrides: dict[str, str]) -> str:
     """Upload what W&B has not of a run that is over; returns its address. Raises InputError or TrainingError."""
-    check_logs(run_dir)
-    upload = Upload(run_dir, given)
-    with held(run_dir):
-        pass
-    over = threading.Event()
-    over.set()
+    check_readable(run_dir)
+    upload = _Upload(run_dir, overrides)
+    with lock_run_dir(run_dir):
+        pass  # refused while the run is still going on
     try:
         with locked(upload.identity):
             upload.begin()
-            for row in follow(run_dir, over):
-                upload.row(row)
-            upload.end()
+            for row in follow(run_dir, already_over()):
+                upload.send_row(row)
+            upload.finish()
     except wandb.Error as error:
         raise TrainingError(f"{run_dir}: {error}") from error
     return upload.run.url
@@ -298,20 +360,24 @@ def later(run_dir: Path, given: dict[str, str]) -> str:
 
 def main() -> None:
     if run_dir := beside_run(sys.argv[1:]):
-        return beside(run_dir)
-    directories, given = command.directories_and_values(sys.argv[1:], OWN, USAGE)
-    runs = [run_dir for directory in directories for run_dir in run_directories(directory)[0]]
+        _beside(run_dir)
+        return
+    directories, overrides = command.directories_and_values(sys.argv[1:], OWN, USAGE)
+    run_dirs = runs_in(directories)
     failed = 0
-    for run_dir in runs:
+    for run_dir in run_dirs:
         try:
-            print(later(run_dir, given), flush=True)
+            print(_upload_later(run_dir, overrides), flush=True)
         except (InputError, TrainingError) as error:
-            if len(runs) == 1:
+            # One run that cannot be sent does not keep the others from it.
+            if len(run_dirs) == 1:
                 raise
             failed += 1
             print(error, file=sys.stderr)
     if failed:
-        raise TrainingError(f"{failed} of {len(runs)} runs were not uploaded; the same command sends what is missing")
+        raise TrainingError(
+            f"{failed} of {len(run_dirs)} runs were not uploaded; the same command sends what is missing"
+        )
 
 
 if __name__ == "__main__":

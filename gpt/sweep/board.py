@@ -1,11 +1,11 @@
-"""What a sweep says: on a terminal a live table of its jobs, in a pipe a line per event, at its end a closing table."""
+"""The output of a sweep: on a terminal a live table of its jobs, in a pipe a line per event, and a closing table."""
 
 import json
 import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.live import Live
 from rich.table import Table
@@ -15,31 +15,45 @@ from gpt.compare import Comparison, render
 from gpt.compare.tables import duration
 from gpt.console import plain_console
 from gpt.rundir import METRICS
+from gpt.sweep.jobs import Job, State, in_state
 from gpt.sweep.slots import Slot
-
-if TYPE_CHECKING:
-    from gpt.sweep.jobs import Job
 
 REFRESH = 0.5  # seconds
 TAIL = 8192  # bytes, in which the last row of metrics.jsonl is
-STYLES = {"running": "cyan", "done": "green", "kept": "green dim", "failed": "red", "interrupted": "yellow"}
+STYLES = {
+    State.RUNNING: "cyan",
+    State.DONE: "green",
+    State.KEPT: "green dim",
+    State.FAILED: "red",
+    State.INTERRUPTED: "yellow",
+}
 
 
 class Board:
     """Shows the jobs of a sweep while it runs. Use in a ``with``."""
 
-    def __init__(self, title: str, jobs: "list[Job]", slots: list[Slot], sweep_dir: Path):
-        self.title, self.jobs, self.slots, self.dir = title, jobs, slots, sweep_dir
+    def __init__(self, title: str, jobs: list[Job], slots: list[Slot], sweep_dir: Path):
+        self.title = title
+        self.jobs = jobs
+        self.slots = slots
+        self.dir = sweep_dir
         self.console = plain_console()
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        self.refreshed = 0.0
+        self.live: Live | None = None
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.refreshed = 0.0  # by time.monotonic()
 
     def __enter__(self) -> "Board":
-        kept = sum(job.state == "kept" for job in self.jobs)
-        at_once = f", {len(self.slots)} at a time" if len(self.slots) > 1 else ""
+        n_jobs = len(self.jobs)
+        n_kept = len(in_state(self.jobs, State.KEPT))
+        n_slots = len(self.slots)
+        at_once = f", {n_slots} at a time" if n_slots > 1 else ""
         self.console.print(
-            f"{self.title}: {len(self.jobs)} jobs, {kept} finished before{at_once} -> {self.dir}", soft_wrap=True
+            f"{self.title}: {n_jobs} jobs, {n_kept} finished before{at_once} -> {self.dir}",
+            soft_wrap=True,
         )
+
+        # From here on, lines are printed above the table.
         if self.live:
             self.live.start()
         return self
@@ -48,107 +62,154 @@ class Board:
         if self.live:
             self.live.stop()
 
-    def event(self, job: "Job") -> None:
-        """Say that a job has started or ended; on a terminal the table does, but for failures."""
-        if self.live and job.state != "failed":
+    def report(self, job: Job) -> None:
+        """Print that a job has started or ended. On a terminal the table shows it, and only failures are printed."""
+        if self.live and job.state != State.FAILED:
             return
-        over = sum(other.state not in ("waiting", "running") for other in self.jobs)
-        words = [f"[{over}/{len(self.jobs)}]", f"{job.state:<11}", job.name]
+
+        # How far the sweep is, the job, and its figures.
+        n_jobs = len(self.jobs)
+        n_left = len(in_state(self.jobs, State.WAITING)) + len(in_state(self.jobs, State.RUNNING))
+        words = [f"[{n_jobs - n_left}/{n_jobs}]", f"{job.state:<11}", job.name]
         if job.is_finished:
-            words.append(losses(job))
-        if job.state == "done":
+            words.append(_val_loss(job))
+        if job.state == State.DONE:
             words.append(duration(job.seconds))
         self.console.print("  ".join(words))
-        if job.state == "failed":
-            self.console.print(f"  {job.note}\n  see {job.handle.log if job.handle else job.run_dir}")
+
+        # The reason, and where to read more.
+        if job.state == State.FAILED:
+            log = job.handle.log if job.handle else job.run_dir
+            self.console.print(f"  {job.note}\n  see {log}")
         elif job.note:
             self.console.print(f"  {job.note}")
 
     def refresh(self) -> None:
-        """Draw the table anew, if it is time."""
-        if self.live and time.monotonic() - self.refreshed > REFRESH:
-            self.refreshed = time.monotonic()
+        """Draw the live table again, if it is time."""
+        now = time.monotonic()
+        if self.live and now - self.refreshed > REFRESH:
+            self.refreshed = now
             self.live.update(self.progress(), refresh=True)
 
     def progress(self) -> Table:
-        """The jobs, as far as they fit the terminal: those that run, and around them."""
-        table = Table(box=None, pad_edge=False, caption=self.left(), caption_justify="left")
-        add_columns(table, "job", "state", "step>", "loss>", "left>")
-        room = max(5, self.console.height - 6)
-        begin = next((i for i, job in enumerate(self.jobs) if job.state in ("running", "waiting")), 0)
-        first = max(0, min(begin - room // 3, len(self.jobs) - room))
-        for job in self.jobs[first : first + room]:
-            table.add_row(job.name, Text(job.state, STYLES.get(job.state, "")), *self.figures(job))
-        hidden = len(self.jobs) - min(room, len(self.jobs))
-        if hidden:
-            table.add_row(f"and {hidden} more", "", "", "", "")
+        """Return the table of the jobs that fit the terminal: those that run, and around them."""
+        table = Table(box=None, pad_edge=False, caption=self._caption(), caption_justify="left")
+        _add_columns(table, "job", "state", "step>", "loss>", "left>")
+
+        # Where not all jobs fit, a third of the rows stand above the first job that is not over.
+        n_rows = max(5, self.console.height - 6)
+        current = 0
+        for number, job in enumerate(self.jobs):
+            if job.state in (State.RUNNING, State.WAITING):
+                current = number
+                break
+        n_hidden = max(0, len(self.jobs) - n_rows)
+        first = min(current - n_rows // 3, n_hidden)
+        first = max(0, first)
+        for job in self.jobs[first : first + n_rows]:
+            figures = _figures(job)
+            table.add_row(job.name, _styled(job.state), *figures)
+
+        if n_hidden:
+            table.add_row(f"and {n_hidden} more", "", "", "", "")
         return table
 
-    def figures(self, job: "Job") -> tuple[str, str, str]:
-        """Step, loss and time left of a job."""
-        if job.is_finished:
-            return str(job.result.get("step", "")), losses(job), ""
-        row = last_row(job.run_dir) if job.state == "running" else None
-        if row is None:
-            return "", "", ""
-        loss = f"{row['train/loss']:.4f}"
-        return f"{row['step']:,}/{job.config.total_steps:,}", loss, duration(seconds_left(job, row))
-
-    def left(self) -> str:
-        """How many jobs are over, and how long the rest may take, by those that have run."""
+    def _caption(self) -> str:
+        """Return the number of jobs in each state, and an estimate of the time left."""
         states = Counter(job.state for job in self.jobs)
-        ran = [job.seconds for job in self.jobs if job.state == "done"]
         text = ", ".join(f"{number} {state}" for state, number in states.items())
-        if ran and states["waiting"] + states["running"]:
-            rest = (states["waiting"] + states["running"] / 2) * sum(ran) / len(ran) / len(self.slots)
-            text += f"; about {duration(rest)} left"
+
+        # The rest take as long as those that have run; those that run now are half done, on average.
+        done = in_state(self.jobs, State.DONE)
+        n_left = states[State.WAITING] + states[State.RUNNING] / 2
+        if done and n_left:
+            mean = sum(job.seconds for job in done) / len(done)
+            text += f"; about {duration(n_left * mean / len(self.slots))} left"
         return text
 
     def conclude(self, comparison: Comparison | None) -> None:
-        """The closing table of all jobs, and what their comparison says."""
+        """Print the closing table of all jobs, and their comparison."""
         table = Table(box=None, pad_edge=False)
-        add_columns(table, "job", "state", "val loss>", "best>", "tokens>", "")
+        _add_columns(table, "job", "state", "val loss>", "best>", "tokens>", "")
         for job in self.jobs:
-            loss, best, tokens = (job.result.get(key) for key in ("val_loss", "best_val_loss", "tokens"))
+            result = job.result
+            first_line = job.note.partition("\n")[0]
             table.add_row(
                 job.name,
-                Text(job.state, STYLES.get(job.state, "")),
-                "" if loss is None else f"{loss:.4f}",
-                "" if best is None else f"{best:.4f}",
-                "" if tokens is None else f"{tokens:,}",
-                job.note.splitlines()[0] if job.note else "",
+                _styled(job.state),
+                _formatted(result.get("val_loss"), ".4f"),
+                _formatted(result.get("best_val_loss"), ".4f"),
+                _formatted(result.get("tokens"), ","),
+                first_line,
             )
+
+        # On a terminal it stays, where the live table is gone.
         self.console.print()
         self.console.print(table)
+
         if comparison is not None:
+            files = comparison.files
             self.console.print()
             self.console.print(render(comparison, with_runs=False))
-            self.console.print(f"\npage  {comparison.files['page']}\nplot  {comparison.files['plot']}")
+            self.console.print(f"\npage  {files['page']}\nplot  {files['plot']}")
 
 
-def add_columns(table: Table, *names: str) -> None:
-    """Columns that are not wrapped; those of numbers, aligned on the right, have names that end in ``>``."""
+def _add_columns(table: Table, *names: str) -> None:
+    """Add columns that are not wrapped. Names that end in ``>`` are of numbers, which are aligned on the right."""
     for name in names:
-        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=True)
+        justify = "right" if name.endswith(">") else "left"
+        table.add_column(name.rstrip(">"), justify=justify, no_wrap=True)
 
 
-def losses(job: "Job") -> str:
-    """The validation loss of a finished job."""
+def _styled(state: State) -> Text:
+    """Return a state in its color."""
+    return Text(state, STYLES.get(state, ""))
+
+
+def _formatted(value: float | None, style: str) -> str:
+    """Return a number as text; empty where there is none."""
+    return "" if value is None else format(value, style)
+
+
+def _val_loss(job: Job) -> str:
+    """Return the validation loss of a finished job as text."""
     loss = job.result.get("val_loss")
     return "" if loss is None else f"val {loss:.4f}"
 
 
-def last_row(run_dir: Path) -> dict[str, Any] | None:
-    """The last whole row of metrics.jsonl; None while there is none."""
+def _figures(job: Job) -> tuple[str, str, str]:
+    """Return the step, the loss and the time left of a job, as text."""
+    nothing = ("", "", "")
+    if job.is_finished:
+        step = job.result.get("step", "")
+        return str(step), _val_loss(job), ""
+    if job.state != State.RUNNING:
+        return nothing
+
+    # A run logs its figures in metrics.jsonl.
+    row = _last_row(job.run_dir)
+    if row is None:
+        return nothing
+    step = f"{row['step']:,}/{job.config.total_steps:,}"
+    loss = f"{row['train/loss']:.4f}"
+    return step, loss, duration(_seconds_left(job, row))
+
+
+def _last_row(run_dir: Path) -> dict[str, Any] | None:
+    """Return the last complete row of metrics.jsonl; None while there is none."""
+    # The run may be writing its last row right now.
     try:
         with open(run_dir / METRICS, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-        return json.loads(lines[-1]) if lines else None
+            n_bytes = file.seek(0, os.SEEK_END)
+            file.seek(max(0, n_bytes - TAIL))
+            lines = file.read().split(b"\n")
+        complete = lines[:-1]
+        return json.loads(complete[-1]) if complete else None
     except (OSError, ValueError):
         return None
 
 
-def seconds_left(job: "Job", row: dict[str, Any]) -> float:
-    """Until the run ends, at the speed of its last row."""
-    return (job.config.total_tokens - row["tokens"]) / row["perf/tokens_per_sec"]
+def _seconds_left(job: Job, row: dict[str, Any]) -> float:
+    """Return the time until a run ends, at the speed of its last row."""
+    tokens_left = job.config.total_tokens - row["tokens"]
+    return tokens_left / row["perf/tokens_per_sec"]

@@ -1,5 +1,6 @@
 """Tokenizers by name, all of them tiktoken encodings: gpt2, bytes, chars."""
 
+import numpy as np
 import tiktoken
 
 from gpt.errors import InputError
@@ -9,10 +10,11 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
-    """The encoding called ``name``; ``chars`` is the alphabet of the chars tokenizer.
+    """Return the encoding called ``name``; ``chars`` is the alphabet of the chars tokenizer.
 
     Raises InputError when the GPT-2 vocabulary cannot be loaded.
     """
+    # Two tokenizers of our own, made here.
     if name == "bytes":
         ranks = {bytes([i]): i for i in range(256)}
         # No merges: pieces of any length become single bytes; 32 characters at a time is fast.
@@ -22,6 +24,8 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
     if name == "chars":
         ranks = {char.encode(): i for i, char in enumerate(chars)}
         return tiktoken.Encoding("chars", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={})
+
+    # tiktoken's, whose vocabularies it downloads and caches.
     if name not in tiktoken.list_encoding_names():
         raise InputError(f"tokenizer {name!r} is not known", "allowed: bytes, chars, gpt2")
     try:
@@ -34,18 +38,19 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
 
 
 def end_of_text(tokenizer: tiktoken.Encoding) -> int | None:
-    """The id that stands between documents, or None where the vocabulary has none (chars)."""
+    """Return the id between documents, or None if the vocabulary has none (chars)."""
     return tokenizer.eot_token if END_OF_TEXT in tokenizer.special_tokens_set else None
 
 
-def encode(tokenizer: tiktoken.Encoding, text: str):
-    """Text -> ids (numpy uint32), special tokens in it taken as plain text.
+def encode(tokenizer: tiktoken.Encoding, text: str) -> np.ndarray:
+    """Encode text as ids (uint32), special tokens in it as plain text.
 
     Raises InputError for a character that is not in a chars tokenizer's alphabet.
     """
     if tokenizer.name == "chars":
         alphabet = {char.decode() for char in tokenizer.token_byte_values()}
-        if unknown := sorted(set(text) - alphabet):
+        unknown = sorted(set(text) - alphabet)
+        if unknown:
             raise InputError(
                 f"character {unknown[0]!r} is not in the alphabet of the data",
                 f"its {len(alphabet)} characters: {''.join(sorted(alphabet))!r}",
@@ -54,7 +59,7 @@ def encode(tokenizer: tiktoken.Encoding, text: str):
 
 
 def prompt_ids(tokenizer: tiktoken.Encoding, prompt: str | None) -> list[int]:
-    """The ids that a sample continues; without a prompt, the start of a document.
+    """Return the ids that a sample continues; without a prompt, the start of a document.
 
     Raises InputError as :func:`encode` does.
     """
@@ -65,5 +70,6 @@ def prompt_ids(tokenizer: tiktoken.Encoding, prompt: str | None) -> list[int]:
 
 
 def printable(text: str) -> str:
-    """A text for the terminal, indented, with a dot for what cannot be shown."""
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text).strip("\n").replace("\n", "\n  ")
+    """Return a text for the terminal, indented, with a dot for what cannot be shown."""
+    visible = "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
+    return visible.strip("\n").replace("\n", "\n  ")

@@ -1,32 +1,88 @@
-"""Windows of a token file: which there are, and what a model is to make of each."""
+"""Windows of a token file: where they start, and which of their targets count. Imports no torch.
+
+A kind of windows (``data.documents``) is a class here and its line in ``KINDS``.
+"""
 
 import functools
+import math
+from pathlib import Path
 
 import numpy as np
 
+from gpt.errors import InputError
 from gpt.tokens.tokenfile import Read, TokenFile
 from gpt.tokens.tokenizer import end_of_text, get_tokenizer
 
-# A number of a window (int64) is an id and these bits: the loss leaves it out; a document starts here.
-NO_TARGET, STARTS = 1 << 40, 1 << 41
+# A number of a window (int64) is a token id and these flags.
+NO_TARGET = 1 << 40  # the loss leaves it out
+STARTS = 1 << 41  # a document starts here
 ID = NO_TARGET - 1
 IGNORE = -100  # a target that does not count, to torch too
 
 
 class Windows:
-    """Windows of ``seq_len`` inputs and their targets, packed or each within a document (``data.documents``).
+    """Windows of ``seq_len`` inputs and their targets; documents follow each other, as in GPT-2."""
 
-    ``packed``: documents follow each other, as in GPT-2. ``masked``: so they do, and attention stays within them.
-    ``separate``: a window begins with a document, or goes on with it, and what is after it is no target.
-    """
+    documents = "packed"
+    is_masked = False  # whether attention stays within a document
 
-    def __init__(self, file: TokenFile, seq_len: int, documents: str, read: str):
-        self.file, self.seq_len, self.documents, self.read = file, seq_len, documents, read
+    def __init__(self, file: TokenFile, seq_len: int, read: str):
+        self.file = file
+        self.seq_len = seq_len
+        self.read = read
 
     @property
     def all_count(self) -> bool:
-        """Whether every target counts."""
-        return self.documents == "packed" and not self.file.has_mask
+        """True if every target counts."""
+        return not self.file.has_mask
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows that hold all targets once; the last may reach beyond the end of the file."""
+        return math.ceil((self.file.n_tokens - 1) / self.seq_len)
+
+    @property
+    def n_per_epoch(self) -> int:
+        """Number of windows in an epoch: as many as fit at any shift."""
+        return (self.file.n_tokens - self.seq_len) // self.seq_len
+
+    def starts(self, windows: np.ndarray, shift: int = 0) -> np.ndarray:
+        """Return the token offsets at which windows start, all of them moved by ``shift`` tokens."""
+        return windows * self.seq_len + shift
+
+    def check_documents(self) -> None:
+        """Refuse a file without the documents that these windows need. Raises InputError."""
+
+    def fill(self, row: np.ndarray, start: int) -> None:
+        """Write the window that starts at a token into ``row`` (seq_len + 1, int64), padded where the file ends."""
+        # The last window of a file may be short: what is missing is no target.
+        stop = start + len(row)
+        if stop > self.file.n_tokens:
+            stop = self.file.n_tokens
+            row[stop - start :] = NO_TARGET
+            row = row[: stop - start]
+
+        # The ids, and the flags that follow from the mask.
+        row[:] = self._ids(start, stop)
+        if self.file.has_mask:
+            row[self._mask(start, stop) == 0] |= NO_TARGET
+
+    def documents_within(self, length: int) -> np.ndarray:
+        """Return first token and end of all documents of 2 to ``length`` tokens, (N, 2)."""
+        lengths = self.file.doc_lengths()
+        bounds = np.stack([self._offsets, self._offsets + lengths], axis=1)
+        fits = (lengths >= 2) & (lengths <= length)
+        return bounds[fits]
+
+    def __getstate__(self) -> dict:
+        """Leave out what is open or cached: worker processes receive the path alone."""
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def _document_starts(self, row: np.ndarray, start: int) -> np.ndarray:
+        """Return the positions in a window at which documents start."""
+        stop = min(start + len(row), self.file.n_tokens)
+        first, last = np.searchsorted(self._offsets, [start, stop])
+        return self._offsets[first:last] - start
 
     @functools.cached_property
     def _ids(self) -> Read:
@@ -37,57 +93,90 @@ class Windows:
         return self.file.reader(self.read, "loss_mask")
 
     @functools.cached_property
-    def _ends_count(self) -> bool:
-        """Whether a document starts with end-of-text, which is a target of the document before it."""
-        return int(self._ids(0, 1)[0]) == end_of_text(get_tokenizer(self.file.tokenizer, self.file.chars))
-
-    @functools.cached_property
     def _offsets(self) -> np.ndarray:
         return self.file.doc_offsets()
 
     @functools.cached_property
-    def _table(self) -> np.ndarray:
-        """Of ``separate``: the number of the first window of each document, and of all windows."""
-        targets = self.file.doc_lengths() - 1 + self._ends_count
-        targets[-1] -= self._ends_count
-        return np.concatenate([[0], np.cumsum(-(-targets // self.seq_len))])
+    def _ends_count(self) -> bool:
+        """True if documents start with end-of-text, which is then a target of the document before."""
+        separator = end_of_text(get_tokenizer(self.file.tokenizer, self.file.chars))
+        return int(self._ids(0, 1)[0]) == separator
 
-    def __len__(self) -> int:
-        """Of ``separate``: how many windows there are."""
-        return int(self._table[-1])
 
-    def starts(self, windows: np.ndarray) -> np.ndarray:
-        """Of ``separate``: the token offsets at which windows start."""
-        document = np.searchsorted(self._table, windows, side="right") - 1
-        return self._offsets[document] + (windows - self._table[document]) * self.seq_len
+class MaskedWindows(Windows):
+    """Windows in which documents follow each other, and attention stays within each."""
+
+    documents = "masked"
+    is_masked = True
+    all_count = False  # the first token of a document may be no target
+
+    def check_documents(self) -> None:
+        _check_offsets(self)
 
     def fill(self, row: np.ndarray, start: int) -> None:
-        """Put the window from a token on into ``row`` (seq_len + 1, int64), filled up where the file ends."""
-        stop = start + len(row)
-        if stop > self.file.n_tokens:
-            stop = self.file.n_tokens
-            row[stop - start :] = NO_TARGET
-            row = row[: stop - start]
-        row[:] = self._ids(start, stop)
-        if self.file.has_mask:
-            row[self._mask(start, stop) == 0] |= NO_TARGET
-        if self.documents != "packed":
-            self._mark(row, start, stop)
+        super().fill(row, start)
+        begins = self._document_starts(row, start)
+        row[begins] |= STARTS if self._ends_count else STARTS | NO_TARGET
 
-    def _mark(self, row: np.ndarray, start: int, stop: int) -> None:
-        first, last = np.searchsorted(self._offsets, [start, stop])
-        begins = self._offsets[first:last] - start
-        if self.documents == "masked":
-            row[begins] |= STARTS if self._ends_count else STARTS | NO_TARGET
-        elif (begins := begins[begins > 0]).size:
-            row[begins[0] + self._ends_count :] |= NO_TARGET
 
-    def __getstate__(self) -> dict:
-        """Without what is open or read: workers are sent the path."""
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+class SeparateWindows(Windows):
+    """Windows that start with a document, or continue it; what comes after that document is no target."""
 
-    def documents_within(self, length: int) -> np.ndarray:
-        """First token and end of all documents of 2 to ``length`` tokens, (N, 2)."""
-        lengths = self.file.doc_lengths()
-        ends = self._offsets + lengths
-        return np.stack([self._offsets, ends], 1)[(lengths >= 2) & (lengths <= length)]
+    documents = "separate"
+    all_count = False
+
+    @property
+    def n_windows(self) -> int:
+        return int(self._first_windows[-1])
+
+    @property
+    def n_per_epoch(self) -> int:
+        return self.n_windows
+
+    def starts(self, windows: np.ndarray, shift: int = 0) -> np.ndarray:
+        """Return the token offsets at which windows start; they are tied to documents, and do not move."""
+        # The document of each window, and the window's number within it.
+        document = np.searchsorted(self._first_windows, windows, side="right") - 1
+        number = windows - self._first_windows[document]
+        return self._offsets[document] + number * self.seq_len
+
+    def check_documents(self) -> None:
+        _check_offsets(self)
+        if not len(self.file.doc_offsets()):
+            raise InputError(
+                f"data.documents=separate, and no document starts in {self.file.path}",
+                "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
+            )
+
+    def fill(self, row: np.ndarray, start: int) -> None:
+        super().fill(row, start)
+        begins = self._document_starts(row, start)
+        next_documents = begins[begins > 0]
+        if next_documents.size:
+            end = next_documents[0] + self._ends_count
+            row[end:] |= NO_TARGET
+
+    @functools.cached_property
+    def _first_windows(self) -> np.ndarray:
+        """The number of each document's first window and, at the end, of all windows."""
+        targets = self.file.doc_lengths() - 1 + self._ends_count
+        targets[-1] -= self._ends_count  # nothing follows the last document
+        n_windows = -(-targets // self.seq_len)  # rounded up
+        return np.concatenate([[0], np.cumsum(n_windows)])
+
+
+KINDS = {kind.documents: kind for kind in (Windows, MaskedWindows, SeparateWindows)}
+
+
+def open_windows(file: TokenFile, seq_len: int, documents: str, read: str) -> Windows:
+    """Return the windows of a token file that ``data.documents`` names."""
+    return KINDS[documents](file, seq_len, read)
+
+
+def _check_offsets(windows: Windows) -> None:
+    if not windows.file.has_documents:
+        raise InputError(
+            f"data.documents={windows.documents}, and {Path(windows.file.path).parent} does not say where documents "
+            "start",
+            "allowed without a dataset doc_offsets: data.documents=packed",
+        )

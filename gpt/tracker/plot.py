@@ -1,48 +1,79 @@
-"""The plot of a run, and what its gradient norm warns of."""
+"""Plot of a run, and warnings about its gradient norm."""
 
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]  # of metrics.jsonl
 
 SPIKE = 5.0  # times the median of the rows before it
 CLIMB = 3.0  # last quarter's median over the second quarter's
 WINDOW = 50  # rows that a spike is compared with
-ENOUGH = 10  # rows without which nothing is said
+ENOUGH = 10  # rows without which there is no warning
+
+TOKENS = "tokens"
+TRAIN = "train/loss"
+VAL = "val/loss"
+NORM = "optim/grad_norm"
+PANELS = {  # below the losses
+    "optim/lr": "learning rate",
+    "optim/batch_tokens": "tokens per step",
+    NORM: "gradient norm",
+    "perf/tokens_per_sec": "tokens/s",
+}
 
 
-class NormWarning(NamedTuple):
-    """Something about the gradient norm at ``tokens`` that deserves a look."""
+class _NormWarning(NamedTuple):
+    """Warning about the gradient norm at ``tokens``."""
 
     tokens: int
     text: str
 
 
-def grad_norm_warnings(rows: Rows) -> list[NormWarning]:
-    """The largest spike, and a norm that climbs through the run: signs of an unstable one."""
-    held = [(row["step"], row["tokens"], row["optim/grad_norm"]) for row in rows if "optim/grad_norm" in row]
-    norms = [norm for _, _, norm in held]
-    warnings, worst = [], (SPIKE, -1)
-    for i in range(ENOUGH, len(held)):
-        before = statistics.median(norms[max(0, i - WINDOW) : i])
-        worst = max(worst, (norms[i] / before if before > 0 else 0.0, i))
-    if worst[1] >= 0:
-        step, tokens, norm = held[worst[1]]
-        warnings.append(
-            NormWarning(tokens, f"gradient norm {norm:.2f} at step {step}, {worst[0]:.0f} × the median before it")
-        )
-    quarter = len(norms) // 4
-    if quarter >= ENOUGH:
-        early, late = statistics.median(norms[quarter : 2 * quarter]), statistics.median(norms[-quarter:])
-        if late > CLIMB * early:
-            warnings.append(
-                NormWarning(held[-quarter][1], f"gradient norm climbs: median {early:.2f} early, {late:.2f} late")
-            )
+def grad_norm_warnings(rows: list[Row]) -> list[_NormWarning]:
+    """Return the largest spike, and a norm that climbs through the run: signs of an unstable one."""
+    rows = _with_key(rows, NORM)
+    warnings = []
+    for warning in (_largest_spike(rows), _climb(rows)):
+        if warning is not None:
+            warnings.append(warning)
     return warnings
 
 
-def plot(rows: Rows, path: Path, title: str, references: dict[str, float]) -> Path:
+def _largest_spike(rows: list[Row]) -> _NormWarning | None:
+    """Return a warning about the norm that is most times the median of the norms before it."""
+    norms = _column(rows, NORM)
+    largest_ratio = SPIKE
+    spike = None
+    for i in range(ENOUGH, len(norms)):
+        begin = max(0, i - WINDOW)
+        median_before = statistics.median(norms[begin:i])
+        ratio = norms[i] / median_before if median_before > 0 else 0.0
+        if ratio >= largest_ratio:
+            largest_ratio = ratio
+            spike = rows[i]
+    if spike is None:
+        return None
+    text = f"gradient norm {spike[NORM]:.2f} at step {spike['step']}, {largest_ratio:.0f} × the median before it"
+    return _NormWarning(spike[TOKENS], text)
+
+
+def _climb(rows: list[Row]) -> _NormWarning | None:
+    """Return a warning if the norms of the last quarter are far above those of the second."""
+    norms = _column(rows, NORM)
+    quarter = len(norms) // 4
+    if quarter < ENOUGH:
+        return None
+    # The first quarter is left out: norms are large when a run begins.
+    early = statistics.median(norms[quarter : 2 * quarter])
+    late = statistics.median(norms[-quarter:])
+    if late <= CLIMB * early:
+        return None
+    text = f"gradient norm climbs: median {early:.2f} early, {late:.2f} late"
+    return _NormWarning(rows[-quarter][TOKENS], text)
+
+
+def plot(rows: list[Row], path: Path, title: str, references: dict[str, float]) -> Path:
     """Draw losses, learning rate, batch size, gradient norm and speed against tokens; returns the path.
 
     ``references`` are losses to compare with, by name, drawn as dashed lines.
@@ -50,39 +81,59 @@ def plot(rows: Rows, path: Path, title: str, references: dict[str, float]) -> Pa
     import matplotlib.figure  # half a second, so only when a plot is drawn
     from matplotlib.ticker import EngFormatter
 
+    # A high panel of losses above low ones.
     figure = matplotlib.figure.Figure(figsize=(8, 10), layout="constrained")
-    axes = figure.subplots(5, 1, sharex=True, height_ratios=[4, 1, 1, 1, 1])
-    draw_losses(axes[0], rows, references)
-    axes[0].set(title=title, ylabel="loss (nats per token)")
-    for panel, key, label in zip(
-        axes[1:],
-        ("optim/lr", "optim/batch_tokens", "optim/grad_norm", "perf/tokens_per_sec"),
-        ("learning rate", "tokens per step", "gradient norm", "tokens/s"),
-        strict=True,
-    ):
-        held = [row for row in rows if key in row]
-        style = "steps-pre" if key == "optim/batch_tokens" else "default"
-        panel.plot([r["tokens"] for r in held], [r[key] for r in held], lw=0.8, drawstyle=style)
-        panel.set(ylabel=label, ylim=(0, None))
+    heights = [4] + [1] * len(PANELS)
+    losses, *panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    _draw_losses(losses, rows, references)
+    losses.set(title=title, ylabel="loss (nats per token)")
+    for panel, key in zip(panels, PANELS, strict=True):
+        _draw_panel(panel, rows, key)
         panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else EngFormatter(sep=""))  # 0.0006, 500k
-    for warning in grad_norm_warnings(rows):
-        axes[3].axvline(warning.tokens, color="tab:red", lw=1)
-        axes[3].text(0.01, 0.95, f"⚠ {warning.text}", transform=axes[3].transAxes, va="top", color="tab:red", size=8)
-    axes[-1].set_xlabel("tokens")
-    axes[-1].xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
-    for panel in axes:
+        if key == NORM:
+            _mark_warnings(panel, rows)
+    # All share the axis of the last one.
+    panels[-1].set_xlabel("tokens")
+    panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
+    for panel in (losses, *panels):
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     return path
 
 
-def draw_losses(axes: Any, rows: Rows, references: dict[str, float]) -> None:
-    """Training and validation loss, and lines to compare with."""
-    axes.plot([r["tokens"] for r in rows], [r["train/loss"] for r in rows], lw=0.8, alpha=0.7, label="train, per step")
-    evaluated = [r for r in rows if "val/loss" in r]
+def _draw_losses(axes: Any, rows: list[Row], references: dict[str, float]) -> None:
+    """Draw training and validation loss, and lines to compare with."""
+    axes.plot(_column(rows, TOKENS), _column(rows, TRAIN), lw=0.8, alpha=0.7, label="train, per step")
+    evaluated = _with_key(rows, VAL)
     if evaluated:
-        label = f"validation, {evaluated[-1]['val/loss']:.3f} at the end"
-        axes.plot([r["tokens"] for r in evaluated], [r["val/loss"] for r in evaluated], "o-", label=label)
-    for (name, loss), color in zip(references.items(), ["0.2", "0.45", *["tab:green"] * len(references)], strict=False):
+        label = f"validation, {evaluated[-1][VAL]:.3f} at the end"
+        axes.plot(_column(evaluated, TOKENS), _column(evaluated, VAL), "o-", label=label)
+    # Two grays for the bounds that every run has, then the references of its data.
+    palette = ["0.2", "0.45", *["tab:green"] * len(references)]
+    for (name, loss), color in zip(references.items(), palette, strict=False):
         axes.axhline(loss, ls="--", lw=0.8, color=color, label=f"{name}, {loss:.3f}")
     axes.legend()
+
+
+def _draw_panel(panel: Any, rows: list[Row], key: str) -> None:
+    """Draw a key of the rows against tokens."""
+    known = _with_key(rows, key)
+    # The batch size changes between steps, at once.
+    style = "steps-pre" if key == "optim/batch_tokens" else "default"
+    panel.plot(_column(known, TOKENS), _column(known, key), lw=0.8, drawstyle=style)
+    panel.set(ylabel=PANELS[key], ylim=(0, None))
+
+
+def _mark_warnings(panel: Any, rows: list[Row]) -> None:
+    """Mark the warnings in the panel of the gradient norm."""
+    for warning in grad_norm_warnings(rows):
+        panel.axvline(warning.tokens, color="tab:red", lw=1)
+        panel.text(0.01, 0.95, f"⚠ {warning.text}", transform=panel.transAxes, va="top", color="tab:red", size=8)
+
+
+def _with_key(rows: list[Row], key: str) -> list[Row]:
+    return [row for row in rows if key in row]
+
+
+def _column(rows: list[Row], key: str) -> list[float]:
+    return [row[key] for row in rows]

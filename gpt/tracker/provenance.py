@@ -1,4 +1,4 @@
-"""Where a run's figures come from: the code, the versions and the machine of each of its starts, in about.json.
+"""Provenance of a run's figures: the code, the versions and the machine of each of its starts, in about.json.
 
 Changes to the code that are not committed stand beside it, in code.diff.
 """
@@ -19,62 +19,73 @@ PACKAGES = ("torch", "numpy", "h5py", "hydra-core", "omegaconf", "tiktoken", "sa
 
 
 def write_about(run_dir: Path, facts: dict[str, Any], step: int, world_size: int) -> None:
-    """Write what is known of a run when it starts, or goes on after a step: facts, and one more of its starts."""
-    path = run_dir / ABOUT
+    """Write about.json when a run starts, or goes on after a step: facts, and one more of its starts."""
+    # A run that starts from step 0 has no history, whatever the directory holds.
     about = read_about(run_dir) if step else None
-    before = about["starts"] if about else []
-    code, diff = git()
+    earlier_starts = about["starts"] if about else []
+    code, diff = _git()
     if diff:
         (run_dir / DIFF).write_bytes(diff)
-    start = {"step": step, "world_size": world_size, "git": code, "versions": versions(), "machine": machine()}
-    write_json(path, {"layout": 1, **facts, "starts": [*before, start]})
+    start = {"step": step, "world_size": world_size, "git": code, "versions": _versions(), "machine": _machine()}
+    write_json(run_dir / ABOUT, {"layout": 1, **facts, "starts": [*earlier_starts, start]})
 
 
-def git(root: Path = ROOT) -> tuple[dict[str, Any] | None, bytes]:
-    """The commit that the code comes from and whether it was changed since, and these changes as a diff."""
-    commit = ask_git(root, "rev-parse", "HEAD")
+def _git(root: Path = ROOT) -> tuple[dict[str, Any] | None, bytes]:
+    """Return the commit of the code and whether the code was changed since, and these changes as a diff."""
+    # Code that was copied or installed has no commit.
+    commit = _ask_git(root, "rev-parse", "HEAD")
     if not commit:
         return None, b""
-    diff = ask_git(root, "diff", "HEAD") or b""
-    remote = ask_git(root, "config", "--get", "remote.origin.url") or b""
-    return {
+    diff = _ask_git(root, "diff", "HEAD") or b""
+    remote = _ask_git(root, "config", "--get", "remote.origin.url") or b""
+    code = {
         "commit": commit.decode().strip(),
-        "remote": without_secrets(remote.decode().strip()) or None,
+        "remote": _without_secrets(remote.decode().strip()) or None,
         "changed": bool(diff),
-    }, diff
+    }
+    return code, diff
 
 
-def without_secrets(remote: str) -> str:
-    """The address of a repository without user, password and query, which may hold tokens; ``git`` is a user of all."""
+def _without_secrets(remote: str) -> str:
+    """Return the address of a repository without user, password and query, which may hold tokens.
+
+    The user ``git`` is everybody's, and stays.
+    """
     scheme, user, rest = re.fullmatch(r"(.*?://)?(?:([^/]*)@)?(.*)", remote, re.DOTALL).groups(default="")
     if scheme:
         rest = re.split(r"[?#]", rest)[0]
-    return scheme + ("git@" if user == "git" else "") + rest
+    if user == "git":
+        rest = f"git@{rest}"
+    return scheme + rest
 
 
-def ask_git(root: Path, *arguments: str) -> bytes | None:
-    """What git answers, or None where there is none, or no repository."""
+def _ask_git(root: Path, *arguments: str) -> bytes | None:
+    """Return the output of a git command, or None without git or a repository."""
     try:
-        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=True, timeout=10).stdout
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages that matter."""
+def _versions() -> dict[str, str]:
+    """Return the versions of Python, of the packages that matter, and of CUDA."""
     import torch  # not for those who only read what was written
 
-    found = {"python": platform.python_version()}
+    # Packages that are not installed, such as wandb, are left out.
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+    if torch.version.cuda:
+        versions["cuda"] = torch.version.cuda
+    return versions
 
 
-def machine() -> dict[str, Any]:
-    """What the run is computed on."""
+def _machine() -> dict[str, Any]:
+    """Return the name and the processors of this machine."""
     import torch
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -82,9 +93,13 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor, as the system calls it."""
+    """Return the name of the processor, as the system calls it."""
+    # Python itself knows only the architecture, on Linux.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()

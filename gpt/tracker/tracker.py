@@ -1,16 +1,16 @@
-"""What a run leaves behind and says meanwhile: metrics.jsonl, histograms.jsonl, samples.txt, the terminal."""
+"""The logs of a run (metrics.jsonl, histograms.jsonl, samples.txt) and its lines on the terminal."""
 
 import contextlib
 import json
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gpt.console import plain_console
 from gpt.errors import TrainingError
+from gpt.evaluation.metrics import PREFIX, metric_of
 from gpt.rundir import HISTOGRAMS, METRICS, SAMPLES
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """Writes the logs of a run, cut to the bytes that ``logs`` says belong to where it starts, and speaks.
+    """Writes the logs of a run and prints its progress: a bar on a terminal, plain lines in a pipe.
 
-    On a terminal a progress bar, in a pipe plain lines. ``mirror`` starts once the logs are cut. Use in a ``with``.
+    ``logs`` is how many bytes of each log belong to the step where the run starts; what is beyond is cut off, and
+    then ``mirror`` starts. Use in a ``with``.
     """
 
     def __init__(
@@ -32,13 +33,13 @@ class Tracker:
         mirror: "Mirror",
         with_histograms: bool = False,
     ):
-        self.run_dir, self.total_steps, self.mirror = run_dir, total_steps, mirror
-        self.files = {}
-        for name in (METRICS, SAMPLES, *([HISTOGRAMS] if with_histograms or HISTOGRAMS in logs else [])):
-            file = open(run_dir / name, "ab")
-            file.truncate(min(logs.get(name, 0), file.tell()))  # histograms that were deleted are not made up
-            file.seek(0, os.SEEK_END)  # truncating leaves the position, which sync() reports, where the end was
-            self.files[name] = file
+        self.run_dir = run_dir
+        self.total_steps = total_steps
+        self.mirror = mirror
+        names = [METRICS, SAMPLES]
+        if with_histograms or HISTOGRAMS in logs:
+            names.append(HISTOGRAMS)
+        self.files = {name: self._open(name, logs.get(name, 0)) for name in names}
         self.console = plain_console()
         columns = [
             TextColumn("{task.description} {task.completed}/{task.total}"),
@@ -48,6 +49,13 @@ class Tracker:
         ]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.task = self.bar.add_task("step", total=total_steps, completed=step, line="")
+
+    def _open(self, name: str, length: int) -> BinaryIO:
+        """Open a log to append to, cut to a length."""
+        file = open(self.run_dir / name, "ab")
+        file.truncate(min(length, file.tell()))  # histograms that were deleted are not made up
+        file.seek(0, os.SEEK_END)  # truncating leaves the position, which sync() returns, where the end was
+        return file
 
     def __enter__(self) -> "Tracker":
         self.bar.start()
@@ -60,7 +68,7 @@ class Tracker:
             file.close()
 
     def say(self, text: str) -> None:
-        """A line for the user, above the progress bar."""
+        """Print a line, above the progress bar."""
         with contextlib.suppress(OSError):  # a terminal that is gone
             self.console.print(text)
 
@@ -71,7 +79,7 @@ class Tracker:
             self.say(news)
         line = describe(row)
         self.bar.update(self.task, completed=row["step"], line=line)
-        if "val/loss" in row or not self.console.is_terminal:
+        if _evaluated(row) or not self.console.is_terminal:
             self.say(f"step {row['step']:>{len(str(self.total_steps))}}/{self.total_steps}  {line}")
 
     def histograms(self, step: int, histograms: dict[str, Any]) -> None:
@@ -79,7 +87,7 @@ class Tracker:
         self._append(HISTOGRAMS, json.dumps({"step": step, **histograms}, allow_nan=False) + "\n")
 
     def sample(self, step: int, text: str) -> None:
-        """Append a sample to samples.txt; :func:`parse_samples` reads it back."""
+        """Append a sample to samples.txt; :func:`gpt.tracker.logs.parse_samples` reads it back."""
         self._append(SAMPLES, f"--- step {step}\n{text}\n")
 
     def sync(self) -> dict[str, int]:
@@ -90,7 +98,7 @@ class Tracker:
         return {name: file.tell() for name, file in self.files.items()}
 
     def _check_in_place(self, name: str) -> None:
-        """What is written must be found: a directory can be moved or removed while a run holds its files open."""
+        """Raise TrainingError if a log was moved or removed while the run holds it open."""
         path = self.run_dir / name
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.path.samestat(os.stat(path), os.fstat(self.files[name].fileno())):
@@ -106,46 +114,47 @@ class Tracker:
         self.files[name].flush()
 
 
-class Silent:
-    """What ranks other than 0 have in place of a Tracker: they say and write nothing."""
+class NullTracker:
+    """The tracker of all ranks but the first: prints and writes nothing."""
 
-    def __enter__(self) -> "Silent":
+    def __enter__(self) -> "NullTracker":
         return self
 
     def __exit__(self, *error) -> None:
         pass
 
     def say(self, text: str) -> None:
-        """See :class:`Tracker`."""
+        pass
 
     def row(self, row: dict[str, Any]) -> None:
-        """See :class:`Tracker`."""
+        pass
+
+    def sample(self, step: int, text: str) -> None:
+        pass
+
+    def histograms(self, step: int, histograms: dict[str, Any]) -> None:
+        pass
+
+    def sync(self) -> dict[str, int]:
+        return {}
+
+
+def _evaluated(row: dict[str, Any]) -> list[str]:
+    """Return the names of the metrics of evaluation tasks in a row."""
+    return [key.removeprefix(PREFIX) for key in row if key.startswith(PREFIX)]
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A row of metrics in a line."""
+    """Return a row of metrics as a line of text."""
     parts = [f"{row['tokens']:,} tokens", f"loss {row['train/loss']:.4f}"]
-    if "val/loss" in row:
-        parts.append(f"val {row['val/loss']:.4f}")
-    if "val/exact_match" in row:
-        parts.append(f"exact {row['val/exact_match']:.2%}")
-    parts += [
-        f"lr {row['optim/lr']:.2e}",
-        f"norm {row['optim/grad_norm']:.2f}" if "optim/grad_norm" in row else "overflow, no update",
-        f"{row['perf/tokens_per_sec']:,.0f} tok/s",
-    ]
+    for name in _evaluated(row):
+        metric = metric_of(name)
+        label = "val" if name == "loss" else metric.label
+        parts.append(f"{label} {row[PREFIX + name]:{metric.format}}")
+    parts.append(f"lr {row['optim/lr']:.2e}")
+    # Only an overflow in float16 leaves a row without a norm.
+    parts.append(f"norm {row['optim/grad_norm']:.2f}" if "optim/grad_norm" in row else "overflow, no update")
+    parts.append(f"{row['perf/tokens_per_sec']:,.0f} tok/s")
     if "perf/mfu" in row:
         parts.append(f"mfu {row['perf/mfu']:.1%}")
     return "  ".join(parts)
-
-
-def parse_samples(text: str) -> list[tuple[int, str]]:
-    """The samples in (whole lines of) samples.txt, each with its step."""
-    _, *parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
-    return [(int(step), sample[:-1]) for step, sample in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole rows of metrics.jsonl; a run that was killed may have left half of one."""
-    lines = (run_dir / METRICS).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -17,9 +17,10 @@ from conftest import ROOT, Started, call, command, environment, processes_in, un
 from safetensors.torch import load_file
 
 from gpt.cli.compose import compose
-from gpt.distributed import World, agree, fingerprints
+from gpt.cluster.rank import _compare_ranks, _fingerprints
+from gpt.distributed import World
 from gpt.errors import InputError
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -194,12 +195,12 @@ class Gathered(World):
 def test_ranks_with_other_config_or_data_are_refused(small):
     config, other = compose(small), compose([*small, "seed=2"])
     elsewhere = compose([*small, "data.cache_dir=/elsewhere"])
-    rank_1 = Gathered(rank=1, size=2, said=(fingerprints(config, "a text"), Path("run")))
-    assert agree(rank_1, elsewhere, "a text", None) == Path("run")
+    rank_1 = Gathered(rank=1, size=2, said=(_fingerprints(config, "a text"), Path("run")))
+    assert _compare_ranks(rank_1, elsewhere, "a text", None) == Path("run")
     with pytest.raises(InputError, match="rank 1 has other config than rank 0"):
-        agree(rank_1, other, "a text", None)
+        _compare_ranks(rank_1, other, "a text", None)
     with pytest.raises(InputError, match="rank 1 has other data than rank 0"):
-        agree(rank_1, config, "another", None)
+        _compare_ranks(rank_1, config, "another", None)
 
 
 @pytest.mark.parametrize("node_rank", [0, 1])
@@ -268,7 +269,7 @@ class Hangs(Fault):
 def test_a_rank_that_fails_ends_all(small, tmp_path, fault, message):
     (tmp_path / "faults.py").write_text(FAULTS)
     custom = ["optimizer=custom", f"optimizer._target_=faults.{fault}", "optimizer.weight_decay=0", "optimizer.lr=0.01"]
-    how = {"env": {"PYTHONPATH": str(tmp_path)}, "constants": {"gpt.distributed.GRACE": 2}}
+    how = {"env": {"PYTHONPATH": str(tmp_path)}, "constants": {"gpt.distributed.GRACE_SECONDS": 2}}
     done = call(*small, *DDP, *custom, "cluster.timeout=4", cwd=tmp_path, timeout=60, **how)
     assert done.returncode == 1
     assert done.stderr.count(message) == 1, done.stderr
@@ -309,7 +310,7 @@ def test_activation_checkpointing_changes_no_gradient(trainer):
     gradients = {}
     for kind in ("none", "blocks"):
         run = trainer(f"model.activation_checkpointing={kind}", "model.dropout=0.1", "trainer.grad_clip=0")
-        run.train_step(run.batches())
+        run.stepper.train_step(run.stepper.batches())
         state = run.state.optimizers[0].state
         gradients[kind] = {name: state[p]["exp_avg"] for name, p in run.state.model.named_parameters()}
     for name, gradient in gradients["none"].items():

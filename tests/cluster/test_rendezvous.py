@@ -16,9 +16,9 @@ import torch.distributed as dist
 from conftest import WARM, Started, processes_in
 
 from gpt import distributed
-from gpt.distributed import World, joined
+from gpt.distributed import World, process_group
 from gpt.errors import LostRank
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 
 def listening(process: int) -> list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
@@ -96,7 +96,7 @@ def test_what_a_stranger_leaves_at_the_meeting_place_is_not_unpickled(small, tmp
 def gather_from_a_stranger(directory: Path) -> None:
     """Rank 0, which asks the other for its value."""
     world = World(0, 0, 2, store=directory / "store")
-    with joined(world, torch.device("cpu"), 30):
+    with process_group(world, torch.device("cpu"), 30):
         try:
             answer = world.gather("mine")
         except ValueError as error:
@@ -106,7 +106,7 @@ def gather_from_a_stranger(directory: Path) -> None:
 
 def send_a_pickle(directory: Path) -> None:
     """Rank 1, with bytes of its own making."""
-    with joined(World(1, 1, 2, store=directory / "store"), torch.device("cpu"), 30):
+    with process_group(World(1, 1, 2, store=directory / "store"), torch.device("cpu"), 30):
         content = torch.frombuffer(bytearray(pickle.dumps(Payload(directory / "owned"))), dtype=torch.uint8)
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(2)]
         dist.all_gather(lengths, torch.tensor([len(content)]))
@@ -126,7 +126,7 @@ def test_what_ranks_tell_one_another_is_not_unpickled(tmp_path):
 
 
 def test_a_rank_that_does_not_join_is_missed(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "GRACE", 0)
-    alone = joined(World(0, 0, 2, store=tmp_path / "store"), torch.device("cpu"), 1)
+    monkeypatch.setattr(distributed, "GRACE_SECONDS", 0)
+    alone = process_group(World(0, 0, 2, store=tmp_path / "store"), torch.device("cpu"), 1)
     with pytest.raises(LostRank, match=r"not all ranks joined within cluster.timeout=1 s"), alone:
         pass

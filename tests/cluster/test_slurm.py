@@ -10,9 +10,9 @@ import pytest
 from conftest import ASKS, SLURM, Started, call, slurm, until
 
 from gpt.cli.compose import compose
-from gpt.cluster.slurm import executor, job_state, meeting, sbatch_file
+from gpt.cluster.slurm import _build_executor, _job_state, _local_cluster, sbatch_file
 from gpt.errors import InputError
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 
 def submitted(stdout: str) -> str:
@@ -48,7 +48,7 @@ ODD = 'it\'s $HOME `id` "and" #more;'
 def test_odd_paths_are_quoted(tmp_path, monkeypatch):
     root = tmp_path / ODD
     monkeypatch.setattr("gpt.cluster.slurm.ROOT", root)
-    lines = executor(compose(SLURM), root / "run").text().splitlines()
+    lines = _build_executor(compose(SLURM), root / "run").text().splitlines()
     (export,) = (line for line in lines if "PYTHONPATH" in line)
     said = subprocess.run(
         ["bash", "-c", f"PYTHONPATH=/other\n{export}\nprintenv PYTHONPATH"], capture_output=True, text=True
@@ -61,10 +61,10 @@ def test_odd_paths_are_quoted(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["50%", "back\\slash", "two\nlines"])
 def test_paths_that_no_sbatch_file_can_name_are_refused(name, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"the output directory .* and no sbatch file can name it\n  take another"):
-        executor(compose(SLURM), tmp_path / name)
+        _build_executor(compose(SLURM), tmp_path / name)
     monkeypatch.setattr("gpt.cluster.slurm.ROOT", tmp_path / "a:b")
     with pytest.raises(InputError, match=r"the directory of gptlab .* has ':' in it"):
-        executor(compose(SLURM), tmp_path)
+        _build_executor(compose(SLURM), tmp_path)
 
 
 def test_what_is_not_given_is_left_to_slurm():
@@ -91,12 +91,12 @@ def test_without_slurm_a_job_is_refused(small, tmp_path):
 def test_machines_of_a_job_meet_on_the_first(monkeypatch):
     for key, value in {"JOB_ID": "70001", "NODEID": "1", "JOB_NODELIST": "gpu[07-08]"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
-    two = meeting(compose(["cluster=slurm", "cluster.nnodes=2", "cluster.gpus=8"]).cluster)
+    two = _local_cluster(compose(["cluster=slurm", "cluster.nnodes=2", "cluster.gpus=8"]).cluster)
     assert (two.name, two.nproc, two.nnodes, two.node_rank) == ("multinode", 8, 2, 1)
     host, port = two.rdzv_endpoint.split(":")
     assert host == "gpu07" and 16384 <= int(port) < 32768
-    assert meeting(compose(["cluster=slurm"]).cluster).name == "single"
-    assert meeting(compose(SLURM).cluster).name == "ddp"
+    assert _local_cluster(compose(["cluster=slurm"]).cluster).name == "single"
+    assert _local_cluster(compose(SLURM).cluster).name == "ddp"
 
 
 @slurm
@@ -137,7 +137,7 @@ def test_who_waits_may_leave_and_a_warned_job_saves(small, tmp_path):
     assert waiting.returncode == 75
     job = submitted(said)
     assert f"  scancel --signal=USR2 {job}\n" in left
-    assert job_state(job).startswith("RUNNING")
+    assert _job_state(job).startswith("RUNNING")
     for cluster in ([], ["cluster=single"]):  # asked of SLURM, and of the training's own lock
         second = call("resume=run", *cluster, cwd=tmp_path)
         assert second.returncode == 2

@@ -16,8 +16,10 @@ from scipy import stats
 
 from gpt.cli.compose import compose
 from gpt.compare import compare, report
-from gpt.compare.runs import TRAIN, VAL, curve, find, find_arms, labels, mean_curve, training_seconds
-from gpt.compare.statistics import differences, holm, summarize
+from gpt.compare.arms import _labels, find_arms
+from gpt.compare.curves import curve, mean_curve
+from gpt.compare.runs import TRAIN, VAL, find, training_seconds
+from gpt.compare.statistics import _holm, differences, summarize
 from gpt.config.load import save
 from gpt.errors import InputError
 from gpt.files import write_json
@@ -124,9 +126,9 @@ def test_seeds_that_are_not_common_take_welch():
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert _holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert _holm([0.6, 0.9]) == [1.0, 1.0]
+    assert _holm([]) == []
 
 
 BASE = {1: 3.00, 2: 2.98, 3: 3.05}
@@ -181,9 +183,9 @@ def test_curves_and_their_means(tmp_path):
     assert curve(runs[0], VAL)["time"] == pytest.approx([11, 13, 15, 17, 19])
     thin = curve(runs[0], TRAIN, most=4)  # ten rows in blocks of three
     assert thin["tokens"] == [300, 600, 900, 1000]
-    assert thin["loss"][0] == pytest.approx(2 + 0.5 * (9 / 1 + 8 / 2 + 7 / 3) / 3)
+    assert thin["values"][0] == pytest.approx(2 + 0.5 * (9 / 1 + 8 / 2 + 7 / 3) / 3)
     mean = mean_curve([curve(run, VAL) for run in runs])
-    assert (mean["steps"], mean["loss"][-1]) == ([2, 4, 6, 8, 10], 3.0)
+    assert (mean["steps"], mean["values"][-1]) == ([2, 4, 6, 8, 10], 3.0)
     shorter = find([make_run(tmp_path / "short", n=8)]).runs
     assert mean_curve([curve(run, VAL) for run in [*runs, *shorter]]) is None
 
@@ -234,7 +236,7 @@ def test_arms_and_their_names(tmp_path, overrides, labels):
 def test_labels_take_only_keys_that_tell_more_apart():
     arms = [dict(zip(("x.size", "y.size", "z.mode", "g.name"), values, strict=True)) for values in
             (("1", "1", "a", "adamw"), ("2", "1", "b", "adamw"), ("2", "2", "b", "adamw"), ("2", "2", "b", "muon"))]  # fmt: skip
-    assert labels(arms) == [
+    assert _labels(arms) == [
         "g=adamw x.size=1 y.size=1", "g=adamw x.size=2 y.size=1", "g=adamw x.size=2 y.size=2", "g=muon x.size=2 y.size=2",
     ]  # fmt: skip
 

@@ -7,10 +7,11 @@ import pytest
 from gpt.cli import command as cli
 from gpt.cli.compose import compose
 from gpt.cli.help import COMMON_KEYS, help_text
-from gpt.cluster.machine import settle
+from gpt.cluster.machine import resolve_ranks
 from gpt.config import load as config
 from gpt.config.groups import CONF, GROUPS, options
-from gpt.config.load import Config, changed_keys, flatten
+from gpt.config.load import changed_keys, flatten
+from gpt.config.schema import Config
 from gpt.errors import InputError
 
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
@@ -161,7 +162,7 @@ def test_a_longer_run_may_be_given_what_null_meant_and_keeps_its_curves(given, k
 
 def test_a_python_too_new_for_hydra_is_refused_at_once(monkeypatch, capsys):
     monkeypatch.setattr("sys.version_info", (3, 14, 0))
-    assert cli.guard(lambda: None) == 2
+    assert cli._guard(lambda: None) == 2
     assert "needs Python 3.11 to 3.13" in capsys.readouterr().err
 
 
@@ -175,16 +176,16 @@ def test_help_names_groups_options_keys_and_examples():
 def test_ranks_are_counted_by_gpus(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     counted = compose(["cluster=ddp"])
-    settle(counted)
+    resolve_ranks(counted)
     assert (counted.cluster.nproc, counted.world_size) == (4, 4)
     with pytest.raises(InputError) as refused:
-        settle(compose(["cluster=ddp", "cluster.nproc=8"]))
+        resolve_ranks(compose(["cluster=ddp", "cluster.nproc=8"]))
     assert str(refused.value).startswith(
         "cluster.nproc=8 is more ranks than there are GPUs here: 4\n  allowed: up to 4"
     )
     with pytest.raises(InputError, match=r"=1024 is not divisible by model.seq_len=512 × 4 ranks"):
-        settle(compose(["cluster=ddp", "model.seq_len=512"]))
-    settle(compose(["cluster=ddp", "cluster.nproc=8", "device=cpu"]))
+        resolve_ranks(compose(["cluster=ddp", "model.seq_len=512"]))
+    resolve_ranks(compose(["cluster=ddp", "cluster.nproc=8", "device=cpu"]))
 
 
 def test_ranks_of_torchrun_find_a_gpu_each(monkeypatch):
@@ -196,7 +197,7 @@ def test_ranks_of_torchrun_find_a_gpu_each(monkeypatch):
     with pytest.raises(
         InputError, match="torchrun --nproc-per-node=4 is more ranks than there are GPUs here: 2\n  allow"
     ):
-        settle(compose(config))
-    settle(compose([*config, "device=cpu"]))
+        resolve_ranks(compose(config))
+    resolve_ranks(compose([*config, "device=cpu"]))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    settle(compose(config))
+    resolve_ranks(compose(config))

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from conftest import BRIEF, ROOT, environment
 
-from gpt.cli.compose import compose, compose_evaluation, with_resume
+from gpt.cli.compose import compose, compose_evaluation
+from gpt.cli.resume import with_resume
 from gpt.config import layouts
-from gpt.config.load import VARIANTS, Config, changed_keys, read
+from gpt.config.load import changed_keys, read
+from gpt.config.schema import VARIANTS, Config
 from gpt.errors import InputError
 
 FIRST = sorted((ROOT / "tests" / "fixtures" / "configs").iterdir())  # as the first version saved them
@@ -119,7 +121,7 @@ def test_keys_are_added_where_the_option_has_them(tables):
 
 @pytest.mark.parametrize("value", [None, True, 0.5, 3, "a 'b', ${x}: {c}", [1, [2]], ["a", "b,c"], {"a": 1.5, "b": []}])
 def test_values_are_written_as_hydra_reads_them(value):
-    from gpt.cli.compose import parse
+    from gpt.cli.arguments import parse
 
     (parsed,) = parse([layouts.as_override("key", value)])
     found = parsed.value()
@@ -129,7 +131,7 @@ def test_values_are_written_as_hydra_reads_them(value):
 # --- a version that has grown: the repository's code with two keys more, one of another default, and one renamed
 
 GROW = {
-    "gpt/config/schema.py": [("    peak_lr: float\n", "    peak_lr: float\n    norm_type: str\n"),
+    "gpt/config/schema.py": [("    residual_scaling: bool\n", "    residual_scaling: bool\n    norm_type: str\n"),
                       ("class SampleConfig:\n", "class SampleConfig:\n    style: str\n")],
     "conf/model/_common.yaml": [("seq_len:", "norm_type: layernorm  # as ever\nseq_len:")],
     "conf/config.yaml": [("sample:\n", "sample:\n  style: new  # another than runs had before\n")],

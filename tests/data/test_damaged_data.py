@@ -14,12 +14,14 @@ import pytest
 
 import data.preparation
 import data.verified
+from data import pieces
 from data.preparation import prepare
 from data.shards import JOURNAL
-from data.sources import jsonl, pieces
+from data.sources import jsonl
 from data.tokenwriter import LostProgress, TokenWriter
 from data.verified import NOTES
-from gpt.cli.compose import compose, ready
+from gpt.cli.compose import compose
+from gpt.cli.run_checks import check_and_prepare
 from gpt.errors import InputError
 from gpt.files import lock_or_wait
 from gpt.tokens.tokenfile import open_tokens
@@ -96,7 +98,7 @@ def test_a_damaged_file_is_refused_by_name_or_made_again(name, sharded, tmp_path
         damage(directory / name)
         before = sorted(directory.iterdir())
         try:
-            ready(config, None)
+            check_and_prepare(config, None)
         except InputError as error:
             refused.add(kind)
             assert name in error.problem, kind
@@ -111,7 +113,7 @@ def test_a_damaged_file_is_refused_by_name_or_made_again(name, sharded, tmp_path
         shutil.copytree(copy, directory)
     assert refused >= {"emptied", "cut", "zeros", "garbage", "directory"}
     assert len(refused) > 6
-    ready(config, None)
+    check_and_prepare(config, None)
 
 
 def own(directory: Path, ids: np.ndarray | None = None, **beside) -> Path:
@@ -165,7 +167,7 @@ def test_a_wrong_file_of_ones_own_is_refused(kind, tmp_path):
     directory = own(tmp_path / "own", **beside)
     config = compose([f"data.dir={directory}", f"data.cache_dir={tmp_path}/c", "model.seq_len=16"])
     with pytest.raises(InputError, match=f"(?s){re.escape(str(directory))}.*{re.escape(problem)}|{problem}"):
-        ready(config, None)
+        check_and_prepare(config, None)
 
 
 def test_shards_of_another_kind_are_refused(tmp_path, sharded):
@@ -180,10 +182,10 @@ def test_shards_of_another_kind_are_refused(tmp_path, sharded):
             file["doc_offsets"] = np.zeros(1, np.int64)
             file.attrs.update(tokenizer="bytes", vocab_size=257)
         with pytest.raises(InputError, match=rf"train_00001.h5 .*{problem}"):
-            ready(config, None)
+            check_and_prepare(config, None)
     (copy / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"train.h5 is damaged: its tokens are not those that were written"):
-        ready(config, None)
+        check_and_prepare(config, None)
 
 
 def test_tokens_are_read_once_and_again_where_they_have_changed(tmp_path, monkeypatch):
@@ -224,9 +226,9 @@ def test_a_flipped_bit_anywhere_in_tokens_mask_and_documents_is_found(tmp_path):
             raw[offset + draws.randrange(size)] ^= 1 << draws.randrange(8)
             path.write_bytes(raw)
             with pytest.raises(InputError, match=r"train.h5 (is damaged: its|holds token id)"):
-                ready(config, None)
+                check_and_prepare(config, None)
     path.write_bytes(whole)
-    ready(config, None)
+    check_and_prepare(config, None)
 
 
 class Killed(BaseException):
@@ -287,7 +289,7 @@ def test_raw_files_are_not_filled_up(tmp_path):
     spool = tmp_path / ".a.h5.tokens"
     spool.write_bytes(spool.read_bytes()[:-2])
     with pytest.raises(LostProgress, match=r"a.h5.tokens is not what was written"):
-        TokenWriter(tmp_path / "a.h5", **about, held=held)
+        TokenWriter(tmp_path / "a.h5", **about, state=held)
 
 
 @pytest.mark.parametrize("revision", [None, "abc"])

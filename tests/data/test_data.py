@@ -20,9 +20,9 @@ from data.sources.text import library
 from gpt.cli.compose import compose
 from gpt.errors import InputError
 from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenizer import encode, end_of_text, get_tokenizer
-from gpt.tokens.windows import Windows
+from gpt.tokens.windows import open_windows
 
 
 def prepared(cache, *overrides):
@@ -155,7 +155,7 @@ def test_a_character_outside_the_alphabet_is_named():
 @pytest.fixture
 def dataset(cache, text_file):
     train, _ = prepared(cache, "data=text", f"data.files=[{text_file}]")
-    return TokenDataset(Windows(train, 32, "packed", "mmap"), Order(7, train.sha256, train.n_tokens, 32))
+    return TokenDataset(SampleOrder(7, open_windows(train, 32, "packed", "mmap")))
 
 
 def test_a_sample_is_the_window_that_the_order_says(dataset):
@@ -202,11 +202,11 @@ def test_workers_change_nothing(dataset):
 FAILING = """
 import sys
 from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
-from gpt.tokens.order import Order
+from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenfile import open_tokens
-from gpt.tokens.windows import Windows
+from gpt.tokens.windows import open_windows
 file = open_tokens(sys.argv[1])
-dataset = TokenDataset(Windows(file, 32, "packed", "mmap"), Order(7, "x", file.n_tokens, 32))
+dataset = TokenDataset(SampleOrder(7, open_windows(file, 32, "packed", "mmap")))
 sampler = OrderedSampler(dataset, consumed=0, steps=99, stages=[(0, 128)], micro_batch_size=4, rank=0, world_size=1)
 batches = micro_batches(sampler, num_workers=2, pin_memory=False)
 next(batches)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,15 @@ import pytest
 import tiktoken
 from conftest import ROOT, Started, call, environment, processes_in, until
 
+from data import pieces
 from data.preparation import prepare
-from data.sources import pieces
 from data.sources.text import library
 from data.tokenize import encode_all
 from gpt.cli.compose import compose
-from gpt.tokens.order import Order
+from gpt.errors import InputError
+from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenizer import get_tokenizer
+from gpt.tokens.windows import open_windows
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -58,7 +61,7 @@ def test_shards_are_one_sequence_of_tokens(text_file, tmp_path):
     ids = whole.reader()(0, whole.n_tokens)
     with h5py.File(train.path) as index:
         assert np.array_equal(index["tokens"][()], ids)
-    starts = Order(1, train.sha256, train.n_tokens, 512).starts(0, 500)
+    starts = SampleOrder(1, open_windows(train, 512, "packed", "mmap")).starts(0, 500)
     for read in ("mmap", "pread"):
         across = train.reader(read)
         assert np.array_equal(across(0, train.n_tokens), ids)
@@ -80,37 +83,38 @@ def test_documents_start_where_they_start_whatever_the_shards(tmp_path):
     assert np.array_equal(whole.doc_offsets(), np.flatnonzero(whole.reader()(0, whole.n_tokens) == 256))
 
 
-def test_a_deleted_shard_is_made_again_alone(tmp_path, capsys):
+def test_a_lost_shard_is_refused_by_name_and_its_directory_can_be_prepared_again(tmp_path):
     for i in range(200):
         (tmp_path / f"{i:03}.txt").write_text(f"document {i} " * (i % 7))
     overrides = ["data=text", f"data.files=['{tmp_path}/*.txt']", "data.shard_tokens=500"]
     train, _ = prepared(tmp_path / "a", *overrides)
     directory, before = Path(train.path).parent, hashes(Path(train.path).parent)
-    index = (directory / "train.h5").stat().st_mtime_ns
-    for number in (0, 7):
-        (directory / f"train_{number:05}.h5").unlink()
-    capsys.readouterr()
-    assert prepared(tmp_path / "a", *overrides)[0] == train
-    assert capsys.readouterr().out.count("is gone: it is made again") == 2
+    (directory / "train_00007.h5").unlink()
+    left = hashes(directory)
+    with pytest.raises(InputError, match=r"train_00007.h5 is gone") as caught:
+        prepared(tmp_path / "a", *overrides)
+    assert "delete its directory and give the command again" in caught.value.cure
+    assert hashes(directory) == left
+    shutil.rmtree(directory)
+    assert prepared(tmp_path / "a", *overrides)[0].sha256 == train.sha256
     assert hashes(directory) == before
-    assert (directory / "train.h5").stat().st_mtime_ns == index
 
 
 def test_verify_names_what_was_altered(tmp_path, text_file):
     overrides = ["data=text", f"data.files=[{text_file}]", "data.shard_tokens=50_000", f"data.cache_dir={tmp_path}"]
-    missing = call(*overrides, cwd=ROOT, script="data.verify")
+    missing = call(*overrides, "verify=true", cwd=ROOT, script="data.show")
     assert missing.returncode == 2
     assert "prepare the data" in missing.stderr
     train, _ = prepare(compose(overrides).data)
-    assert call(*overrides, cwd=ROOT, script="data.verify").returncode == 0
+    assert call(*overrides, "verify=true", cwd=ROOT, script="data.show").returncode == 0
     with h5py.File(train.shards[1].path, "a") as file:
         file["tokens"][7] += 1
-    altered = call(*overrides, cwd=ROOT, script="data.verify")
+    altered = call(*overrides, "verify=true", cwd=ROOT, script="data.show")
     assert altered.returncode == 2
     assert "error: altered since it was written: train_00001.h5\n" in altered.stderr
-    Path(train.shards[1].path).unlink()
+    shutil.rmtree(Path(train.path).parent)
     prepare(compose(overrides).data)
-    assert call(*overrides, cwd=ROOT, script="data.verify").returncode == 0
+    assert call(*overrides, "verify=true", cwd=ROOT, script="data.show").returncode == 0
 
 
 LONG = {

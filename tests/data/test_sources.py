@@ -22,10 +22,9 @@ from conftest import ROOT, SHARED, call, imported
 from local_hub import COMMIT, hub
 
 import data.preparation
-from data import progress
+from data import pieces, progress
+from data.pieces import split_of
 from data.preparation import prepare
-from data.sources import pieces
-from data.sources.pieces import split_of
 from data.sources.text import library
 from gpt.cli.compose import compose
 from gpt.errors import InputError, TrainingError

@@ -15,10 +15,9 @@ import data.export
 import data.preparation
 import data.prepare
 import data.show
-import data.verify
-from data import files, shards
+from data import pieces, shards
 from data.preparation import prepare
-from data.sources import jsonl, pieces
+from data.sources import files, jsonl
 from data.sources.text import TextFiles
 from gpt.cli import command as cli
 from gpt.cli.compose import compose
@@ -124,8 +123,8 @@ WRONG = [
     ("train", [*TEXT, "data.shard_tokens=1"], "data.shard_tokens=1 makes no sense", "between 100 and"),
     ("prepare", [*TEXT, "data.shard_tokens=1000000000000000000"], "makes no sense", "between 100 and"),
     ("prepare", [*TEXT, "data.processes=100000"], "data.processes=100000 makes no sense", "between 1 and 1,024"),
-    ("prepare", [*TEXT, "data.processes=0"], "data.processes=0 makes no sense", "at least 1"),
-    ("prepare", [*TEXT, "data.val_fraction=1e-300"], "data.val_fraction=1e-300", "between 0 and 1"),
+    ("prepare", [*TEXT, "data.processes=0"], "data.processes=0 makes no sense", "between 1 and 1,024"),
+    ("prepare", [*TEXT, "data.val_fraction=1e-300"], "data.val_fraction=1e-300", "at least 1e-09"),
     ("train", [*TEXT, "data.val_fraction=nan"], "data.val_fraction=nan", "between 0 and 1"),
     ("prepare", [*TEXT, "data.val_fraction=null"], "data.val_fraction", "a number"),
     ("train", [*TEXT, "data.documents=separate", "model.seq_len=16"], "no document starts in", "data.documents=packed"),
@@ -164,7 +163,8 @@ WRONG = [
     ("train", ["data.dir=noval"], "no token file at noval/val.h5", "prepare the data"),
     ("prepare", ["data.dir=text.txt"], "no token file at text.txt/train.h5", "prepare the data"),
     ("show", ["data.dir=noval"], "no token file at noval/val.h5", "prepare the data"),
-    ("verify", ["data.dir=noval"], "no token file at noval/val.h5", "prepare the data"),
+    ("show", ["data.dir=noval", "verify=true"], "no token file at noval/val.h5", "prepare the data"),
+    ("show", ["data.dir=own", "verify=5"], "verify=5 makes no sense", "true or false"),
     ("export", ["data.dir=noval", "format=llmc", "to=x"], "no token file at noval/val.h5", "prepare the data"),
     ("show", ["data.dir=own", "documents=-1"], "documents=-1 makes no sense", "a whole number"),
     ("show", ["data.dir=own", "documents=true"], "documents=True makes no sense", "a whole number"),
@@ -232,7 +232,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path):
         if user == 0:  # who may read everything
             os.seteuid(65534)
         with pytest.raises(InputError, match=r"a.txt may not be read"):
-            files.found([str(path)])
+            files.match_files([str(path)])
     finally:
         os.seteuid(user)
 
@@ -252,9 +252,9 @@ def test_a_small_compressed_file_may_be_large(tmp_path):
     path = tmp_path / "a.txt.zst"
     path.write_bytes(zstandard.ZstdCompressor().compress(bytes(200_000_000)))
     assert path.stat().st_size < 50_000
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         assert len(file.read(1000)) == 1000
-        assert len(file.raw.held) < 70_000_000
+        assert len(file.raw.content) < 70_000_000
         assert 1000 + sum(len(raw) for raw in iter(lambda: file.read(1 << 20), b"")) == 200_000_000
 
 

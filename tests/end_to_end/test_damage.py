@@ -7,7 +7,7 @@ import pytest
 from conftest import BRIEF
 
 from gpt.cli import command as cli
-from gpt.cli.compose import with_resume
+from gpt.cli.resume import with_resume
 from gpt.config.load import read
 from gpt.errors import InputError
 from gpt.files import write_json

@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,17 +17,16 @@ import torch
 from conftest import ROOT, call, command, environment
 
 from data.preparation import prepare
-from gpt import checkpoint
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.cli.compose import compose
 from gpt.cli.plan import plan
 from gpt.errors import InputError, TrainingError
-from gpt.evaluation.validation import Validation, unigram_entropy
+from gpt.evaluation.task import Compute
 from gpt.optim import check_optimizer
 from gpt.precision import check_precision, loss_scaler
-from gpt.rundir import latest_checkpoint
-from gpt.tokens.windows import Windows
+from gpt.tracker.logs import read_metrics
 from gpt.tracker.plot import grad_norm_warnings
-from gpt.tracker.tracker import read_metrics
 from gpt.trainer import Trainer
 
 TINY = """
@@ -139,7 +140,7 @@ def test_fused_where_there_is_none_is_refused():
 
 def test_bf16_where_the_device_has_none_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(InputError, match="precision=bf16 is not to be had on cuda here\n  allowed here: fp32, fp16"):
+    with pytest.raises(InputError, match="precision=bf16 is not supported on cuda here\n  allowed here: fp32, fp16"):
         check_precision("bf16", torch.device("cuda"))
     check_precision("fp16", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
@@ -191,14 +192,14 @@ def test_a_ramp_takes_the_tokens_it_specifies(ramped):
         tokens += row["optim/batch_tokens"]
         assert row["tokens"] == tokens
     assert (run.state.progress.step, run.state.progress.tokens) == (30, tokens)
-    assert (run.total_steps, run.total_tokens) == (30, tokens)
+    assert (run.total_steps, run.stepper.total_tokens) == (30, tokens)
     assert run.state.progress.samples * 64 == tokens
 
 
 def test_a_ramp_reads_the_same_samples_in_the_same_order(ramped, tiny):
     """The order hash of a run without ramp is the same after the same samples."""
     ramp, constant = ramped.state.progress, tiny("trainer.max_steps=1000")
-    order = constant.order
+    order = constant.stepper.dataset.order
     after_whole_steps = functools.reduce(
         lambda digest, first: order.chain_hash(digest, first, min(16, ramp.samples - first)),
         range(0, ramp.samples, 16),
@@ -225,13 +226,13 @@ def test_nothing_is_compiled_again_after_the_warm_up(tiny, monkeypatch):
     from torch._dynamo.utils import counters
 
     run = tiny("compile=true", *RAMP, "trainer.eval_tokens=1600", "trainer.eval_every=2048", "sample.tokens=70")
-    compiled, real = [], run.train_step
+    compiled, real = [], run.stepper.train_step
 
-    def step(batches):
+    def step(*arguments):
         compiled.append(counters["stats"]["unique_graphs"])
-        return real(batches)
+        return real(*arguments)
 
-    monkeypatch.setattr(run, "train_step", step)
+    monkeypatch.setattr(run.stepper, "train_step", step)
     run.fit()
     sizes = {row["optim/batch_tokens"] for row in read_metrics(run.run_dir)}
     assert len(sizes) >= 3
@@ -262,8 +263,8 @@ def test_overfit_brings_one_batch_to_near_zero(tiny):
     run = tiny("debug=overfit", "batch.global_tokens=256", "trainer.max_steps=120", "trainer.eval_every=10_000_000")
     result = run.fit()
     assert result["train_loss"] < 0.01
-    first = run.dataset.order.starts(0, 4)
-    assert (run.dataset.order.starts(4 * 100, 4) == first).all()
+    first = run.stepper.dataset.order.starts(0, 4)
+    assert (run.stepper.dataset.order.starts(4 * 100, 4) == first).all()
 
 
 @pytest.mark.slow
@@ -271,36 +272,38 @@ def test_bigram_converges_to_the_bigram_entropy_of_the_corpus(tiny):
     run = tiny("model=bigram", "trainer.max_steps=600", "trainer.eval_every=10_000_000", "trainer.eval_tokens=64",
                "optimizer.weight_decay=0", "trainer.log_every=100", "optimizer.lr=0.1")  # fmt: skip
     run.fit()
-    ids = run.train_file.reader()(0, run.train_file.n_tokens).astype(np.int64)
+    file = run.stepper.dataset.windows.file
+    ids = file.reader()(0, file.n_tokens).astype(np.int64)
     pairs, counts = np.unique(ids[:-1] * 257 + ids[1:], return_counts=True)
     of_first = np.bincount(pairs // 257, weights=counts, minlength=257)
     entropy = -(counts / counts.sum() * np.log(counts / of_first[pairs // 257])).sum()
-    loss = Validation(Windows(run.train_file, 64, "packed", "mmap"), None, 64).loss(
-        run.state.model, run.device, run.autocast
-    )
+    windows = run.stepper.dataset.windows
+    validation = replace(run.tasks["val"], windows=windows, max_tokens=None, micro_batch_size=64)
+    loss = validation.measure(run.state.model, 0, Compute(torch.device("cpu"), nullcontext())).metrics["val/loss"]
     assert entropy <= loss < 1.02 * entropy
 
 
 def test_sequential_order_is_the_lectures_loader(tiny):
     """DataLoaderLite of build-nanogpt: B x T tokens after B x T tokens, targets one further."""
     run = tiny("data.shuffle=false", "batch.micro_batch_size=4")
-    ids = torch.from_numpy(run.train_file.reader()(0, run.train_file.n_tokens).astype(np.int64))
-    batches = run.batches()
-    for number in range(12):
+    file = run.stepper.dataset.windows.file
+    ids = torch.from_numpy(file.reader()(0, file.n_tokens).astype(np.int64))
+    batches = (micro_batch for batch in run.stepper.batches() for micro_batch in batch.micro_batches)
+    for number, batch in enumerate(itertools.islice(batches, 12)):
         at = number * 4 * 64
-        batch = next(batches)
         assert torch.equal(batch[:, :-1], ids[at : at + 256].view(4, 64))
         assert torch.equal(batch[:, 1:], ids[at + 1 : at + 257].view(4, 64))
-    n = run.order.n_windows
-    assert run.order.starts(n - 1, 3).tolist() == [(n - 1) * 64, 0, 64]
+    n = run.stepper.dataset.order.n_windows
+    assert run.stepper.dataset.order.starts(n - 1, 3).tolist() == [(n - 1) * 64, 0, 64]
 
 
 def test_random_order_is_uniform_over_all_offsets(tiny):
-    order = tiny("data.order=random").order
+    order = tiny("data.order=random").stepper.dataset.order
     starts = order.starts(0, 100_000)
     assert starts.min() >= 0
-    assert starts.max() + 64 + 1 <= order.n_tokens
-    counts = np.histogram(starts, 50, (0, order.n_tokens - 64))[0]
+    n_tokens = order.windows.file.n_tokens
+    assert starts.max() + 64 + 1 <= n_tokens
+    counts = np.histogram(starts, 50, (0, n_tokens - 64))[0]
     assert ((counts - 2000) ** 2 / 2000).sum() < 95  # chi-square, 49 degrees: p = 1e-4
     assert len(set((starts % 64).tolist())) == 64
     assert (order.starts(5000, 10) == starts[5000:5010]).all()
@@ -373,10 +376,10 @@ def test_a_spiking_and_a_climbing_gradient_norm_are_told():
 
 def test_the_unigram_entropy_is_that_of_the_validation_tokens(tiny):
     run = tiny("trainer.eval_tokens=null", "trainer.max_steps=1")
-    tokens = run.validation.windows.file.reader()(1, run.validation.windows.file.n_tokens)
+    tokens = run.tasks["val"].windows.file.reader()(1, run.tasks["val"].windows.file.n_tokens)
     shares = np.unique(tokens, return_counts=True)[1] / len(tokens)
     expected = -(shares * np.log(shares)).sum()
-    assert unigram_entropy(run.validation) == pytest.approx(expected)
+    assert run.tasks["val"].unigram_entropy() == pytest.approx(expected)
     references = run.fit()["references"]
     assert references == {"ln(vocab_size)": math.log(257), "unigram entropy": pytest.approx(expected)}
 
@@ -460,10 +463,10 @@ def test_eval_gives_what_training_gave(finished, text_file, cache, tmp_path):
 WRONG_EVALUATIONS = [
     ([], "no checkpoint is given", "checkpoint=DIR"),
     (["checkpoint=nothing"], "checkpoint=nothing: no checkpoint there", "DIR/checkpoints/best"),
-    (["checkpoint=RUN", "tasks=[hellaswg]"], "tasks=['hellaswg'] is not known", "val, sample"),
+    (["checkpoint=RUN", "tasks=[hellaswg]"], "tasks=['hellaswg'] is not known", "val, exact_match, sample"),
     (["checkpoint=RUN", "model.tie_head=false"], "model.tie_head belongs to the run", "allowed: data"),
     (["checkpoint=RUN", "data.tokenizer=chars"], "the data has tokenizer chars with ", "data.tokenizer=bytes"),
-    (["checkpoint=RUN", "precision=fp16"], "precision=fp16 is not to be had on cpu", "fp32, bf16"),
+    (["checkpoint=RUN", "precision=fp16"], "precision=fp16 is not supported on cpu", "fp32, bf16"),
     (["checkpoint=RUN", "sample.top_k=0"], "sample.top_k=0 makes no sense", "at least 1"),
     (["checkpoint=RUN", "sampel.top_k=1"], "sampel.top_k belongs to the run", "allowed: data"),
     (["checkpoint=RUN", "data=nothing"], "data=nothing: no such option", "stdlib"),

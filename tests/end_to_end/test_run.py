@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, Started, assert_same, call, deterministic, environment, until
 
 from gpt.rundir import METRICS
-from gpt.tracker.tracker import read_metrics
+from gpt.tracker.logs import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import Started, call, command, environment, processes_in, until
 
-from gpt import checkpoint, generate
+from gpt import generate
+from gpt.checkpoint import state as checkpoint
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.evaluation import validation as evaluate
-from gpt.rundir import METRICS, latest_checkpoint
+from gpt.rundir import METRICS
 from gpt.signals import Interrupt
-from gpt.tracker.tracker import read_metrics
+from gpt.step import Stepper
+from gpt.tracker.logs import read_metrics
 from gpt.trainer import Trainer
 
 TIMES = ["trainer.max_steps=12", "trainer.eval_every=1024", "checkpoint.every=3"]  # evaluated every 4th step
@@ -67,13 +70,13 @@ def test_a_signal_at_any_moment_loses_nothing(small, tmp_path, undisturbed, mome
         monkeypatch.setattr("gpt.evaluation.validation.loss_sum", after(evaluate.loss_sum))
     elif moment == "sample":  # 16 tokens each
         left[0] = 20
-        monkeypatch.setattr("gpt.generate.next_token", after(generate.next_token))
+        monkeypatch.setattr("gpt.generate._next_token", after(generate._next_token))
     elif moment == "save":
         left[0] = 2
         monkeypatch.setattr(checkpoint, "save_file", after(checkpoint.save_file))
     else:
         left[0] = 5
-        monkeypatch.setattr(Trainer, "train_step", after(Trainer.train_step))
+        monkeypatch.setattr(Stepper, "train_step", after(Stepper.train_step))
     ends = []
     while "done" not in ends:
         run = Trainer(config, *prepare(config.data), tmp_path)

@@ -19,10 +19,9 @@ from wandb_server import KEY, serving
 
 from gpt.files import LAYOUT, locked, write_json
 from gpt.rundir import METRICS
-from gpt.tracker.histogram import BINS, histogram
-from gpt.tracker.mirror import Tail
-from gpt.tracker.provenance import git, without_secrets
-from gpt.tracker.tracker import parse_samples, read_metrics
+from gpt.tracker.histogram import BINS, _histogram
+from gpt.tracker.logs import Tail, parse_samples, read_metrics
+from gpt.tracker.provenance import _git, _without_secrets
 
 RUN = ["tracker=wandb", "hydra.run.dir=run", "trainer.eval_every=1280"]
 IMPATIENT = {
@@ -35,7 +34,8 @@ IMPATIENT = {
 # A mirror that does not wait until the machine has nothing else to do: other tests would keep it from running.
 AWAKE = {
     "constants": {
-        f"gpt.tracker.mirror.{name}": value for name, value in {"NICENESS": 0, "LAST": 0, "POLL": 0.2}.items()
+        f"gpt.mirrors.follow.{name}": value
+        for name, value in {"NICENESS_AT_START": 0, "NICENESS": 0, "POLL": 0.2}.items()
     }
 }
 PATIENCE = 4  # seconds, in place of ten
@@ -105,12 +105,12 @@ def test_samples_are_read_back_as_they_were_written(tmp_path):
 
 def test_histograms_count_every_value():
     values = torch.randn(5_000_001, generator=torch.Generator().manual_seed(0))
-    held = histogram(values.view(-1, 3))
+    held = _histogram(values.view(-1, 3))
     assert sum(held["counts"]) == 5_000_001 and (held["min"], held["max"]) == (values.min(), values.max())
     expected, _ = np.histogram(values.numpy(), BINS)
     assert np.abs(np.array(held["counts"]) - expected).max() <= 5  # values that lie on an edge, in float32
-    assert histogram(torch.full((7,), 2.0))["counts"].count(7) == 1
-    assert histogram(torch.tensor([1.0, torch.nan])) is histogram(torch.tensor([1.0, -torch.inf])) is None
+    assert _histogram(torch.full((7,), 2.0))["counts"].count(7) == 1
+    assert _histogram(torch.tensor([1.0, torch.nan])) is _histogram(torch.tensor([1.0, -torch.inf])) is None
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,17 @@ def test_what_is_not_committed_is_kept(tmp_path):
         subprocess.run(["git", *who, "-C", tmp_path, *arguments], check=True, capture_output=True)
 
     (repository := tmp_path).joinpath("code.py").write_text("a = 1\n")
-    assert git(repository / "nowhere") == (None, b"")
+    assert _git(repository / "nowhere") == (None, b"")
     run_git("init", "-q")
     run_git("add", ".")
     run_git("commit", "-q", "-m", "first")
-    about, diff = git(repository)
+    about, diff = _git(repository)
     assert len(about["commit"]) == 40 and (about["changed"], diff) == (False, b"")
     (repository / "code.py").write_text("a = 2\n")
-    about, diff = git(repository)
+    about, diff = _git(repository)
     assert about["changed"] and b"-a = 1\n+a = 2\n" in diff
     run_git("remote", "add", "origin", "https://user:secret@example.org/lab/code.git")
-    assert git(repository)[0]["remote"] == "https://example.org/lab/code.git"
+    assert _git(repository)[0]["remote"] == "https://example.org/lab/code.git"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_is_not_committed_is_kept(tmp_path):
     ],
 )
 def test_a_remote_is_noted_without_secrets(remote, public):
-    assert without_secrets(remote) == public
+    assert _without_secrets(remote) == public
 
 
 @pytest.mark.slow
@@ -328,11 +328,11 @@ def test_a_resumed_run_goes_on_in_wandb_without_gap_or_repetition(server, small,
 
 def offline_records(run_dir: Path) -> dict[str, list]:
     """What the files that W&B's package has written hold, by kind of record, in order of time."""
-    from gpt.mirrors.wandb_file import records
+    from gpt.mirrors.wandb_file import _records
 
     found = {}
     for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb")):
-        for record in records(path):
+        for record in _records(path):
             kind = record.WhichOneof("record_type")
             found.setdefault(kind, []).append(getattr(record, kind))
     return found
@@ -353,7 +353,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
     process.communicate(timeout=200)
     assert process.returncode == 1
     assert call("--multirun", *arguments, cwd=tmp_path, timeout=200, **AWAKE).returncode == 0
-    from gpt.mirrors.wandb_file import history
+    from gpt.mirrors.wandb_file import _history
 
     ids = set()
     for seed in (1, 2):
@@ -368,7 +368,7 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         assert config["facts"]["git"] is None or len(config["facts"]["git"]["commit"]) == 40
         files = sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb"))
         assert len(files) == (2 if seed == 2 else 1)
-        held = [row for path in files for row in history(path)]
+        held = [row for path in files for row in _history(path)]
         assert [row["_step"] for row in held] == list(range(1, 61))
         assert [row["train/loss"] for row in held] == [row["train/loss"] for row in rows]
         assert [row["_step"] for row in held if "gradients/wte.weight.values" in row] == [20, 40, 60]
@@ -490,3 +490,17 @@ def test_tensorboard_shows_every_row_once(small, tmp_path):
         assert found["gradients/wte.weight"] == [(2560, "histo"), (5120, "histo")]
         assert len(found["sample/text_summary"]) == 4
         assert mirror("run", cwd=tmp_path, module="mirrors.tensorboard").returncode == 0
+
+
+def test_the_summary_has_every_metric_of_validation_though_a_run_failed(tmp_path):
+    from gpt.compare.runs import Run
+    from gpt.mirrors.wandb import _summary
+
+    row = {"step": 1, "tokens": 10, "train/loss": 3.0, "perf/tokens_per_sec": 5.0}
+    rows = [row | {"val/loss": 2.0, "val/exact_match": 0.5, "val/word_errors": 7}, row | {"tokens": 20}]
+    result = {"layout": 1, "status": "failed", "seconds": 1.0}
+    run = Run(name="run", path=tmp_path, state="failed", config={}, result=result, rows=rows)
+    assert _summary(run) == {
+        "status": "failed", "seconds": 1.0, "exact_match": 0.5, "word_errors": 7, "val_loss": 2.0, "best_val_loss": 2.0,
+        "tokens_per_sec": 5.0, "hours": 4 / 3600,
+    }  # fmt: skip

@@ -333,7 +333,7 @@ def test_the_speed_ladder_leaves_out_what_is_not_here(cache, tmp_path):
     done = call(*LADDER, "sweep.arm=fp32,tf32", f"data.cache_dir={cache}", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert events(done.stdout, "left out") == ["tf32_seed-1"]
-    assert "precision=tf32 is not to be had on cpu here" in done.stdout
+    assert "precision=tf32 is not supported on cpu here" in done.stdout
     assert events(done.stdout, "done") == ["fp32_seed-1"]
     assert (tmp_path / "outputs" / "sweeps" / "speed_ladder" / "compare.html").exists()
 

@@ -6,16 +6,20 @@ import pytest
 from conftest import call
 from omegaconf import OmegaConf
 
-from gpt.cli.compose import as_rank, compose
+from gpt.cli.arguments import as_rank
+from gpt.cli.compose import compose
+from gpt.config.budget import linear_stages, run_length, whole_batches
 from gpt.config.groups import options
-from gpt.config.load import save, scaled
+from gpt.config.load import _scaled, save
 from gpt.errors import InputError
 from gpt.files import ROOT, write_json
 from gpt.rundir import write_result
-from gpt.schedule import linear_stages, run_length, whole_batches
-from gpt.sweep.board import Board, last_row
-from gpt.sweep.jobs import Job, check_sweep_dir, job_names, known_names, over_arms, stand, swept_keys
-from gpt.sweep.slots import Slot, cpu_cores, share_out
+from gpt.sweep.arms import over_arms
+from gpt.sweep.board import Board, _last_row
+from gpt.sweep.index import _check_sweep_dir
+from gpt.sweep.jobs import Job, determine_state
+from gpt.sweep.names import job_names, known_names, swept_keys
+from gpt.sweep.slots import Slot, _cpu_cores, share_out
 
 ARMS = {"plain": ["precision=fp32", "compile=false"], "half": ["precision=bf16"], "fast": ["compile=true"]}
 
@@ -113,7 +117,7 @@ def test_names_differ_where_values_do():
     "value, factor, expected", [(0.002, 0.5, 0.001), (6e-4, 4, 2.4e-3), (64, 0.25, 16), (64, 2, 128), (None, 2, None)]
 )
 def test_a_key_can_be_a_multiple_of_another(value, factor, expected):
-    assert scaled(value, factor) == expected and type(scaled(value, factor)) is type(expected)
+    assert _scaled(value, factor) == expected and type(_scaled(value, factor)) is type(expected)
 
 
 @pytest.mark.parametrize("start, full, over", [(64, 1024, 5242), (256, 1024, 5000), (32, 512, 1)])
@@ -130,14 +134,14 @@ def test_a_ramp_ends_on_whole_batches(start, full, over):
 def test_slots_have_devices_of_their_own():
     assert share_out(1, None, None, ["0", "1"], 2) == [Slot()]
     gpus = ["4", "5", "6", "7"]
-    two = share_out(2, None, 1, gpus, 2) if len(cpu_cores()) > 1 else None
+    two = share_out(2, None, 1, gpus, 2) if len(_cpu_cores()) > 1 else None
     if two:
         assert [slot.gpus for slot in two] == [("4", "5"), ("6", "7")]
         assert not set(two[0].cores) & set(two[1].cores)
     assert len(share_out(None, 2, None, gpus[:2], 1)) == 1
     with pytest.raises(InputError, match=r"slots=3 with 2 GPUs per job needs 6 GPUs, and 4 are there\n.*slots up to 2"):
         share_out(3, None, None, gpus, 2)
-    with pytest.raises(InputError, match=f"needs 1000 cores, and {len(cpu_cores())} are there"):
+    with pytest.raises(InputError, match=f"needs 1000 cores, and {len(_cpu_cores())} are there"):
         share_out(1000, None, None, [], 1)
 
 
@@ -152,43 +156,43 @@ def job(tmp_path):
 
 
 def test_what_is_in_a_directory_says_how_a_job_stands(job, tmp_path):
-    stand(fresh := job())
+    determine_state(fresh := job())
     assert (fresh.state, fresh.config.resume) == ("waiting", None)
     save(fresh.config, tmp_path / "a" / "config.yaml")
     (tmp_path / "a" / ".result.json").write_text('{"status": "do')  # killed while writing it
-    stand(begun := job("cluster.threads=3"))
+    determine_state(begun := job("cluster.threads=3"))
     assert (begun.state, begun.config.resume) == ("waiting", str(tmp_path / "a"))
     write_result(tmp_path / "a", {"status": "failed"})
-    stand(failed := job())
+    determine_state(failed := job())
     assert (failed.state, failed.config.resume) == ("waiting", str(tmp_path / "a"))
     write_result(tmp_path / "a", {"status": "done", "val_loss": 1.5})
-    stand(done := job())
+    determine_state(done := job())
     assert (done.state, done.result["val_loss"]) == ("kept", 1.5)
 
 
 def test_a_changed_config_is_refused_by_key(job, tmp_path):
     save(job("trainer.max_tokens=4096").config, tmp_path / "a" / "config.yaml")
     with pytest.raises(InputError, match=r"another config: optimizer.lr 0.002 -> 0.1, trainer.max_tokens 4096 -> 8192"):
-        stand(job("optimizer.lr=0.1", "trainer.max_tokens=8192"))
-    stand(again := job("optimizer.lr=0.1", on_change="rerun"))
+        determine_state(job("optimizer.lr=0.1", "trainer.max_tokens=8192"))
+    determine_state(again := job("optimizer.lr=0.1", on_change="rerun"))
     assert (again.state, again.note, again.config.resume) == ("waiting", "replaced", None)
 
 
 def test_foreign_directories_are_refused(job, tmp_path):
     (tmp_path / "a" / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match=r"without config.yaml"):
-        stand(job())
-    check_sweep_dir(tmp_path / "none")
+        determine_state(job())
+    _check_sweep_dir(tmp_path / "none")
     with pytest.raises(InputError, match="holds no sweep"):
-        check_sweep_dir(tmp_path / "a")
+        _check_sweep_dir(tmp_path / "a")
     (tmp_path / "sweep.json").write_text('{"layout": 99}')
     with pytest.raises(InputError, match="layout 99, and this version of gptlab reads layout 1"):
-        check_sweep_dir(tmp_path)
+        _check_sweep_dir(tmp_path)
     (tmp_path / "sweep.json").write_text('{"lay')
     with pytest.raises(InputError, match="none of ours"):
-        check_sweep_dir(tmp_path)
+        _check_sweep_dir(tmp_path)
     write_json(tmp_path / "sweep.json", {"layout": 1, "jobs": {}})
-    check_sweep_dir(tmp_path)
+    _check_sweep_dir(tmp_path)
 
 
 def test_a_table_shows_the_jobs(job, tmp_path):
@@ -197,7 +201,7 @@ def test_a_table_shows_the_jobs(job, tmp_path):
     done.result, done.seconds = {"val_loss": 1.25, "best_val_loss": 1.2, "step": 8, "tokens": 8192}, 20.0
     rows = [{"step": 384, "tokens": 393216, "train/loss": 2.5, "perf/tokens_per_sec": 39321.6}]
     (tmp_path / "a" / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n" + '{"step": 3')
-    assert last_row(tmp_path / "a") == rows[0]  # half a row is none
+    assert _last_row(tmp_path / "a") == rows[0]  # half a row is none
     board = Board("lr", [going, done, waiting], [Slot()], tmp_path)
     with board.console.capture() as shown:
         board.console.print(board.progress())

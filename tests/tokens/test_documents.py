@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -15,12 +16,13 @@ from data.preparation import check_fits, prepare
 from data.sources.base import source_of
 from gpt.cli.compose import compose
 from gpt.errors import InputError
-from gpt.evaluation.validation import ExactMatch
+from gpt.evaluation.exact_match import KEY, ExactMatch
+from gpt.evaluation.task import Compute
 from gpt.generate import generate
 from gpt.loss import loss_sum
 from gpt.tokens.loader import TokenDataset, count_targets, unpack
-from gpt.tokens.order import Order
-from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows
+from gpt.tokens.order import SampleOrder
+from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows, open_windows
 from gpt.trainer import Trainer
 
 T = 16
@@ -55,9 +57,9 @@ def filled(windows: Windows, starts) -> np.ndarray:
 @pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
 def test_separate_windows_hold_every_target_once_and_one_document(files, tokenizer):
     file, _ = files(f"data.tokenizer={tokenizer}", "data.shard_tokens=1_000")
-    windows = Windows(file, T, "separate", "mmap")
+    windows = open_windows(file, T, "separate", "mmap")
     ids, offsets = file.reader()(0, file.n_tokens), file.doc_offsets()
-    starts, seen = windows.starts(np.arange(len(windows))), []
+    starts, seen = windows.starts(np.arange(windows.n_windows)), []
     for start, row in zip(starts, filled(windows, starts), strict=True):
         document = np.searchsorted(offsets, start, side="right")
         places = start + np.flatnonzero(row & NO_TARGET == 0)
@@ -72,21 +74,21 @@ def test_separate_windows_hold_every_target_once_and_one_document(files, tokeniz
 
 def test_every_separate_window_comes_once_an_epoch(files):
     file, _ = files()
-    windows = Windows(file, T, "separate", "mmap")
-    order = Order(1, "x", file.n_tokens, T, windows=windows)
+    windows = open_windows(file, T, "separate", "mmap")
+    order = SampleOrder(1, windows)
     n = order.n_windows
     epochs = [sorted(order.starts(first, n).tolist()) for first in (0, n)]
     assert epochs[0] == epochs[1] == windows.starts(np.arange(n)).tolist()
     assert order.starts(0, n).tolist() != order.starts(n, n).tolist() != epochs[0]
-    in_turn = Order(1, "x", file.n_tokens, T, kind="sequential", windows=windows)
+    in_turn = SampleOrder(1, windows, kind="sequential")
     assert in_turn.starts(0, n).tolist() == epochs[0]
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
 def test_masked_windows_are_packed_ones_that_say_where_documents_start(files, tokenizer):
     file, _ = files(f"data.tokenizer={tokenizer}")
-    starts = Order(1, "x", file.n_tokens, T).starts(0, 100)
-    packed, masked = (filled(Windows(file, T, kind, "pread"), starts) for kind in ("packed", "masked"))
+    starts = SampleOrder(1, open_windows(file, T, "packed", "mmap")).starts(0, 100)
+    packed, masked = (filled(open_windows(file, T, kind, "pread"), starts) for kind in ("packed", "masked"))
     assert np.array_equal(masked & ID, packed)
     offsets = set(file.doc_offsets().tolist())
     for start, row in zip(starts.tolist(), masked, strict=True):
@@ -132,12 +134,12 @@ def test_a_masked_loss_is_the_mean_over_the_targets_of_the_whole_batch(trainer, 
     for micro in (8, 2, 1):
         overrides = ["data.files=[]", *ADDITION, f"data.documents={documents}", f"batch.micro_batch_size={micro}"]
         run = trainer(*overrides)
-        step = run.train_step(run.batches())
+        step = run.stepper.train_step(run.stepper.batches())
         averages = run.state.optimizers[0].state  # a tenth of the gradient, after one step
         gradients.append({name: averages[p]["exp_avg"] for name, p in run.state.model.named_parameters()})
         if micro == 8:
             fresh = trainer(*overrides)
-            batch = next(fresh.batches())
+            batch = next(next(fresh.stepper.batches()).micro_batches)
             inputs, targets, _ = unpack(batch, masked=False)
             assert 0 < count_targets(batch) < targets.numel()
             expected = loss_sum(fresh.state.model, inputs, targets) / count_targets(batch)
@@ -147,35 +149,42 @@ def test_a_masked_loss_is_the_mean_over_the_targets_of_the_whole_batch(trainer, 
             assert (value - gradients[0][name]).norm() <= 1e-5 * value.norm(), name
 
 
+def share_of(run: Trainer) -> float:
+    """The exact match of a trainer's own task."""
+    return (
+        run.tasks["exact_match"].measure(run.state.model, 0, Compute(torch.device("cpu"), nullcontext())).metrics[KEY]
+    )
+
+
 def test_exact_match_is_what_greedy_decoding_gets_right(trainer):
     overrides = ["data.files=[]", *ADDITION, "data.documents=separate", "trainer.max_steps=150", "model.init_std=0.1"]
     run = trainer(*overrides, "sample.tokens=0", "trainer.eval_every=64000")
     result = run.fit()
-    windows = Windows(run.train_file, 8, "packed", "mmap")
-    match = ExactMatch(windows, 4)
-    share = match.share(run.state.model, run.device, run.autocast)
-    text = run.tokenizer.decode(run.train_file.reader()(0, run.train_file.n_tokens).tolist())
+    windows = open_windows(run.stepper.dataset.windows.file, 8, "packed", "mmap")
+    match = ExactMatch(windows, 4, every=1)
+    share = match.measure(run.state.model, 0, Compute(torch.device("cpu"), nullcontext())).metrics[KEY]
+    file = run.stepper.dataset.windows.file
+    tokenizer = run.tasks["val"].tokenizer
+    text = tokenizer.decode(file.reader()(0, file.n_tokens).tolist())
     right = 0
     for problem in text.splitlines():
         question = problem[: problem.index("=") + 1]
-        prompt = torch.tensor([run.tokenizer.encode(question)])
+        prompt = torch.tensor([tokenizer.encode(question)])
         answer = len(problem) + 1 - len(question)
         ids = generate(run.state.model, prompt, answer, temperature=1.0, top_k=1, seed=1)
-        right += run.tokenizer.decode(ids[0].tolist()) == problem + "\n"
+        right += tokenizer.decode(ids[0].tolist()) == problem + "\n"
     assert share == right / 80
     assert 0.1 < share < 1
     rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["val/exact_match"] == result["exact_match"] == run.exact_match.share(
-        run.state.model, run.device, run.autocast
-    )  # fmt: skip
+    assert rows[-1]["val/exact_match"] == result["exact_match"] == share_of(run)
 
 
 def test_documents_that_do_not_fit_are_left_out_of_exact_match(trainer):
     run = trainer("data.files=[]", "data=arithmetic", "data.digits=1", "data.problems=200", "data.val_problems=50",
                   "model.seq_len=8", "batch.global_tokens=64", "batch.micro_batch_size=null")  # fmt: skip
-    lengths = np.diff(run.validation.windows.file.doc_offsets(), append=run.validation.windows.file.n_tokens)
-    assert 0 < len(run.exact_match.documents) == (lengths <= 9).sum() < 50
-    assert 0 <= run.exact_match.share(run.state.model, run.device, run.autocast) <= 1
+    lengths = np.diff(run.tasks["val"].windows.file.doc_offsets(), append=run.tasks["val"].windows.file.n_tokens)
+    assert 0 < len(run.tasks["exact_match"].documents) == (lengths <= 9).sum() < 50
+    assert 0 <= share_of(run) <= 1
 
 
 def test_where_no_document_fits_the_context_there_is_no_exact_match(trainer):
@@ -290,10 +299,12 @@ def test_a_small_model_learns_to_add(cache, tmp_path):
     assert result["exact_match"] >= 0.99
     assert f"exact match {result['exact_match']:.2%} of 2,000 documents" in done.stdout
     assert "12+34=64" in done.stdout
-    evaluated = call(f"checkpoint={tmp_path}/run", "tasks=[val]", "cluster.threads=1", script="eval.py", cwd=tmp_path)
+    evaluated = call(
+        f"checkpoint={tmp_path}/run", "tasks=[val,exact_match]", "cluster.threads=1", script="eval.py", cwd=tmp_path
+    )
     assert evaluated.returncode == 0, evaluated.stderr
     (entry,) = json.loads((tmp_path / "run" / "checkpoints" / "eval-step_00000400.json").read_text())
-    assert entry["val"]["exact_match"] == result["exact_match"]
+    assert entry["exact_match"]["exact_match"] == result["exact_match"]
 
 
 def test_documents_must_be_known_to_be_kept_apart(small, files, tmp_path):
@@ -308,8 +319,8 @@ def test_documents_must_be_known_to_be_kept_apart(small, files, tmp_path):
 
 def test_a_dataset_of_windows_is_sent_without_what_it_has_opened(files):
     file, _ = files()
-    windows = Windows(file, T, "separate", "mmap")
-    dataset = TokenDataset(windows, Order(1, "x", file.n_tokens, T, windows=windows))
+    windows = open_windows(file, T, "separate", "mmap")
+    dataset = TokenDataset(SampleOrder(1, windows))
     first = dataset[3]
     assert not any(key.startswith("_") for key in windows.__getstate__())
     assert torch.equal(first, dataset[3])

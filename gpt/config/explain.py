@@ -1,0 +1,89 @@
+"""What OmegaConf found wrong with a config, in words: which key, what was given, what is allowed."""
+
+from dataclasses import fields
+from typing import Any
+
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from gpt.config.checks import did_you_mean
+from gpt.config.keys import Choice, Range
+from gpt.config.schema import VARIANTS, allowed_of, fields_of
+from gpt.errors import InputError
+
+TYPES_IN_WORDS = {
+    int: "a whole number, such as 1000 or 1_000",
+    float: "a number, such as 0.1 or 6e-4",
+    bool: "true or false",
+    str: "text",
+    list[str]: "a list: [a,b]",
+    list[float]: "a list of numbers: [0.9,0.95]",
+    list[int]: "a list of whole numbers: [1000,64]",
+    list[list[int]]: "a list of pairs: [[1000,64],[2000,128]]",
+    dict[str, float]: "names and numbers: {a: 1.5}",
+    dict[str, Any]: "names and values: {a: 1.5, b: text}",
+}
+OF_A_SECTION = "an option of its group, or single keys below it"
+
+
+def explain(error: OmegaConfBaseException, override: str | None = None) -> InputError:
+    """Return what OmegaConf refuses as an error with problem and cure; ``override`` is what was typed, if known."""
+    key = error.full_key or str(error.key or "")
+    if isinstance(error, MissingMandatoryValue):
+        return InputError(f"{key} has no value", f"give one: {key}=…")
+    if isinstance(error, (ConfigKeyError, AttributeError)) and error.parent_node is not None:
+        return _unknown_key(key, [str(name) for name in error.parent_node if name != "hydra"])
+
+    # A value that does not fit: the first line of OmegaConf's message is fit to be read, the rest is about its nodes.
+    reason = str(error).splitlines()[0]
+    problem = f"{override or key or 'the config'}: {reason}"
+    if isinstance(error, InterpolationResolutionError) or not key:
+        return InputError(problem, "${…} holds the name of a key, or a resolver: ${oc.env:HOME}")
+    if key.startswith("hydra."):
+        return InputError(problem, "give what Hydra takes there: python train.py --cfg hydra")
+    return InputError(problem, f"{key} takes {expected_type(key)}")
+
+
+def _unknown_key(key: str, known: list[str]) -> InputError:
+    """The error for a key that its section, which has the ``known`` ones, does not have."""
+    section, _, name = key.rpartition(".")
+    if not known:  # a dict that is open
+        return InputError(f"{key} is not there yet", f"a plus adds it: +{key}=…")
+    owners = []
+    for option, variant in VARIANTS.get(section, {}).items():
+        if name in [field.name for field in fields(variant)]:
+            owners.append(f"{section}={option}")
+    hint = f"; it is a key of {' and '.join(owners)}" if owners else did_you_mean(name, known)
+    heading = f"keys of {section}" if section else "keys"
+    return InputError(f"unknown key {key}", f"{heading}: {', '.join(known)}{hint}")
+
+
+def expected_type(key: str) -> str:
+    """Return the type of a dotted key in words; ``key[0]`` is an element of a list."""
+    name, *indices = key.split("[")
+    kind, is_optional = _type_of(name)
+    for _ in indices:
+        kind = kind.__args__[0]
+    or_null = ", or null" if is_optional and not indices else ""
+    return TYPES_IN_WORDS.get(kind, OF_A_SECTION) + or_null
+
+
+def allowed_values(key: str) -> str:
+    """Return what a dotted key may hold, in words: its choices, its range, or else its type."""
+    allowed = allowed_of(key)
+    if not isinstance(allowed, (Choice, Range)):
+        return expected_type(key)
+    _, is_optional = _type_of(key)
+    return allowed.in_words + (", or null" if is_optional else "")
+
+
+def _type_of(key: str) -> tuple[Any, bool]:
+    """The type of a dotted key, and True where it may be null."""
+    declared = fields_of(key)
+    kind: Any = declared[0].type if declared else None
+    options = getattr(kind, "__args__", ())
+    return (options[0], True) if type(None) in options else (kind, False)

@@ -1,0 +1,114 @@
+"""The interface of an evaluation task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import tiktoken
+import torch
+from torch import Tensor
+
+from gpt.config.schema import Config
+from gpt.distributed import ALONE, World
+from gpt.model import GPT, evaluating
+from gpt.signals import Stopped, never
+from gpt.tokens.tokenfile import TokenFile
+from gpt.tokens.tokenizer import get_tokenizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The input of a task: config, tokenizer and, for tasks that read data, the validation file."""
+
+    config: Config
+    tokenizer: tiktoken.Encoding
+    val: TokenFile | None
+
+    @classmethod
+    def of_data(cls, config: Config, val: TokenFile) -> Self:
+        """Return the subject of a run whose tokenizer is that of its data."""
+        return cls(config, get_tokenizer(val.tokenizer, val.chars), val)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The means of a measurement. ``stop`` is asked between batches; the work is shared by all ranks of ``world``."""
+
+    device: torch.device
+    autocast: AbstractContextManager
+    world: World = ALONE
+    stop: Callable[[], bool] = never
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Metrics by their key in metrics.jsonl, such as ``val/loss``, or a text for samples.txt."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    text: str | None = None
+
+
+class Task(ABC):
+    """One kind of measurement. Training repeats it every ``every`` tokens and after the last step."""
+
+    every: int
+
+    @classmethod
+    @abstractmethod
+    def build(cls, subject: Subject) -> Self | None:
+        """Return the task, or None if config and data leave it nothing to measure."""
+
+    @abstractmethod
+    def measure(self, model: GPT, step: int, compute: Compute) -> Measurement:
+        """Measure the model as it is after ``step``, on all ranks together.
+
+        Raises Stopped, on all ranks, once one of them is to stop.
+        """
+
+    def figures(self, measurement: Measurement) -> dict[str, Any]:
+        """Return what ``eval.py`` shows, by name."""
+        return {key.rpartition("/")[2]: value for key, value in measurement.metrics.items()}
+
+    def references(self) -> dict[str, float]:
+        """Return losses to compare the model's with, by name."""
+        return {}
+
+    def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
+        """Return further figures for result.json, and a line for the terminal, at the end of a run.
+
+        ``last`` holds the last value of every metric.
+        """
+        return {}, None
+
+
+def due_tasks(tasks: dict[str, Task], before: int, after: int, is_last: bool) -> list[str]:
+    """Return the names of the tasks for which a step from ``before`` to ``after`` tokens completes an interval."""
+    return [name for name, task in tasks.items() if is_last or after // task.every > before // task.every]
+
+
+def measure_each(tasks: list[Task], model: GPT, step: int, compute: Compute) -> Iterator[Measurement | None]:
+    """Yield the measurements of tasks; None, on all ranks, and then no more, once one of them is to stop."""
+    try:
+        for task in tasks:
+            yield task.measure(model, step, compute)
+    except Stopped:
+        yield None
+
+
+def sum_over(batches: Iterator[Tensor], function: Callable[[Tensor], Tensor], model: GPT, compute: Compute) -> float:
+    """Sum a function over all batches of all ranks. Raises Stopped, on all ranks, once one of them is to stop."""
+    # The sum, and whether to stop: one collective for both, which no rank leaves out.
+    total = torch.zeros(2, dtype=torch.float64)
+    with torch.no_grad(), evaluating(model):
+        for batch in batches:
+            if compute.stop():
+                total[1] = 1
+                break
+            with compute.autocast:
+                total[0] += function(batch.to(compute.device)).cpu()
+    summed, stopped = compute.world.sum(total).tolist()
+    if stopped:
+        raise Stopped
+    return summed
