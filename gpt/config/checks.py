@@ -67,13 +67,19 @@ def check_names(key: str, value: str, allowed: list[str]) -> None:
     """Refuse a value that is none of those allowed. Raises InputError."""
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
-        raise InputError(f"{key}={value} is not known", f"allowed: {', '.join(allowed)}{hint}")
+        raise InputError(
+            f"{key}={value} is not known",
+            f"allowed: {', '.join(allowed)}{hint}",
+        )
 
 
 def check_wandb_name(key: str, name: str | None) -> None:
     """Refuse what cannot name a project or a user in W&B; None is its default. Raises InputError."""
     if name is not None and not re.fullmatch(WANDB_NAME, name):
-        raise InputError(f"{key}={name!r} is no name in W&B", r"allowed: 1 to 128 characters, none of / \ # ? % :")
+        raise InputError(
+            f"{key}={name!r} is no name in W&B",
+            r"allowed: 1 to 128 characters, none of / \ # ? % :",
+        )
 
 
 def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -91,7 +97,10 @@ def _check_64_bits(key: str, value: Any) -> None:
     """Refuse whole numbers that torch cannot count with. Raises InputError."""
     for number in _whole_numbers(value):
         if abs(number) > LARGEST_INTEGER:
-            raise InputError(f"{key}={value} does not fit into 64 bits", f"allowed: up to {LARGEST_INTEGER}")
+            raise InputError(
+                f"{key}={value} does not fit into 64 bits",
+                f"allowed: up to {LARGEST_INTEGER}",
+            )
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:
@@ -106,7 +115,10 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 def _check_not_too_much(key: str, value: float | None, allowed: Range) -> None:
     """Refuse what would take hours or all memory. Raises InputError."""
     if value is not None and allowed.largest is not None and value > allowed.largest:
-        raise InputError(f"{key}={value} is too much", f"allowed: up to {allowed.largest:,}; {allowed.reason}")
+        raise InputError(
+            f"{key}={value} is too much",
+            f"allowed: up to {allowed.largest:,}; {allowed.reason}",
+        )
 
 
 def _check_range(key: str, value: Any, allowed: Range) -> None:
@@ -116,9 +128,15 @@ def _check_range(key: str, value: Any, allowed: Range) -> None:
     numbers = value if isinstance(value, list) else [value]
     for number in numbers:
         if not allowed.contains(number):
-            raise InputError(f"{key}={value} {allowed.problem}", f"allowed: {allowed.sense_in_words}")
+            raise InputError(
+                f"{key}={value} {allowed.problem}",
+                f"allowed: {allowed.sense_in_words}",
+            )
         if allowed.smallest is not None and number < allowed.smallest:
-            raise InputError(f"{key}={value} is too small", f"allowed: at least {allowed.smallest}")
+            raise InputError(
+                f"{key}={value} is too small",
+                f"allowed: at least {allowed.smallest}",
+            )
 
 
 # --- keys together
@@ -132,13 +150,19 @@ def _check_run(config: Config) -> None:
             f"allowed: letters, digits and . _ -, up to {LONGEST_NAME} characters",
         )
     if config.plan and config.resume:
-        raise InputError("plan=true says what a run would be, and resume continues one", "leave one of them out")
+        raise InputError(
+            "plan=true says what a run would be, and resume continues one",
+            "leave one of them out",
+        )
 
 
 def _check_data(data: DataConfig) -> None:
     """Check the names of directories, the pattern of documents, and the order of samples. Raises InputError."""
     if not re.fullmatch(FILE_NAME, data.name):
-        raise InputError(f"data.name={data.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
+        raise InputError(
+            f"data.name={data.name!r} cannot name a directory",
+            "allowed: letters, digits and . _ -",
+        )
     for key, directory in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
         if directory == "":
             raise InputError(f"{key} is empty", "give a directory, or leave it out")
@@ -168,7 +192,8 @@ def _check_pattern(key: str, pattern: str | None) -> None:
         re.compile(pattern or "")
     except re.error as error:
         raise InputError(
-            f"{key}={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
+            f"{key}={pattern} is no regular expression: {error}",
+            "such as ' = [^=]', see Python's re",
         ) from error
 
 
@@ -197,7 +222,10 @@ def _check_optimizer(config: Config) -> None:
     """Check that Adam has two betas, and Muon matrices. Raises InputError."""
     betas = getattr(config.optimizer, "betas", None)
     if betas is not None and len(betas) != 2:
-        raise InputError(f"optimizer.betas={betas} are not Adam's", "allowed: two numbers of 0 up to, not including, 1")
+        raise InputError(
+            f"optimizer.betas={betas} are not Adam's",
+            "allowed: two numbers of 0 up to, not including, 1",
+        )
     if config.optimizer.name == "muon" and config.model.n_layer == 0:
         raise InputError(
             f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
@@ -360,7 +388,8 @@ def _check_ramp_steps(config: Config) -> None:
     begins = [begin for begin, _ in config.given_stages]
     if begins != sorted(set(begins)):
         raise InputError(
-            f"batch.ramp.stages={stages} do not ascend", "each pair: until so many tokens, steps of so many"
+            f"batch.ramp.stages={stages} do not ascend",
+            "each pair: until so many tokens, steps of so many",
         )
     for _, size in config.given_stages:
         if size < 1 or size % config.unit_tokens:

@@ -79,7 +79,12 @@ class Range:
         return _bounds_in_words(self.at_least, self.above, at_most, self.below)
 
 
-def _bounds_in_words(at_least: float | None, above: float | None, at_most: float | None, below: float | None) -> str:
+def _bounds_in_words(
+    at_least: float | None,
+    above: float | None,
+    at_most: float | None,
+    below: float | None,
+) -> str:
     """Bounds for a person: at most one at each end."""
     if above is not None:
         return f"more than {above:,}" if below is None else f"between {above:,} and {below:,}"
