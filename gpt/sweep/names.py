@@ -24,7 +24,9 @@ def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
     overrides = parse(list(config.hydra.overrides.task))
     present = set()
     for job in jobs:
-        present.update(override.partition("=")[0] for override in job)
+        for override in job:
+            key, _, _ = override.partition("=")
+            present.add(key)
 
     # The keys with several values: arms, those of the file, those of the command.
     params = config.hydra.sweeper.get("params") or {}
@@ -41,7 +43,9 @@ def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
             if not UNNAMED.fullmatch(key):
                 keys.append(key)
 
-    ordered = sorted(dict.fromkeys(keys), key=lambda key: key == "seed")
+    # Each once, in this order but for the seed.
+    different = dict.fromkeys(keys)
+    ordered = sorted(different, key=lambda key: key == "seed")
     return [key for key in ordered if key in present]
 
 
@@ -55,21 +59,27 @@ def job_names(jobs: list[list[str]], keys: list[str], default: str) -> list[str]
     for job in jobs:
         name = _name(job, labels) or default
         if len(name) > LONGEST_NAME:
-            name = f"{name[:LONGEST_NAME]}-{_short_hash(name)}"
+            head = name[:LONGEST_NAME]
+            name = f"{head}-{_short_hash(name)}"
         names.append(name)
 
     # Different jobs get different names, by a hash of their overrides.
     times = Counter(names)
-    for number, job in enumerate(jobs):
-        if times[names[number]] > 1:
+    different = []
+    for name, job in zip(names, jobs, strict=True):
+        if times[name] > 1:
             digits = _short_hash(" ".join(job))
-            names[number] += f"-{digits}"
-    return names
+            name = f"{name}-{digits}"
+        different.append(name)
+    return different
 
 
 def _labels(keys: list[str]) -> dict[str, str]:
     """Return the part of a name that stands for each key: its last word, or the whole key where two end alike."""
-    last_words = {key: re.split(r"[./]", key)[-1] for key in keys}
+    last_words = {}
+    for key in keys:
+        words = re.split(r"[./]", key)
+        last_words[key] = words[-1]
     times = Counter(last_words.values())
 
     labels = {}
@@ -101,7 +111,8 @@ def _plain(value: str) -> str:
         return value.lower()
     # A sign at either end stays, unless other characters are replaced.
     if NOT_IN_NAMES.search(value):
-        return NOT_IN_NAMES.sub("-", value).strip("-")
+        replaced = NOT_IN_NAMES.sub("-", value)
+        return replaced.strip("-")
     return value
 
 
@@ -120,7 +131,8 @@ def known_names(names: list[str], jobs: list[list[str]], index: dict[str, Any]) 
     known = []
     for name, job in zip(names, jobs, strict=True):
         if name not in entries:
-            name = earlier_names.get(frozenset(job), name)
+            same_overrides = frozenset(job)
+            name = earlier_names.get(same_overrides, name)
         known.append(name)
     return known
 
