@@ -42,8 +42,8 @@ def train(checked: "CheckedRun") -> Any:
 
     # torch is imported last, once all the rest is right.
     from gpt.cluster.launch import launch
+    from gpt.cluster.rank import run
     from gpt.rundir import outcome
-    from gpt.trainer import run
 
     result = launch(config.cluster, run, config, checked.train, checked.val, run_dir)
     return outcome(result, run_dir)

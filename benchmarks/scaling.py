@@ -23,8 +23,8 @@ def serve(world, config, train, val, run_dir: Path) -> None:
     """Run a rank: one step for every line of the pipe, which rank 0 reads and answers."""
     import torch
 
+    from gpt.debug.profile import communication_share
     from gpt.device import cpu_threads, pick_device
-    from gpt.diagnostics import communication_share
     from gpt.distributed import process_group
     from gpt.trainer import Trainer
 

@@ -25,7 +25,7 @@ class Step(NamedTuple):
     loss: Tensor  # (), this rank's part of the loss of the whole batch before the update, in nats per token
     grad_norm: Tensor  # ()
     tokens: int  # of all ranks
-    histograms: dict[str, Any]  # of the gradients, if they are due
+    histograms: dict[str, Any]  # of the gradients before clipping and the updated parameters, if they are due
 
 
 class Stepper:
@@ -66,7 +66,7 @@ class Stepper:
         return step_batches(sampler, self.config.data.num_workers, pin_memory=self.compute.device.type == "cuda")
 
     def train_step(self, batches: Iterator[StepBatch], with_histograms: bool = False) -> Step:
-        """Take one optimizer step; ``with_histograms`` of its gradients."""
+        """Take one optimizer step; ``with_histograms`` of its gradients and of the parameters after it."""
         state = self.state
         progress = state.progress
         # All that dropout draws from.
@@ -81,21 +81,23 @@ class Stepper:
         # The update. Gradients are looked at before they are clipped.
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
-        gradients = {}
+        drawn = {}
         if with_histograms:
-            gradients = histograms("gradients", state.model)
+            drawn |= histograms("gradients", state.model)
         max_norm = self.config.trainer.grad_clip or math.inf
         grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), max_norm)
         for optimizer in state.optimizers:
             state.scaler.step(optimizer)
             optimizer.zero_grad()
         state.scaler.update()
+        if with_histograms:
+            drawn |= histograms("parameters", state.model)
 
         progress.order_hash = self.dataset.order.chain_hash(progress.order_hash, progress.samples, batch.n_samples)
         progress.step += 1
         progress.tokens += tokens
         progress.samples += batch.n_samples
-        return Step(loss, grad_norm, tokens, gradients)
+        return Step(loss, grad_norm, tokens, drawn)
 
     def _set_learning_rate(self, tokens: int) -> None:
         """Set the rate of the step that brings the run to ``tokens``."""

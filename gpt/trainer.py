@@ -7,25 +7,22 @@ from typing import Any, NamedTuple
 import torch
 
 from gpt.checkpoint import state as checkpoint
-from gpt.checkpoint.files import latest_checkpoint
 from gpt.checkpoint.state import Progress, TrainState
 from gpt.config.schema import Config
+from gpt.debug.anomaly import detect_anomaly
+from gpt.debug.profile import profile_steps
 from gpt.device import peak_bytes, pick_device, reset_peak
-from gpt.diagnostics import detect_anomaly, profile_steps
-from gpt.distributed import ALONE, World, compare_ranks, process_group, redirect_output
-from gpt.evaluation.task import Compute, Subject, Task, due_tasks
+from gpt.distributed import ALONE, World
+from gpt.evaluation.task import Compute, Subject, Task, due_tasks, measure_each
 from gpt.evaluation.tasks import build_tasks
 from gpt.model import GPT, init_weights
 from gpt.optim import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
 from gpt.precision import autocast, loss_scaler, set_matmul_precision
 from gpt.session import Session, not_finite, open_session
-from gpt.signals import Stopped
 from gpt.step import Step, Stepper
 from gpt.tokens.loader import TokenDataset, open_dataset
-from gpt.tokens.tokenfile import TokenFile, data_fingerprint
-from gpt.tokens.tokenizer import get_tokenizer
-from gpt.tracker.histogram import histograms
+from gpt.tokens.tokenfile import TokenFile
 from gpt.tracker.summary import log_header, run_facts, summarize
 
 
@@ -59,19 +56,6 @@ def histograms_due(config: Config, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-def run(world: World, config: Config, train: TokenFile, val: TokenFile, run_dir: Path | None) -> dict[str, Any]:
-    """Take this rank's part in a run, from joining the others to its end; only rank 0 needs to know the directory.
-
-    Raises InputError when the ranks, or config, data and checkpoint, do not fit together, and TrainingError when
-    the run cannot go on.
-    """
-    device = pick_device(config.device, world.local_rank)
-    with process_group(world, device, config.cluster.timeout):
-        run_dir = compare_ranks(world, config, data_fingerprint(train, val), run_dir)
-        with redirect_output(world, run_dir):
-            return Trainer(config, train, val, run_dir, world).fit()
-
-
 class Trainer:
     """One run, or one rank of it.
 
@@ -91,12 +75,12 @@ class Trainer:
 
         # The data in the order of the run, and what is measured.
         dataset = open_dataset(config, train)
-        tokenizer = get_tokenizer(train.tokenizer, train.chars)
-        self.tasks = build_tasks(Subject(config, tokenizer, val))
+        self.tasks = build_tasks(Subject.of_data(config, val))
 
         # Model and optimizers, as at step 0 or as the last checkpoint has them.
         self.state = self._build_state(dataset, train.vocab_size)
-        self.logs = self._load_checkpoint() if config.resume else {}  # bytes of each log that belong to this step
+        # Bytes of each log that belong to this step. A run that was ended before its first checkpoint starts again.
+        self.logs = checkpoint.load_latest(run_dir, self.state) if config.resume else {}
         self.saved_step = self.state.progress.step
         self.facts = run_facts(config, self.state.model, train, val, self.tasks["val"].n_targets)
 
@@ -113,11 +97,6 @@ class Trainer:
         optimizers = build_optimizers(self.config.optimizer, model)
         scaler = loss_scaler(self.config.precision.name, self.compute.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=dataset.order.empty_hash()))
-
-    def _load_checkpoint(self) -> dict[str, int]:
-        """Load the newest checkpoint; a run that was ended before its first one starts again."""
-        path = latest_checkpoint(self.run_dir)
-        return checkpoint.load(path, self.state) if path else {}
 
     def _must_stop(self) -> bool:
         return self.session.interrupt.received
@@ -192,8 +171,7 @@ class Trainer:
                 what = f"loss {row['train/loss']}, gradient norm {row['optim/grad_norm']}"
                 raise not_finite(what, progress.step, self.run_dir)
         if step.histograms:
-            parameters = histograms("parameters", self.state.model)
-            self.session.tracker.histograms(progress.step, step.histograms | parameters)
+            self.session.tracker.histograms(progress.step, step.histograms)
         if due.tasks:
             progress.pending = row
         elif due.log:
@@ -215,16 +193,17 @@ class Trainer:
         # A run that was made longer had all of them due at what was its last step.
         before = row["tokens"] - row["optim/batch_tokens"]
         names = due_tasks(self.tasks, before, row["tokens"], progress.step == self.total_steps) or list(self.tasks)
+        tasks = [self.tasks[name] for name in names]
         texts = []
-        try:
-            for name in names:
-                measurement = self.tasks[name].measure(self.state.model, progress.step, self.compute)
-                row = row | measurement.metrics
-                texts += [measurement.text] if measurement.text is not None else []
-                if wrong := [key for key, value in measurement.metrics.items() if not math.isfinite(value)]:
-                    raise not_finite(f"{wrong[0]} {row[wrong[0]]}", progress.step, self.run_dir)
-        except Stopped:
-            return False
+        for measurement in measure_each(tasks, self.state.model, progress.step, self.compute):
+            if measurement is None:
+                return False
+            for key, value in measurement.metrics.items():
+                if not math.isfinite(value):
+                    raise not_finite(f"{key} {value}", progress.step, self.run_dir)
+            row = row | measurement.metrics
+            if measurement.text is not None:
+                texts.append(measurement.text)
 
         progress.pending = None
         self.log(row)

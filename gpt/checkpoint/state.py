@@ -188,6 +188,12 @@ def load(checkpoint: Path, state: TrainState) -> dict[str, int]:
     return saved["logs"]
 
 
+def load_latest(run_dir: Path, state: TrainState) -> dict[str, int]:
+    """Load the newest checkpoint of a run, if there is one; returns the bytes of each log that belong to it."""
+    checkpoint = latest_checkpoint(run_dir)
+    return load(checkpoint, state) if checkpoint else {}
+
+
 def load_model(checkpoint: Path, model: nn.Module) -> None:
     """Load the weights of a checkpoint. Raises InputError when it is of another model."""
     saved = _load_tensors(checkpoint / MODEL)

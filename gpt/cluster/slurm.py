@@ -123,7 +123,7 @@ def check_sbatch(config: Config, run_dir: Path | None) -> None:
 def _run_on_machine(config: Config, train: "TokenFile", val: "TokenFile", run_dir: Path) -> dict[str, Any] | Exception:
     """Run the ranks of one machine, on that machine; an error is returned, for the command that waits."""
     from gpt.cluster.launch import launch  # torch, which the machine that submits need not load
-    from gpt.trainer import run
+    from gpt.cluster.rank import run
 
     # Submitit's handlers would requeue the job. SLURM sends SIGUSR2 to every process when the time limit is near:
     # this one handles it as SIGTERM, and the resource tracker, which is started while it is ignored, ignores it.

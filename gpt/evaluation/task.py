@@ -15,6 +15,7 @@ from gpt.distributed import ALONE, World
 from gpt.model import GPT, evaluating
 from gpt.signals import Stopped, never
 from gpt.tokens.tokenfile import TokenFile
+from gpt.tokens.tokenizer import get_tokenizer
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Subject:
     config: Config
     tokenizer: tiktoken.Encoding
     val: TokenFile | None
+
+    @classmethod
+    def of_data(cls, config: Config, val: TokenFile) -> Self:
+        """Return the subject of a run whose tokenizer is that of its data."""
+        return cls(config, get_tokenizer(val.tokenizer, val.chars), val)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,15 @@ class Task(ABC):
 def due_tasks(tasks: dict[str, Task], before: int, after: int, is_last: bool) -> list[str]:
     """Return the names of the tasks for which a step from ``before`` to ``after`` tokens completes an interval."""
     return [name for name, task in tasks.items() if is_last or after // task.every > before // task.every]
+
+
+def measure_each(tasks: list[Task], model: GPT, step: int, compute: Compute) -> Iterator[Measurement | None]:
+    """Yield the measurements of tasks; None, on all ranks, and then no more, once one of them is to stop."""
+    try:
+        for task in tasks:
+            yield task.measure(model, step, compute)
+    except Stopped:
+        yield None
 
 
 def sum_over(batches: Iterator[Tensor], function: Callable[[Tensor], Tensor], model: GPT, compute: Compute) -> float:

@@ -47,7 +47,6 @@ class Job:
     composed: DictConfig | None
     config: Config | None
     run_dir: Path
-    checked: CheckedRun | None = None  # of a job that is to be submitted
     state: State = State.WAITING
     note: str = ""
     replaces_run: bool = False  # its directory holds a run with another config
@@ -56,6 +55,7 @@ class Job:
     started: float = 0.0  # by time.monotonic()
     seconds: float = 0.0
     result: dict[str, Any] = field(default_factory=dict)
+    checked: CheckedRun | None = None  # of a job that is to be submitted
 
     @property
     def is_finished(self) -> bool:

@@ -17,7 +17,8 @@ from conftest import ROOT, Started, call, command, environment, processes_in, un
 from safetensors.torch import load_file
 
 from gpt.cli.compose import compose
-from gpt.distributed import World, _fingerprints, compare_ranks
+from gpt.cluster.rank import _compare_ranks, _fingerprints
+from gpt.distributed import World
 from gpt.errors import InputError
 from gpt.tracker.logs import read_metrics
 
@@ -195,11 +196,11 @@ def test_ranks_with_other_config_or_data_are_refused(small):
     config, other = compose(small), compose([*small, "seed=2"])
     elsewhere = compose([*small, "data.cache_dir=/elsewhere"])
     rank_1 = Gathered(rank=1, size=2, said=(_fingerprints(config, "a text"), Path("run")))
-    assert compare_ranks(rank_1, elsewhere, "a text", None) == Path("run")
+    assert _compare_ranks(rank_1, elsewhere, "a text", None) == Path("run")
     with pytest.raises(InputError, match="rank 1 has other config than rank 0"):
-        compare_ranks(rank_1, other, "a text", None)
+        _compare_ranks(rank_1, other, "a text", None)
     with pytest.raises(InputError, match="rank 1 has other data than rank 0"):
-        compare_ranks(rank_1, config, "another", None)
+        _compare_ranks(rank_1, config, "another", None)
 
 
 @pytest.mark.parametrize("node_rank", [0, 1])

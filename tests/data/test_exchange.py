@@ -165,7 +165,10 @@ def test_a_chunked_and_compressed_file_of_ones_own_trains_as_a_contiguous_one(tr
     reference = trainer("trainer.max_steps=3", "sample.tokens=0")
     own = tmp_path / "own"
     own.mkdir()
-    for split, file in (("train", reference.train_file), ("val", reference.validation.windows.file)):
+    for split, file in (
+        ("train", reference.stepper.dataset.windows.file),
+        ("val", reference.tasks["val"].windows.file),
+    ):
         with h5py.File(own / f"{split}.h5", "w") as made:
             made.create_dataset("tokens", data=file.reader()(0, file.n_tokens), chunks=(1000,), compression="gzip")
             made.attrs.update({"tokenizer": "bytes", "vocab_size": 257})

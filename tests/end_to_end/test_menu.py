@@ -192,7 +192,7 @@ def test_a_ramp_takes_the_tokens_it_specifies(ramped):
 def test_a_ramp_reads_the_same_samples_in_the_same_order(ramped, tiny):
     """The order hash of a run without ramp is the same after the same samples."""
     ramp, constant = ramped.state.progress, tiny("trainer.max_steps=1000")
-    order = constant.order
+    order = constant.stepper.dataset.order
     after_whole_steps = functools.reduce(
         lambda digest, first: order.chain_hash(digest, first, min(16, ramp.samples - first)),
         range(0, ramp.samples, 16),
@@ -292,8 +292,9 @@ def test_random_order_is_uniform_over_all_offsets(tiny):
     order = tiny("data.order=random").stepper.dataset.order
     starts = order.starts(0, 100_000)
     assert starts.min() >= 0
-    assert starts.max() + 64 + 1 <= order.n_tokens
-    counts = np.histogram(starts, 50, (0, order.n_tokens - 64))[0]
+    n_tokens = order.windows.file.n_tokens
+    assert starts.max() + 64 + 1 <= n_tokens
+    counts = np.histogram(starts, 50, (0, n_tokens - 64))[0]
     assert ((counts - 2000) ** 2 / 2000).sum() < 95  # chi-square, 49 degrees: p = 1e-4
     assert len(set((starts % 64).tolist())) == 64
     assert (order.starts(5000, 10) == starts[5000:5010]).all()

@@ -1,14 +1,17 @@
 """Evaluation tasks: a new one needs its file and its row, and its metrics are found everywhere by key."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from types import ModuleType
 
+import pytest
 import torch
 
 from gpt.compare import compare
 from gpt.config.load import save
+from gpt.errors import TrainingError
 from gpt.evaluation import tasks
 from gpt.evaluation.task import Measurement, Task
 from gpt.tracker.logs import read_metrics
@@ -70,3 +73,11 @@ def test_the_table_names_real_tasks():
         module = __import__(entry.module, fromlist=[entry.name])
         assert issubclass(getattr(module, entry.name), Task), name
     assert json.dumps(list(tasks.TASKS)) == '["val", "exact_match", "sample"]'
+
+
+def test_a_metric_that_is_not_finite_ends_the_run_before_anything_is_logged(trainer, monkeypatch):
+    run = trainer("trainer.max_steps=4", "trainer.eval_every=512", "checkpoint.every=1")
+    monkeypatch.setattr(run.tasks["val"], "measure", lambda *_: Measurement({"val/loss": math.nan}))
+    with pytest.raises(TrainingError, match=r"step 2: val/loss nan\n  the checkpoint of step 2 is intact"):
+        run.fit()
+    assert [row["step"] for row in read_metrics(run.run_dir)] == [1]

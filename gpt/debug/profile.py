@@ -1,4 +1,4 @@
-"""Diagnosis of a run that is slow or goes wrong: torch's profiler, and the first module that is not finite."""
+"""Profile of the first steps of a run, by torch's profiler (debug=profile)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,11 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent
-
-from gpt.errors import TrainingError
 
 # Steps. The first ones allocate and compile.
 WAIT = 1
@@ -63,34 +60,3 @@ def _is_collective(event: FunctionEvent) -> bool:
     if event.name.startswith("gloo:"):
         return True
     return event.device_type == DeviceType.CUDA and "nccl" in event.name.lower()
-
-
-@contextmanager
-def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
-    """Raises TrainingError at the first module whose output, or operation whose gradient, is not finite."""
-    if not enabled:
-        yield
-        return
-
-    def check(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            if not output.isfinite().all():
-                raise TrainingError(f"the output of {name} ({type(module).__name__}) is not finite")
-
-        return hook
-
-    # Hooks look at what goes forward, torch's own detection at what comes back.
-    hooks = []
-    for name, module in model.named_modules():
-        if name:
-            hooks.append(module.register_forward_hook(check(name)))
-    try:
-        with torch.autograd.set_detect_anomaly(True):
-            yield
-    except RuntimeError as error:
-        if "returned nan values" not in str(error):
-            raise
-        raise TrainingError(f"a gradient is not finite: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()

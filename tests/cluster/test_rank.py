@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from gpt import distributed
-from gpt.distributed import _fingerprints
+from gpt.cluster import rank
+from gpt.cluster.rank import _fingerprints
 from gpt.files import ROOT
 
 
@@ -16,7 +16,7 @@ def project(tmp_path, monkeypatch):
     for name in ("gpt", "data", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     shutil.copy(ROOT / "train.py", tmp_path)
-    monkeypatch.setattr(distributed, "ROOT", tmp_path)
+    monkeypatch.setattr(rank, "ROOT", tmp_path)
     return tmp_path
 
 

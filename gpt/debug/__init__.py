@@ -1,0 +1,1 @@
+"""Diagnosis of a run that is slow or goes wrong."""
