@@ -125,7 +125,8 @@ def _map_tokens(path: Path) -> np.ndarray:
         return np.memmap(path, "<u2", "r", header.nbytes)
 
     # nanoGPT's: one token at least, of two bytes each.
-    if size == 0 or size % 2:
+    is_whole = size % 2 == 0
+    if size == 0 or not is_whole:
         raise InputError(
             f"{path} has {size:,} bytes",
             "expected: nanoGPT's tokens of two bytes, or llm.c's header",
@@ -141,7 +142,8 @@ def _map_npy(path: Path) -> np.ndarray:
             f"{path} is no array of numpy: {error}",
             files.FETCH_AGAIN,
         ) from error
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+    is_integer = ids.dtype.kind in "iu"
+    if ids.ndim != 1 or not is_integer:
         raise InputError(
             f"{path} holds {ids.dtype} of shape {ids.shape}",
             "expected: a row of whole numbers",

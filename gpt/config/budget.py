@@ -159,6 +159,7 @@ def whole_batches(stages: Stages) -> Stages:
         count = max(0, _steps_to(end, tokens, size))
         steps.append(count)
         tokens += count * size
+
     # Fill up what is missing to a multiple of the full batch, with the largest steps that fit.
     _, full = stages[-1]
     missing = -tokens % full
@@ -166,6 +167,7 @@ def whole_batches(stages: Stages) -> Stages:
         _, size = stages[i]
         more, missing = divmod(missing, size)
         steps[i] += more
+
     # Begin each stage where the one before it now ends, and drop those without a step.
     whole = []
     begin = 0
@@ -192,7 +194,8 @@ def micro_batch_size(stages: Stages, seq_len: int, world_size: int) -> int:
 
 def _largest_divisor(number: int, most: int) -> int:
     """Return the largest divisor of a number up to ``most``."""
-    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
+    divisors = [divisor for divisor in range(1, most + 1) if number % divisor == 0]
+    return max(divisors)
 
 
 def steps_in_words(

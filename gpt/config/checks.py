@@ -67,10 +67,7 @@ def check_names(key: str, value: str, allowed: list[str]) -> None:
     """Refuse a value that is none of those allowed. Raises InputError."""
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
-        raise InputError(
-            f"{key}={value} is not known",
-            f"allowed: {', '.join(allowed)}{hint}",
-        )
+        raise InputError(f"{key}={value} is not known", f"allowed: {', '.join(allowed)}{hint}")
 
 
 def check_wandb_name(key: str, name: str | None) -> None:
@@ -128,15 +125,9 @@ def _check_range(key: str, value: Any, allowed: Range) -> None:
     numbers = value if isinstance(value, list) else [value]
     for number in numbers:
         if not allowed.contains(number):
-            raise InputError(
-                f"{key}={value} {allowed.problem}",
-                f"allowed: {allowed.sense_in_words}",
-            )
+            raise InputError(f"{key}={value} {allowed.problem}", f"allowed: {allowed.sense_in_words}")
         if allowed.smallest is not None and number < allowed.smallest:
-            raise InputError(
-                f"{key}={value} is too small",
-                f"allowed: at least {allowed.smallest}",
-            )
+            raise InputError(f"{key}={value} is too small", f"allowed: at least {allowed.smallest}")
 
 
 # --- keys together
@@ -205,12 +196,15 @@ def _check_tracker(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     """Check that widths divide. Raises InputError."""
+    # Every head has an equal part of the width.
     model = config.model
     if model.n_embd % model.n_head:
         raise InputError(
             f"model.n_embd={model.n_embd} is not divisible by model.n_head={model.n_head}",
             f"nearest model.n_embd that is: {_nearest(model.n_embd, model.n_head)}",
         )
+
+    # Positions are pairs of a sine and a cosine.
     if model.position == "sinusoidal" and model.n_embd % 2:
         raise InputError(
             f"model.n_embd={model.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
@@ -236,6 +230,7 @@ def _check_optimizer(config: Config) -> None:
 def _check_ranks(config: Config) -> None:
     """Check that the number of ranks is known where it must be. Raises InputError."""
     cluster = config.cluster
+    # One process is one rank; a job of SLURM runs on machines that are not here to be counted.
     if cluster.name == "single" and cluster.nproc != 1:
         raise InputError(
             f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
@@ -255,6 +250,8 @@ def _check_cluster(config: Config) -> None:
         _check_slurm(config)
     if not isinstance(cluster, MultinodeConfig):
         return
+
+    # This machine is one of them, and machine 0 has an address.
     if cluster.node_rank >= cluster.nnodes:
         raise InputError(
             f"cluster.node_rank={cluster.node_rank} is none of cluster.nnodes={cluster.nnodes} machines",
@@ -286,6 +283,8 @@ def _check_slurm(config: Config) -> None:
                 f"cluster.{key}={value!r} holds a line break or another control character",
                 "allowed: what stands on one line of an sbatch file; shell lines are for cluster.setup",
             )
+
+    # A rank has a GPU of its own, or all run on the CPU.
     if 0 < cluster.gpus < cluster.nproc and config.device != "cpu":
         raise InputError(
             f"cluster.nproc={cluster.nproc} is more ranks than cluster.gpus={cluster.gpus}",
@@ -301,6 +300,8 @@ def _check_length(config: Config) -> None:
             "neither trainer.max_steps nor trainer.max_tokens is given, so the run would never end",
             "give one of them; with both, the first reached ends the run",
         )
+
+    # A step is the least that can be between two evaluations.
     full = config.batch.global_tokens
     if trainer.eval_every < full:
         raise InputError(
@@ -426,7 +427,7 @@ def _check_schedule(config: Config) -> None:
 
 
 def _unit_in_words(config: Config) -> str:
-    """The unit that batches are multiples of."""
+    """Return the unit that batches are multiples of."""
     words = f"model.seq_len={config.model.seq_len}"
     if config.batch.micro_batch_size:
         words += f" × batch.micro_batch_size={config.batch.micro_batch_size}"
@@ -436,6 +437,8 @@ def _unit_in_words(config: Config) -> str:
 
 
 def _nearest(number: int, unit: int) -> str:
-    """The multiples of a unit around a number."""
+    """Return the multiples of a unit around a number."""
+    # 0 is a multiple of everything, and of no use.
     lower = number // unit * unit
-    return " or ".join(str(multiple) for multiple in (lower, lower + unit) if multiple > 0)
+    multiples = [multiple for multiple in (lower, lower + unit) if multiple > 0]
+    return " or ".join(map(str, multiples))

@@ -22,4 +22,8 @@ def options(group: str) -> dict[str, str]:
 
 def _numeric_order(path: Path) -> str:
     """Return the name of a file with its numbers filled up with zeros, so that gpt2_355m comes before gpt2_1558m."""
-    return re.sub(r"\d+", lambda number: number[0].zfill(9), path.stem)
+    return re.sub(
+        r"\d+",
+        lambda number: number[0].zfill(9),
+        path.stem,
+    )

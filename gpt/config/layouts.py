@@ -59,15 +59,18 @@ def rename_override(override: str) -> str | None:
     match = re.fullmatch(r"([+~]*)([^=]*)(=?)(.*)", override, re.DOTALL)
     plus, key, equals, value = match.groups()
     for old, new in RENAMED.items():
-        if "=" in old:
+        if "=" in old:  # a value
             unquoted = value.strip(QUOTES)
             if f"{key}={unquoted}" == old:
                 _, _, value = new.partition("=")
         elif _is_in(key, old):
             within = key.removeprefix(old)
             key = new + within
-    if any(_is_in(key, gone) for gone in REMOVED):
-        return None
+
+    # A key that is gone has no meaning that could be given again.
+    for gone in REMOVED:
+        if _is_in(key, gone):
+            return None
     return plus + key + equals + value
 
 
@@ -86,9 +89,10 @@ def complete(raw: dict[str, Any], keys: dict[str, Any]) -> None:
 def check_there(raw: dict[str, Any], keys: list[str], prefix: str = "") -> None:
     """Check that a saved config has these keys. Raises InputError."""
     for key in keys:
-        if not _has(raw, key) and prefix + key not in ADDED:
+        full_key = prefix + key
+        if not _has(raw, key) and full_key not in ADDED:
             raise InputError(
-                f"it has no {prefix}{key}: it is cut off, or older than that key",
+                f"it has no {full_key}: it is cut off, or older than that key",
                 f"restore it from a copy; what runs before a new key did is told to gpt/config/layouts.py ({RECIPE})",
             )
 
@@ -149,7 +153,7 @@ def _section_of(raw: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, s
     *parents, name = key.split(".")
     section: Any = raw
     for parent in parents:
-        if isinstance(section, dict):
+        if isinstance(section, dict):  # else it is a value, which has no keys
             section = section.get(parent)
     if not isinstance(section, dict):
         section = None
@@ -178,11 +182,13 @@ def _is_in(key: str, section: str) -> bool:
 def _in_grammar(value: Any) -> str:
     """Return a value in the grammar of Hydra's overrides."""
     if isinstance(value, dict):
-        items = [f"{key}:{_in_grammar(inside)}" for key, inside in value.items()]
+        items = []
+        for key, inside in value.items():
+            items.append(f"{key}:{_in_grammar(inside)}")
         return "{" + ",".join(items) + "}"
     if isinstance(value, list):
-        elements = map(_in_grammar, value)
-        return "[" + ",".join(elements) + "]"
+        elements = ",".join(map(_in_grammar, value))
+        return f"[{elements}]"
     if isinstance(value, str):
         escaped = value.replace("'", r"\'")
         return f"'{escaped}'"

@@ -145,11 +145,13 @@ def changed_keys(saved: Config, new: Config, any_length: bool = True) -> dict[st
         value = new_values.get(key)
         if old == value or SAME_RUN.fullmatch(key):
             continue
+
         # Another length is the same run, and so is one that spells out what its length meant.
-        is_length = any_length and key in LENGTH
-        is_meant = key in meant and meant[key] == value
-        if not is_length and not is_meant:
-            changed[key] = (old, value)
+        if any_length and key in LENGTH:
+            continue
+        if key in meant and meant[key] == value:
+            continue
+        changed[key] = (old, value)
     return changed
 
 
@@ -173,7 +175,9 @@ def _names_of(schema: dict[str, type]) -> dict[str, Any]:
     """Return the names of all keys, section in section; a key itself has None."""
     names: dict[str, Any] = {}
     for name, kind in schema.items():
-        names[name] = _names_of(_types_in(kind)) if is_dataclass(kind) else None
+        names[name] = None
+        if is_dataclass(kind):
+            names[name] = _names_of(_types_in(kind))
     return names
 
 

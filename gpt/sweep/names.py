@@ -99,8 +99,11 @@ def _name(job: list[str], labels: dict[str, str]) -> str:
     for override in job:
         key, _, value = override.partition("=")
         if key in labels:
+            position = order.index(key)
             part = labels[key] + _plain(value)
-            parts.append((order.index(key), part))
+            parts.append((position, part))
+
+    # In the order of the labels.
     parts.sort()
     return "_".join(part for _, part in parts)
 
@@ -122,15 +125,18 @@ def known_names(names: list[str], jobs: list[list[str]], index: dict[str, Any]) 
     earlier_names = {}
     for name, entry in entries.items():
         overrides = entry.get("overrides")
-        if overrides:
-            # Keys may have been renamed or removed since.
-            current = filter(None, map(rename_override, overrides))
-            earlier_names[frozenset(current)] = name
+        if not overrides:
+            continue
+        # Keys may have been renamed or removed since.
+        current = filter(None, map(rename_override, overrides))
+        same_overrides = frozenset(current)
+        earlier_names[same_overrides] = name
 
     # A name that is taken stays: whether its run is the same is checked later.
     known = []
     for name, job in zip(names, jobs, strict=True):
-        if name not in entries:
+        is_new = name not in entries
+        if is_new:
             same_overrides = frozenset(job)
             name = earlier_names.get(same_overrides, name)
         known.append(name)

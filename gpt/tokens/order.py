@@ -119,17 +119,20 @@ class SampleOrder:
             parts = []
             for begin in range(first, stop, BLOCK):
                 size = min(BLOCK, stop - begin)
-                parts.append(self.starts(begin, size))
+                part = self.starts(begin, size)
+                parts.append(part)
             return np.concatenate(parts)
 
         # Samples are asked for in ascending order: a block is computed ahead, and serves the next batches too.
-        is_within = self._first <= first and first + count <= self._first + BLOCK
+        block_end = self._first + BLOCK
+        is_within = self._first <= first and first + count <= block_end
         if self._block is None or not is_within:
             samples = np.arange(first, first + BLOCK)
             self._block = self._compute(samples)
             self._first = first
         begin = first - self._first
-        return self._block[begin : begin + count]
+        end = begin + count
+        return self._block[begin:end]
 
     def _compute(self, samples: np.ndarray) -> np.ndarray:
         """Return the starts of any samples."""
@@ -163,13 +166,13 @@ def _permutation(order: SampleOrder, samples: np.ndarray) -> np.ndarray:
     # A batch can cross from one epoch to the next, and each has a permutation and a shift of its own.
     n_windows = order.n_windows
     starts = np.empty_like(samples)
+    positions = samples % n_windows
     epochs = samples // n_windows
     for epoch in np.unique(epochs).tolist():
         in_epoch = epochs == epoch
         key = derive_seed("order", VERSION, order.seed, order.fingerprint, epoch)
         shift = derive_seed("shift", VERSION, order.seed, epoch) % order.seq_len
-        positions = samples[in_epoch] % n_windows
-        windows = permute(positions, n_windows, key)
+        windows = permute(positions[in_epoch], n_windows, key)
         starts[in_epoch] = order.windows.starts(windows, shift)
     return starts
 
@@ -185,7 +188,8 @@ def _random(order: SampleOrder, samples: np.ndarray) -> np.ndarray:
     # The numbers of splitmix64, which can start anywhere.
     key = derive_seed("random", VERSION, order.seed, order.fingerprint)
     counters = samples.astype(np.uint64) + np.uint64(1)
-    numbers = _mix(np.uint64(key) + counters * GOLDEN)
+    states = np.uint64(key) + counters * GOLDEN
+    numbers = _mix(states)
 
     # A window must end within the file.
     n_starts = order.windows.file.n_tokens - order.seq_len
@@ -210,4 +214,5 @@ def rank_samples(
     """Return a rank's samples of first … first + batch_size - 1, micro-batch after micro-batch."""
     samples = np.arange(first, first + batch_size)
     by_micro_batch = samples.reshape(-1, world_size, micro_batch_size)
-    return by_micro_batch[:, rank].reshape(-1)
+    of_rank = by_micro_batch[:, rank]
+    return of_rank.reshape(-1)

@@ -42,6 +42,8 @@ class Shard:
             mapped = np.memmap(self.path, dtype, "r", offset, (self.n_tokens,))
             values = mapped.view(np.ndarray)
             return lambda start, stop: values[start:stop]
+
+        # Or by system calls, without a map of the file.
         file = open(self.path, "rb", buffering=0)
         itemsize = np.dtype(dtype).itemsize
 
@@ -76,7 +78,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path} is no whole HDF5 file: {reason}", AGAIN) from error
 
 
-def read_shards(shards: tuple[Shard, ...], recorded: dict[str, dict[str, Any]] | None = None) -> Contents:
+def read_shards(
+    shards: tuple[Shard, ...],
+    recorded: dict[str, dict[str, Any]] | None = None,
+) -> Contents:
     """Read all tokens of some shards, which must be what their attributes say. Raises InputError.
 
     ``recorded`` are the manifest's entries by file name, to which they are compared as well.
@@ -91,13 +96,22 @@ def read_shards(shards: tuple[Shard, ...], recorded: dict[str, dict[str, Any]] |
         if damage:
             raise InputError(f"{path} is damaged: {damage}", DAMAGED)
         read.append(contents)
-    sha256 = read[0].sha256 if whole is None else whole.hexdigest()
-    min_id = min(contents.min_id for contents in read)
-    max_id = max(contents.max_id for contents in read)
-    return Contents(sha256, min_id, max_id)
+
+    # One shard is the whole.
+    if whole is None:
+        return read[0]
+    return Contents(
+        sha256=whole.hexdigest(),
+        min_id=min(contents.min_id for contents in read),
+        max_id=max(contents.max_id for contents in read),
+    )
 
 
-def read_shard(path: Path, recorded: dict[str, Any], whole: Any = None) -> tuple[Contents, str | None]:
+def read_shard(
+    path: Path,
+    recorded: dict[str, Any],
+    whole: Any = None,
+) -> tuple[Contents, str | None]:
     """Read all tokens of a file; returns what they are, and in words the damage, if there is any.
 
     ``recorded`` is the manifest's entry for it; ``whole`` is a hash that goes on over the tokens.
@@ -114,7 +128,11 @@ def read_shard(path: Path, recorded: dict[str, Any], whole: Any = None) -> tuple
                 whole.update(raw)
             lowest = min(lowest, int(block.min()))
             highest = max(highest, int(block.max()))
-        contents = Contents(digest.hexdigest(), lowest, highest)
+        contents = Contents(
+            sha256=digest.hexdigest(),
+            min_id=lowest,
+            max_id=highest,
+        )
         damage = _find_damage(file, contents.sha256, recorded)
         return contents, damage
 
@@ -136,8 +154,9 @@ def _find_damage(file: h5py.File, sha256: str, recorded: dict[str, Any]) -> str 
         expected = recorded.get("doc_offsets_sha256")
         if expected and expected != _hash(file["doc_offsets"]):
             damage = "its doc_offsets are not those that manifest.json says (sha256)"
+        n_tokens = file["tokens"].size
         offsets = file["doc_offsets"][()].astype(np.int64)
-        is_outside = offsets.min(initial=0) < 0 or offsets.max(initial=0) > file["tokens"].size
+        is_outside = offsets.min(initial=0) < 0 or offsets.max(initial=0) > n_tokens
         is_descending = (np.diff(offsets) < 0).any()
         if is_outside or is_descending:
             damage = "its doc_offsets do not ascend from 0 to the number of its tokens"
