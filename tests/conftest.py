@@ -119,7 +119,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
                 seconds["slow" if "slow" in report.keywords else "unit"] += report.duration
                 folder = Path(report.nodeid.partition("::")[0]).parent.relative_to("tests")
                 seconds[f"tests/{folder}" if folder.name else "tests"] += report.duration
-    terminalreporter.section("seconds, of all workers together")
+    if seconds:
+        terminalreporter.section("seconds, of all workers together")
     for name, spent in sorted(seconds.items(), key=lambda pair: -pair[1]):
         terminalreporter.line(f"{spent:8.1f}  {name}")
 

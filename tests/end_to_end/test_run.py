@@ -208,7 +208,7 @@ def test_of_two_commands_with_one_directory_one_runs_and_nothing_of_the_other_is
 )
 def test_answers_come_without_torch(tmp_path, arguments, code):
     script = (
-        "import sys; from gpt import cli; from train import train\n"
+        "import sys; from gpt.cli import command as cli; from train import train\n"
         f"sys.argv = ['train.py', *{arguments!r}]\n"
         "code = cli.run(train)\n"
         "heavy = {'torch', 'matplotlib', 'tiktoken', 'h5py'} & set(sys.modules)\n"

@@ -34,8 +34,9 @@ IMPATIENT = {
 # A mirror that does not wait until the machine has nothing else to do: other tests would keep it from running.
 AWAKE = {
     "constants": {
-        f"gpt.mirrors.follow.{name}": value
-        for name, value in {"NICENESS_AT_START": 0, "NICENESS": 0, "POLL": 0.2}.items()
+        "gpt.mirrors.follow.NICENESS_AT_START": 0,
+        "gpt.mirrors.follow.NICENESS": 0,
+        "gpt.mirrors.follow.POLL": 0.2,
     }
 }
 PATIENCE = 4  # seconds, in place of ten
