@@ -59,8 +59,9 @@ class _HeadLoss(torch.autograd.Function):
             h = hidden.to(dtype)
             w = weight.to(dtype)
             # Chunks of equal size, whose logits share one buffer.
-            logits_bytes = len(h) * len(w) * h.element_size()
-            n_chunks = math.ceil(logits_bytes / CHUNK_BYTES[h.element_size()])
+            number_bytes = h.element_size()
+            logits_bytes = len(h) * len(w) * number_bytes
+            n_chunks = math.ceil(logits_bytes / CHUNK_BYTES[number_bytes])
             rows = math.ceil(len(h) / n_chunks)
             buffer = h.new_empty(rows, len(w))
             for start in range(0, len(h), rows):
@@ -72,8 +73,9 @@ class _HeadLoss(torch.autograd.Function):
                 _softmax_(logits, chunk_targets.clamp(min=0), vocab_size, losses[chunk], with_gradients)
                 losses[chunk] *= is_target
                 if with_gradients:
-                    grad_hidden[chunk] = (logits @ w).mul_(is_target[:, None])
-                    grad_weight = _accumulate(grad_weight, logits, h[chunk] * is_target[:, None])
+                    counts = is_target[:, None]  # (rows, 1)
+                    grad_hidden[chunk] = (logits @ w).mul_(counts)
+                    grad_weight = _accumulate(grad_weight, logits, h[chunk] * counts)
         if with_gradients:
             ctx.save_for_backward(grad_hidden, grad_weight)
         return losses.sum()

@@ -41,7 +41,8 @@ class KVCache:
 
 def causal_mask(t: int, s: int, device: torch.device) -> Tensor:
     """True where one of the last ``t`` of ``s`` positions attends: to itself and to what is before it, (t, s)."""
-    return torch.ones(t, s, dtype=torch.bool, device=device).tril(diagonal=s - t)
+    everywhere = torch.ones(t, s, dtype=torch.bool, device=device)
+    return everywhere.tril(diagonal=s - t)
 
 
 def _naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
@@ -72,7 +73,8 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     """GELU by tanh (Hendrycks & Gimpel 2016, section 2; openai/gpt-2 src/model.py)."""
     if torch.compiler.is_compiling():
         # (1 + tanh u) / 2 is sigmoid(2u), which takes half the time of tanh where torch.compile writes C++.
-        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+        scale = 2 * math.sqrt(2 / math.pi)
+        return x * torch.sigmoid(scale * (x + 0.044715 * x * x * x))
     return F.gelu(x, approximate="tanh")
 
 
@@ -85,12 +87,13 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        # Queries, keys and values of all heads come from one matrix, as in GPT-2.
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.attend = ATTENTION[config.attention]
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        # Queries, keys and values of all heads come from one matrix, as in GPT-2.
+        width = config.n_embd
+        self.c_attn = nn.Linear(width, 3 * width, bias=config.bias)
+        self.c_proj = nn.Linear(width, width, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
@@ -120,9 +123,10 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        width = config.n_embd
         self.activation = ACTIVATION[config.activation]
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.c_fc = nn.Linear(width, 4 * width, bias=config.bias)
+        self.c_proj = nn.Linear(4 * width, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,12 +222,14 @@ class GPT(nn.Module):
 
     def embed(self, idx: Tensor, positions: Tensor) -> Tensor:
         """Token ids (B, T) at positions (T,) or (B, T) -> (B, T, C)."""
+        tokens = self.wte(idx)
         if self.config.position == "learned":
-            return self.wte(idx) + self.wpe(positions)
+            return tokens + self.wpe(positions)
         if self.config.position == "sinusoidal":
             # Scaled, or the sines would drown the tokens (Vaswani et al. 2017, section 3.4).
-            return self.wte(idx) * math.sqrt(self.config.n_embd) + self.sinusoids[positions]
-        return self.wte(idx)
+            scale = math.sqrt(self.config.n_embd)
+            return tokens * scale + self.sinusoids[positions]
+        return tokens
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., C) -> logits (..., padded_vocab_size), -inf in the columns of padding."""
@@ -234,7 +240,10 @@ class GPT(nn.Module):
         config = self.config
         head_dim = config.n_embd // config.n_head
         like = torch.empty(0, dtype=dtype, device=self.wte.weight.device)
-        return KVCache([LayerCache(batch, config.n_head, config.seq_len, head_dim, like) for _ in self.h])
+        layers = []
+        for _ in self.h:
+            layers.append(LayerCache(batch, config.n_head, config.seq_len, head_dim, like))
+        return KVCache(layers)
 
 
 @contextlib.contextmanager
@@ -251,7 +260,8 @@ def evaluating(model: GPT) -> Iterator[None]:
 def _parameter_generator(seed: int, name: str) -> torch.Generator:
     """A generator for one parameter alone, so that no weight depends on which other parameters exist."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    own_seed = int.from_bytes(digest[:8], "little", signed=True)
+    return torch.Generator().manual_seed(own_seed)
 
 
 @torch.no_grad()

@@ -16,7 +16,10 @@ def _parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> li
     """Two groups: matrices and embeddings decay, biases and norms do not (as nanoGPT's configure_optimizers)."""
     decayed = [p for p in parameters if p.dim() >= 2]
     others = [p for p in parameters if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -59,7 +62,8 @@ def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
 def _adamw(config: AdamWConfig, parameters: list[nn.Parameter], lr: float) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019)."""
     groups = _parameter_groups(parameters, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(config.betas), eps=config.eps, fused=config.fused)
+    betas = tuple(config.betas)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=config.eps, fused=config.fused)
 
 
 def _muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
@@ -95,8 +99,13 @@ def _custom(config: CustomConfig, model: nn.Module) -> Optimizer:
         del options["weight_decay"]
     unknown = [key for key in options if key not in allowed]
     if unknown:
-        raise InputError(f"{config._target_} takes no {', '.join(unknown)}", f"it takes: {', '.join(allowed)}")
-    groups = _parameter_groups(list(model.parameters()), options.get("weight_decay", 0.0))
+        raise InputError(
+            f"{config._target_} takes no {', '.join(unknown)}",
+            f"it takes: {', '.join(allowed)}",
+        )
+
+    parameters = list(model.parameters())
+    groups = _parameter_groups(parameters, options.get("weight_decay", 0.0))
     return optimizer_class(groups, **options)
 
 

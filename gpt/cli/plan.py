@@ -119,6 +119,7 @@ def _figures(config: Config, model: GPT) -> dict[str, Any]:
     """Return size, length, compute, and hours by device."""
     per_token = flops_per_token(model)
     flops = per_token * config.total_tokens
+    # No device reaches its peak.
     hours = {}
     for device, peak in _peak_flops_by_device(config).items():
         reached = peak * config.plan_mfu

@@ -22,6 +22,7 @@ def main() -> None:
     directories, given = command.directories_and_values(sys.argv[1:], OWN, USAGE)
     out = as_path("out", given["out"]) if "out" in given else None
     comparison = report(directories, given.get("baseline"), out)
+    # In color for a terminal, and as in compare.txt for everything else.
     console = plain_console()
     if console.is_terminal:
         console.print(render(comparison))

@@ -141,6 +141,7 @@ def _as_text(value: Any) -> str:
 
 def _labels(arms: list[Values]) -> list[str]:
     """Return short and unique names of arms, made of the keys that tell them apart."""
+    # All arms are named by the same keys.
     keys = _telling_keys(arms)
     short_keys = _short_keys(keys)
     labels = []

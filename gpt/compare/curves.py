@@ -40,6 +40,7 @@ def curve(run: Run, key: str, most: int | None = None) -> Curve:
         averaged["time"].append(last.seconds)
         averaged["FLOPs"].append(last.flops)
         averaged["values"].append(statistics.fmean(values))
+    # Zeros are no axis.
     if not run.result.get("flops_per_token"):
         averaged["FLOPs"] = []
     return averaged

@@ -376,6 +376,7 @@ def main() -> None:
         return
     directories, overrides = command.directories_and_values(sys.argv[1:], OWN, USAGE)
     run_dirs = runs_in(directories)
+    # One after the other, in the order of their sweep.
     failed = 0
     for run_dir in run_dirs:
         try:

@@ -125,6 +125,7 @@ def _draw_losses(axes: Any, rows: list[Row], references: dict[str, float]) -> No
         alpha=0.7,
         label="train, per step",
     )
+    # Validation is not in every row.
     evaluated = _with_key(rows, VAL)
     if evaluated:
         tokens = _column(evaluated, TOKENS)
