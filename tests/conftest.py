@@ -315,7 +315,7 @@ def processes_in(directory: Path, below: bool = False) -> dict[int, bytes]:
 
 def deterministic(run_dir: Path) -> tuple:
     """All that must be the same however often a run was interrupted."""
-    from gpt.tracker.tracker import read_metrics
+    from gpt.tracker.logs import read_metrics
 
     rows = [{key: value for key, value in row.items() if not key.startswith("perf/")} for row in read_metrics(run_dir)]
     names = ("model.safetensors", "optimizer.safetensors")
