@@ -18,7 +18,8 @@ from data.sources.tokenbin import HEADER, MAGIC, VERSION
 from gpt.cli import command
 from gpt.config.checks import check_names
 from gpt.errors import InputError
-from gpt.tokens.tokenfile import BLOCK, TokenFile
+from gpt.tokens.shard import BLOCK
+from gpt.tokens.tokenfile import TokenFile
 
 
 class Part(NamedTuple):
@@ -32,7 +33,8 @@ class Part(NamedTuple):
 
 
 def _nanogpt_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
-    return [Part(to / f"{split}.bin", b"", file, 0, file.n_tokens)]
+    path = to / f"{split}.bin"
+    return [Part(path, b"", file, 0, file.n_tokens)]
 
 
 def _llmc_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
@@ -43,7 +45,8 @@ def _llmc_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
         header = np.zeros(HEADER, "<i4")
         header[:3] = [MAGIC, VERSION, shard.n_tokens]
         end = begin + shard.n_tokens
-        parts.append(Part(to / f"{name}_{split}_{number:06d}.bin", header.tobytes(), file, begin, end))
+        path = to / f"{name}_{split}_{number:06d}.bin"
+        parts.append(Part(path, header.tobytes(), file, begin, end))
         begin = end
     return parts
 
@@ -55,7 +58,10 @@ def export(files: tuple[TokenFile, TokenFile], name: str, form: str, to: Path) -
     """Write both splits to a directory; returns the files. Raises InputError for ids that two bytes cannot hold."""
     train, val = files
     if train.vocab_size > 1 << 16:
-        raise InputError(f"a vocabulary of {train.vocab_size:,} does not fit uint16", "allowed: up to 65,536 tokens")
+        raise InputError(
+            f"a vocabulary of {train.vocab_size:,} does not fit uint16",
+            "allowed: up to 65,536 tokens",
+        )
     # All files are known, and known to be new, before the first is written.
     parts_of = FORMATS[form]
     parts = parts_of("train", train, name, to) + parts_of("val", val, name, to)
@@ -63,11 +69,17 @@ def export(files: tuple[TokenFile, TokenFile], name: str, form: str, to: Path) -
         to.mkdir(parents=True, exist_ok=True)
         for part in parts:
             if part.path.exists():
-                raise InputError(f"{part.path} is there already", "delete it, or take another directory: to=DIR")
+                raise InputError(
+                    f"{part.path} is there already",
+                    "delete it, or take another directory: to=DIR",
+                )
         for part in parts:
             _write(part)
     except OSError as error:
-        raise InputError(f"{to} cannot be written: {error}", "choose another with to=DIR") from error
+        raise InputError(
+            f"{to} cannot be written: {error}",
+            "choose another with to=DIR",
+        ) from error
     return [part.path for part in parts]
 
 
@@ -80,7 +92,8 @@ def _write(part: Part) -> None:
         with open(unfinished, "wb") as out:
             out.write(part.header)
             for start in range(part.begin, part.end, BLOCK):
-                ids = read(start, min(part.end, start + BLOCK))
+                stop = min(part.end, start + BLOCK)
+                ids = read(start, stop)
                 out.write(ids.astype("<u2", copy=False).tobytes())
         os.replace(unfinished, part.path)
     finally:
@@ -94,8 +107,9 @@ def main() -> None:
     own: dict[str, Any] = {"format": None, "to": None}
     overrides = []
     for override in parse(sys.argv[1:]):
-        if override.key_or_group in own:
-            own[override.key_or_group] = override.value()
+        key = override.key_or_group
+        if key in own:
+            own[key] = override.value()
         else:
             overrides.append(override.input_line)
     check_names("format", own["format"], list(FORMATS))

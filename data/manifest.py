@@ -10,7 +10,14 @@ MANIFEST = "manifest.json"
 CURE = "delete it: the data is prepared again, or with data.dir taken without it"
 
 # The keys that are read, with their types.
-KEYS = {"source": str, "of": str, "revision": str | None, "splits": dict, "python": str, "versions": dict}
+KEYS = {
+    "source": str,
+    "of": str,
+    "revision": str | None,
+    "splits": dict,
+    "python": str,
+    "versions": dict,
+}
 SPLIT_KEYS = {"tokens": int, "sha256": str, "shards": list}
 SHARD_KEYS = {"file": str, "tokens": int, "sha256": str}
 
@@ -46,11 +53,16 @@ def _check(content: dict[str, Any]) -> None:
         _check_keys(split, SPLIT_KEYS)
         for shard in split["shards"]:
             _check_keys(shard, SHARD_KEYS)
-            if Path(shard["file"]).name != shard["file"]:
-                raise ValueError(f"{shard['file']} is no name of a file")
+            # A path could lead out of the directory.
+            name = shard["file"]
+            if Path(name).name != name:
+                raise ValueError(f"{name} is no name of a file")
 
 
 def _check_keys(content: Any, kinds: dict[str, Any]) -> None:
+    """Raise ValueError where an object lacks one of these keys, or has it with another type."""
+    keys = content if isinstance(content, dict) else {}
     for key, kind in kinds.items():
-        if not (isinstance(content, dict) and key in content and isinstance(content[key], kind)):
+        is_right = key in keys and isinstance(keys[key], kind)
+        if not is_right:
             raise ValueError(f"it has no {key}, or none of the right type")

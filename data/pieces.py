@@ -37,14 +37,16 @@ class Piece(NamedTuple):
 
 def split_of(digest: bytes, val_fraction: float) -> str:
     """Return the split of a document whose text has this sha256: the same however the data is sharded or worked on."""
-    position = int.from_bytes(digest[:8], "big") / 2**64
+    number = int.from_bytes(digest[:8], "big")
+    position = number / 2**64
     return "val" if position < val_fraction else "train"
 
 
 def decode(raw: bytes, invalid: str, where: str, byte: int = 0) -> str:
     """Decode UTF-8. Invalid bytes raise InputError, or become lone surrogates, see :func:`clean`."""
+    errors = "surrogateescape" if invalid == "replace" else "strict"
     try:
-        return raw.decode("utf-8", "surrogateescape" if invalid == "replace" else "strict")
+        return raw.decode("utf-8", errors)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{where} is not UTF-8: {error.reason} at byte {byte + error.start}",
@@ -57,7 +59,12 @@ def clean(text: str) -> str:
     return text if text.isascii() else SURROGATE.sub("\ufffd", text)
 
 
-def blocks(file: BinaryIO, invalid: str, where: str, byte: int = 0) -> Iterator[tuple[str, int, bool]]:
+def blocks(
+    file: BinaryIO,
+    invalid: str,
+    where: str,
+    byte: int = 0,
+) -> Iterator[tuple[str, int, bool]]:
     """Yield the text of a file, which is open at ``byte``, in pieces cut between words.
 
     Each comes with the byte where it ends, and True for the last. Raises InputError as :func:`decode` does.
@@ -70,9 +77,13 @@ def blocks(file: BinaryIO, invalid: str, where: str, byte: int = 0) -> Iterator[
         read = file.read(BLOCK)
         buffer += read
         is_last = len(read) < BLOCK
+
+        # The last piece ends with the file.
         cut = len(buffer) if is_last else _find_cut(buffer)
-        if cut or (is_last and begin == 0):
-            yield decode(buffer[:cut], invalid, where, byte), byte + cut, is_last
+        is_empty_file = is_last and begin == 0  # it is a document too
+        if cut or is_empty_file:
+            text = decode(buffer[:cut], invalid, where, byte)
+            yield text, byte + cut, is_last
         byte += cut
         buffer = buffer[cut:]
 
@@ -80,19 +91,25 @@ def blocks(file: BinaryIO, invalid: str, where: str, byte: int = 0) -> Iterator[
 def _find_cut(raw: bytes) -> int:
     """Return the number of bytes up to a boundary between words, or 0 to read on first."""
     # Mostly there is one after an ASCII character, near the end.
-    for begin in (max(0, len(raw) - NEAR_END), 0):
+    near_end = max(0, len(raw) - NEAR_END)
+    for begin in (near_end, 0):
         ends = [match.end() for match in CUT_ASCII.finditer(raw, begin)]
         if ends:
             return ends[-1]
 
     # Otherwise after any other character; the last may not be whole.
     whole = len(raw)
-    while whole > len(raw) - 4 and raw[whole - 1] & 0xC0 == 0x80:
+    earliest = len(raw) - 4  # a character has four bytes at most
+    while whole > earliest and raw[whole - 1] & 0xC0 == 0x80:
         whole -= 1
     text = raw[: whole - 1].decode(errors="surrogateescape")
     ends = [match.end() for match in CUT.finditer(text)]
     if ends:
-        return len(text[: ends[-1]].encode(errors="surrogateescape"))
+        last = ends[-1]
+        head = text[:last]
+        return len(head.encode(errors="surrogateescape"))
+
+    # Nowhere: a longer block may have one, up to a limit.
     return 0 if len(raw) < MAX_BLOCK else whole - 1
 
 
@@ -111,10 +128,12 @@ def join_rows(rows: Iterable[Row], document_start: str) -> Iterator[Row]:
     lines: list[Row] = []
     size = 0
     for row in rows:
-        if lines and (re.match(document_start, row.text) or row.split != lines[0].split):
-            yield _joined(lines)
-            lines = []
-            size = 0
+        if lines:
+            is_other_split = row.split != lines[0].split
+            if is_other_split or re.match(document_start, row.text):
+                yield _joined(lines)
+                lines = []
+                size = 0
         lines.append(row)
         size += len(row.text)
         if size > MAX_DOCUMENT:
@@ -127,8 +146,11 @@ def join_rows(rows: Iterable[Row], document_start: str) -> Iterator[Row]:
 
 
 def _joined(lines: list[Row]) -> Row:
+    """Return the document of some rows, which are in one split."""
     text = "".join(row.text for row in lines)
-    return Row(text, lines[0].split, lines[0].before, lines[-1].after)
+    first = lines[0]
+    last = lines[-1]
+    return Row(text, first.split, first.before, last.after)
 
 
 def pieces_of(document: Row, val_fraction: float) -> Iterator[tuple[Piece, Cursor]]:
@@ -142,12 +164,16 @@ def pieces_of(document: Row, val_fraction: float) -> Iterator[tuple[Piece, Curso
     # A long one is cut; of an interrupted one, the first pieces are there already.
     raw = text.encode()
     if split is None:  # no piece has the text that is hashed
-        split = split_of(hashlib.sha256(raw).digest(), val_fraction)
+        digest = hashlib.sha256(raw).digest()
+        split = split_of(digest, val_fraction)
     n_done = before.get("skip", 0)
-    for number, (part, _, is_last) in enumerate(blocks(io.BytesIO(raw), "refuse", "")):
-        if number >= n_done:
-            cursor = after if is_last else before | {"skip": number + 1}
-            yield Piece(part, number == 0, split), cursor
+    parts = blocks(io.BytesIO(raw), "refuse", "")
+    for number, (part, _, is_last) in enumerate(parts):
+        if number < n_done:
+            continue
+        cursor = after if is_last else before | {"skip": number + 1}
+        is_first = number == 0
+        yield Piece(part, is_first, split), cursor
 
 
 def batches(pieces: Iterable[tuple[Piece, Cursor]]) -> Iterator[tuple[list[Piece], Cursor]]:

@@ -48,7 +48,10 @@ def open_prepared(data: DataConfig, directory: Path) -> tuple[TokenFile, TokenFi
     train = open_verified(directory / "train.h5", cache_dir)
     val = open_verified(directory / "val.h5", cache_dir)
     if train.vocabulary != val.vocabulary:
-        raise InputError(f"{directory}: train.h5 and val.h5 have different tokenizers", "prepare them together")
+        raise InputError(
+            f"{directory}: train.h5 and val.h5 have different tokenizers",
+            "prepare them together",
+        )
     return train, val
 
 
@@ -82,7 +85,10 @@ def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
     for file in (train, val):
         open_windows(file, seq_len, config.data.documents, config.data.read).check_documents()
     if val.n_tokens < 2:
-        raise InputError(f"{val.path} has {val.n_tokens} tokens, too few to validate on", "raise data.val_fraction")
+        raise InputError(
+            f"{val.path} has {val.n_tokens} tokens, too few to validate on",
+            "raise data.val_fraction",
+        )
     prompt_ids(tokenizer, config.sample.prompt)
 
 

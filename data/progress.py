@@ -21,8 +21,17 @@ class Meter:
         self.begun = time.monotonic()
         self.printed = self.begun
         self.console = plain_console()
-        columns = [BarColumn(), TextColumn("{task.percentage:.0f} %  {task.fields[line]}"), TimeRemainingColumn()]
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        columns = [
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %  {task.fields[line]}"),
+            TimeRemainingColumn(),
+        ]
+        self.bar = Progress(
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
         self.task = self.bar.add_task("", total=1.0, line="")
 
     def __enter__(self) -> "Meter":
@@ -52,7 +61,13 @@ class Meter:
             self.console.print(line)
 
 
-def check_room(directory: Path, n_tokens: int, share: float, itemsize: int, shard_tokens: int) -> None:
+def check_room(
+    directory: Path,
+    n_tokens: int,
+    share: float,
+    itemsize: int,
+    shard_tokens: int,
+) -> None:
     """Refuse what the disk will not hold, as far as the first tokens tell. Raises InputError."""
     total = n_tokens / share if share else n_tokens
     # A shard is there twice while it is written, as raw tokens and as HDF5.

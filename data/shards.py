@@ -12,7 +12,8 @@ from data.tokenize import Tokens
 from data.tokenwriter import LostProgress, TokenWriter, write_index
 from gpt.errors import InputError
 from gpt.files import parse_object, write_text
-from gpt.tokens.tokenfile import DAMAGED, open_tokens
+from gpt.tokens.shard import DAMAGED
+from gpt.tokens.tokenfile import open_tokens
 
 JOURNAL = ".progress.json"
 MAX_SHARDS = 10_000  # of a split; more are a mistake, and slow to open
@@ -24,7 +25,13 @@ class SplitShards:
     What is added after the last :meth:`commit` is gone after an interruption, and is added again.
     """
 
-    def __init__(self, directory: Path, shard_tokens: int, about: dict[str, Any], state: dict[str, Any] | None):
+    def __init__(
+        self,
+        directory: Path,
+        shard_tokens: int,
+        about: dict[str, Any],
+        state: dict[str, Any] | None,
+    ):
         state = state or {"shards": [], "held": None, "from": {"cursor": None, "skip": 0}}
         self.directory = directory
         self.shard_tokens = shard_tokens
@@ -52,13 +59,19 @@ class SplitShards:
         while len(rest.ids):
             if self.writer.n_tokens == self.shard_tokens:
                 self._next_shard()
-                self.begins = {"cursor": cursor, "skip": len(tokens.ids) - len(rest.ids)}
-            fitting, rest = rest.split_at(self.shard_tokens - self.writer.n_tokens)
+                n_skipped = len(tokens.ids) - len(rest.ids)
+                self.begins = {"cursor": cursor, "skip": n_skipped}
+            n_free = self.shard_tokens - self.writer.n_tokens
+            fitting, rest = rest.split_at(n_free)
             self.writer.add(*fitting)
 
     def commit(self) -> dict[str, Any]:
         """Bring all to the disk; returns the state from which to go on."""
-        return {"shards": self.shards, "held": self.writer.sync(), "from": self.begins}
+        return {
+            "shards": self.shards,
+            "held": self.writer.sync(),
+            "from": self.begins,
+        }
 
     def drop_full(self) -> None:
         """Delete the raw files of finished shards, once a journal says that they are."""
@@ -72,18 +85,25 @@ class SplitShards:
         self._finish_shard()
         if len(self.shards) == 1:
             os.replace(self.writer.path, path)
-            self.shards[0]["file"] = path.name
-            sha256 = self.shards[0]["sha256"]
+            only = self.shards[0]
+            only["file"] = path.name
+            sha256 = only["sha256"]
         else:
-            sha256 = write_index(path, [self.directory / shard["file"] for shard in self.shards])
+            paths = [self.directory / shard["file"] for shard in self.shards]
+            sha256 = write_index(path, paths)
+
+        # The manifest has the whole, and each of its files.
         n_tokens = sum(shard["tokens"] for shard in self.shards)
         return {"tokens": n_tokens, "sha256": sha256, "shards": self.shards}
 
     def _open_writer(self, state: dict[str, Any] | None = None) -> TokenWriter:
-        path = self.directory / f"{self.split}_{len(self.shards):05d}.h5"
+        """Return the writer of the next shard, or with ``state`` of one that was interrupted."""
+        number = len(self.shards)
+        path = self.directory / f"{self.split}_{number:05d}.h5"
         return TokenWriter(path, **self.about, state=state)
 
     def _next_shard(self) -> None:
+        """Finish a shard that is full, and begin another. Raises InputError for too many."""
         self._finish_shard()
         if len(self.shards) == MAX_SHARDS:
             raise InputError(
@@ -95,10 +115,20 @@ class SplitShards:
 
     def _finish_shard(self) -> None:
         counts_and_hashes = self.writer.finish()
-        self.shards.append({"file": self.writer.path.name, **counts_and_hashes, "from": self.begins})
+        shard = {
+            "file": self.writer.path.name,
+            **counts_and_hashes,
+            "from": self.begins,
+        }
+        self.shards.append(shard)
 
 
-def write_journal(directory: Path, cursor: Cursor, revision: str | None, splits: dict[str, SplitShards]) -> None:
+def write_journal(
+    directory: Path,
+    cursor: Cursor,
+    revision: str | None,
+    splits: dict[str, SplitShards],
+) -> None:
     """Record the state from which to go on; the hash in front of it tells a damaged journal."""
     # First the tokens, then the journal that counts on them, and only then what it has made superfluous.
     states = {name: split.commit() for name, split in splits.items()}

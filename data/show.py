@@ -5,9 +5,10 @@ a plot too. With verify=true it reads all tokens again instead, and says of each
 Takes the overrides of data.prepare, and prepares nothing.
 """
 
+import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tiktoken
@@ -18,8 +19,12 @@ from data.manifest import MANIFEST, read_manifest, recorded_shards
 from data.preparation import open_prepared, prepared_directory
 from gpt.cli import command
 from gpt.errors import InputError
-from gpt.tokens.tokenfile import DAMAGED, TokenFile, open_tokens, read_shard
+from gpt.tokens.shard import DAMAGED, read_shard
+from gpt.tokens.tokenfile import TokenFile, open_tokens
 from gpt.tokens.tokenizer import get_tokenizer, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_COUNTED = 100_000_000  # tokens of which frequencies are counted, spread over all
 BLOCK = 1_000_000
@@ -32,38 +37,59 @@ def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Pa
     console = Console(highlight=False, markup=False)
     train = files["train"]
     tokenizer = get_tokenizer(train.tokenizer, train.chars)
+
+    # Where it comes from.
     for line in _provenance(directory, train):
         console.print(line, soft_wrap=True)
 
     # Documents: how many, how long, and a few of them.
-    lengths = {split: file.doc_lengths() for split, file in files.items()}
+    lengths = {}
+    for split, file in files.items():
+        lengths[split] = file.doc_lengths()
     console.print(_counts(files, lengths))
+    read = train.reader()
     for start, length in _spread_documents(train, lengths["train"], n_documents):
-        ids = train.reader()(start, start + min(length, MAX_SHOWN))
+        n_shown = min(length, MAX_SHOWN)
+        ids = read(start, start + n_shown)
         text = printable(tokenizer.decode(ids.tolist()))
-        if length > MAX_SHOWN:
-            text += f" … {length - MAX_SHOWN:,} more"
-        console.print(f"\ndocument at token {start:,}, {length:,} tokens\n  {text}", soft_wrap=True)
+        if n_shown < length:
+            text += f" … {length - n_shown:,} more"
+        heading = f"document at token {start:,}, {length:,} tokens"
+        console.print(f"\n{heading}\n  {text}", soft_wrap=True)
 
     # Tokens: which are frequent, and how many never occur.
     frequencies = _count_tokens(train)
     console.print(_most_frequent(frequencies, tokenizer))
-    n_unseen = int((frequencies == 0).sum())
-    console.print(f"{n_unseen:,} of {train.vocab_size:,} tokens of the vocabulary do not occur in what was counted")
+    n_unseen = np.count_nonzero(frequencies == 0)
+    console.print(
+        f"{n_unseen:,} of {train.vocab_size:,} tokens of the vocabulary do not occur in what was counted",
+    )
+
+    # Both distributions as a plot.
     _draw(png, directory.name, frequencies, lengths)
     console.print(f"plot  {png}", soft_wrap=True)
 
 
 def _provenance(directory: Path, train: TokenFile) -> list[str]:
     """Return lines about the origin of the data, as far as its manifest has it."""
-    lines = [str(directory), f"tokenizer {train.tokenizer}, vocabulary {train.vocab_size:,}, stored as {train.dtype}"]
-    if (directory / MANIFEST).exists():
-        manifest = read_manifest(directory)
-        revision = f" at {manifest['revision']}" if manifest["revision"] else ""
-        lines.insert(1, f"from {manifest['source']}: {manifest['of']}{revision}")
-        versions = [f"{name} {version}" for name, version in manifest["versions"].items()]
-        lines.append(f"made with Python {manifest['python']}, {', '.join(versions)}")
-    return lines
+    tokens = f"tokenizer {train.tokenizer}, vocabulary {train.vocab_size:,}, stored as {train.dtype}"
+    if not (directory / MANIFEST).exists():
+        return [str(directory), tokens]
+
+    # Its source, and the versions that made it.
+    manifest = read_manifest(directory)
+    origin = f"from {manifest['source']}: {manifest['of']}"
+    if manifest["revision"]:
+        origin += f" at {manifest['revision']}"
+    versions = [f"Python {manifest['python']}"]
+    for name, version in manifest["versions"].items():
+        versions.append(f"{name} {version}")
+    return [
+        str(directory),
+        origin,
+        tokens,
+        f"made with {', '.join(versions)}",
+    ]
 
 
 def _counts(files: dict[str, TokenFile], lengths: dict[str, np.ndarray]) -> Table:
@@ -71,23 +97,24 @@ def _counts(files: dict[str, TokenFile], lengths: dict[str, np.ndarray]) -> Tabl
     # A column for each split; its keys are the names of the rows.
     columns = []
     for split, file in files.items():
-        shards = [Path(shard.path) for shard in file.shards]
+        n_bytes = sum(Path(shard.path).stat().st_size for shard in file.shards)
         n_tokens = lengths[split]
-        has_documents = len(n_tokens) > 0
-        columns.append(
-            {
-                "tokens": file.n_tokens,
-                "shards": len(shards),
-                "bytes on disk": sum(path.stat().st_size for path in shards),
-                "documents": len(n_tokens),
-                "shortest": int(n_tokens.min()) if has_documents else 0,
-                "median length": int(np.median(n_tokens)) if has_documents else 0,
-                "longest": int(n_tokens.max(initial=0)),
-            }
-        )
+        some_length = n_tokens if len(n_tokens) else np.zeros(1)  # without documents, all is 0
+        column = {
+            "tokens": file.n_tokens,
+            "shards": len(file.shards),
+            "bytes on disk": n_bytes,
+            "documents": len(n_tokens),
+            "shortest": int(some_length.min()),
+            "median length": int(np.median(some_length)),
+            "longest": int(some_length.max()),
+        }
+        columns.append(column)
+
     table = Table("", *files, box=None)
     for name in columns[0]:
-        table.add_row(name, *[f"{column[name]:>14,}" for column in columns])
+        cells = [f"{column[name]:>14,}" for column in columns]
+        table.add_row(name, *cells)
     return table
 
 
@@ -95,8 +122,11 @@ def _spread_documents(file: TokenFile, lengths: np.ndarray, n: int) -> list[tupl
     """Return first token and length of n documents, spread over all."""
     offsets = file.doc_offsets()
     n = min(n, len(offsets))
-    chosen = np.arange(n) * len(offsets) // max(1, n)
-    return list(zip(offsets[chosen].tolist(), lengths[chosen].tolist(), strict=True))
+    positions = np.arange(n) * len(offsets)
+    chosen = positions // max(1, n)
+    starts = offsets[chosen].tolist()
+    sizes = lengths[chosen].tolist()
+    return list(zip(starts, sizes, strict=True))
 
 
 def _count_tokens(file: TokenFile) -> np.ndarray:
@@ -104,51 +134,92 @@ def _count_tokens(file: TokenFile) -> np.ndarray:
     # Blocks are spread over the file: its parts can be of different kinds.
     read = file.reader()
     frequencies = np.zeros(file.vocab_size, np.int64)
-    n_blocks = -(-file.n_tokens // BLOCK)  # rounded up
+    n_blocks = math.ceil(file.n_tokens / BLOCK)
     n_counted = min(n_blocks, MAX_COUNTED // BLOCK)
-    for block in (np.arange(n_counted) * n_blocks // n_counted).tolist():
-        ids = read(block * BLOCK, min(file.n_tokens, (block + 1) * BLOCK))
+    counted = np.arange(n_counted) * n_blocks // n_counted
+    for block in counted.tolist():
+        start = block * BLOCK
+        stop = min(file.n_tokens, start + BLOCK)
+        ids = read(start, stop)
         frequencies += np.bincount(ids, minlength=file.vocab_size)
     return frequencies
 
 
 def _most_frequent(frequencies: np.ndarray, tokenizer: tiktoken.Encoding) -> Table:
+    """Return a table of the most frequent tokens."""
     table = Table("token", "id", "share", box=None)
-    for i in np.argsort(-frequencies, kind="stable")[:N_COMMON].tolist():
-        token = tokenizer.decode_bytes([i]).decode(errors="replace")
-        share = frequencies[i] / frequencies.sum()
+    total = frequencies.sum()
+    by_frequency = np.argsort(-frequencies, kind="stable")
+    for i in by_frequency[:N_COMMON].tolist():
+        raw = tokenizer.decode_bytes([i])
+        token = raw.decode(errors="replace")
+        share = frequencies[i] / total
         table.add_row(ascii(token), str(i), f"{share:.2%}")
     return table
 
 
-def _draw(path: Path, title: str, frequencies: np.ndarray, lengths: dict[str, np.ndarray]) -> None:
+def _draw(
+    path: Path,
+    title: str,
+    frequencies: np.ndarray,
+    lengths: dict[str, np.ndarray],
+) -> None:
     """Draw the frequencies of tokens by rank, and the lengths of documents."""
     import matplotlib.figure
 
-    # Above: Zipf's law, if the tokens are words.
-    figure = matplotlib.figure.Figure(figsize=(8, 7), layout="constrained")
+    figure = matplotlib.figure.Figure(
+        figsize=(8, 7),
+        layout="constrained",
+    )
     above, below = figure.subplots(2, 1)
-    ranks = np.arange(1, len(frequencies) + 1)
-    above.loglog(ranks, np.sort(frequencies)[::-1], lw=1)
-    above.set(title=title, xlabel="rank of the token", ylabel="times in training data")
-
-    # Below: a histogram of both splits in bins of equal width on a logarithmic axis.
-    longest = max(2, *[int(n_tokens.max(initial=1)) for n_tokens in lengths.values()])
-    edges = np.geomspace(1, longest + 1, 60)
-    bins = np.unique(edges.astype(int))
-    for split, n_tokens in lengths.items():
-        below.hist(n_tokens, bins=bins, histtype="step", label=f"{split}, {len(n_tokens):,} documents")
-    if any(len(n_tokens) for n_tokens in lengths.values()):  # nothing has no logarithm
-        below.set(xscale="log", yscale="log")
-    below.set(xlabel="tokens of the document", ylabel="documents")
-    below.legend()
+    above.set_title(title)
+    _draw_frequencies(above, frequencies)
+    _draw_lengths(below, lengths)
     for axes in (above, below):
         axes.grid(alpha=0.3)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120, metadata={"Software": None})
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}", "choose another with png=FILE") from error
+        raise InputError(
+            f"{path} cannot be written: {error}",
+            "choose another with png=FILE",
+        ) from error
+
+
+def _draw_frequencies(axes: "Axes", frequencies: np.ndarray) -> None:
+    """Draw how often each token occurs, by rank: Zipf's law, if the tokens are words."""
+    ranks = np.arange(1, len(frequencies) + 1)
+    descending = np.sort(frequencies)[::-1]
+    axes.loglog(ranks, descending, lw=1)
+    axes.set(
+        xlabel="rank of the token",
+        ylabel="times in training data",
+    )
+
+
+def _draw_lengths(axes: "Axes", lengths: dict[str, np.ndarray]) -> None:
+    """Draw a histogram of both splits' documents, in bins of equal width on a logarithmic axis."""
+    longest = 2
+    n_documents = 0
+    for n_tokens in lengths.values():
+        longest_of_split = int(n_tokens.max(initial=1))
+        longest = max(longest, longest_of_split)
+        n_documents += len(n_tokens)
+
+    # Whole numbers, each once.
+    edges = np.geomspace(1, longest + 1, 60)
+    bins = np.unique(edges.astype(int))
+    for split, n_tokens in lengths.items():
+        label = f"{split}, {len(n_tokens):,} documents"
+        axes.hist(n_tokens, bins=bins, histtype="step", label=label)
+    axes.set(
+        xlabel="tokens of the document",
+        ylabel="documents",
+    )
+    if n_documents:  # nothing has no logarithm
+        axes.set(xscale="log", yscale="log")
+    axes.legend()
 
 
 def verify(directory: Path) -> None:
@@ -160,43 +231,61 @@ def verify(directory: Path) -> None:
     recorded = recorded_shards(directory)
     altered = []
     for split in ("train", "val"):
-        for shard in open_tokens(directory / f"{split}.h5").shards:
+        file = open_tokens(directory / f"{split}.h5")
+        for shard in file.shards:
             path = Path(shard.path)
             _, damage = read_shard(path, recorded.get(path.name, {}))
-            outcome = f"ALTERED: {damage}" if damage else "as written"
-            print(f"{path}  {shard.n_tokens:,} tokens  {outcome}", flush=True)
+            outcome = "as written"
             if damage:
+                outcome = f"ALTERED: {damage}"
                 altered.append(path.name)
+            print(f"{path}  {shard.n_tokens:,} tokens  {outcome}", flush=True)
     if altered:
-        raise InputError(f"altered since it was written: {', '.join(altered)}", DAMAGED)
+        names = ", ".join(altered)
+        raise InputError(f"altered since it was written: {names}", DAMAGED)
 
 
 def main() -> None:
     from gpt.cli.compose import compose, parse  # above data/: only the command needs it
 
     # The arguments of this command, and the overrides of the config.
-    own: dict[str, Any] = {"documents": 3, "png": None, "verify": False}
+    own: dict[str, Any] = {
+        "documents": 3,
+        "png": None,
+        "verify": False,
+    }
     overrides = []
     for override in parse(sys.argv[1:]):
-        if override.key_or_group in own:
-            own[override.key_or_group] = override.value()
+        key = override.key_or_group
+        if key in own:
+            own[key] = override.value()
         else:
             overrides.append(override.input_line)
-    if type(own["documents"]) is not int or own["documents"] < 0:
-        raise InputError(f"documents={own['documents']} makes no sense", "allowed: a whole number, 0 or more")
+    n_documents = own["documents"]
+    if type(n_documents) is not int or n_documents < 0:
+        raise InputError(
+            f"documents={n_documents} makes no sense",
+            "allowed: a whole number, 0 or more",
+        )
     if type(own["verify"]) is not bool:
         raise InputError(f"verify={own['verify']} makes no sense", "allowed: true or false")
-    data = compose(overrides).data
+
+    # With verify=true nothing else is shown.
+    config = compose(overrides)
+    data = config.data
     directory = prepared_directory(data)
     if own["verify"]:
         verify(directory)
         return
 
-    png = f"outputs/data/{directory.name}.png" if own["png"] is None else own["png"]
+    png = own["png"]
+    if png is None:
+        png = f"outputs/data/{directory.name}.png"
     if not (isinstance(png, str) and png.endswith(".png")):
         raise InputError(f"png={png} is no PNG file", "allowed: png=FILE.png")
     train, val = open_prepared(data, directory)
-    show({"train": train, "val": val}, directory, own["documents"], Path(png).expanduser())
+    files = {"train": train, "val": val}
+    show(files, directory, n_documents, Path(png).expanduser())
 
 
 if __name__ == "__main__":

@@ -40,11 +40,16 @@ class Tokens(NamedTuple):
 
     def split_at(self, n: int) -> tuple["Tokens", "Tokens"]:
         """Return the first n ids, and the others."""
+        first_mask = None
+        other_mask = None
+        if self.mask is not None:
+            first_mask = self.mask[:n]
+            other_mask = self.mask[n:]
         is_first = self.starts < n
-        first_mask = None if self.mask is None else self.mask[:n]
-        other_mask = None if self.mask is None else self.mask[n:]
-        first = Tokens(self.ids[:n], self.starts[is_first], first_mask)
-        others = Tokens(self.ids[n:], self.starts[~is_first] - n, other_mask)
+        first_starts = self.starts[is_first]
+        other_starts = self.starts[~is_first] - n
+        first = Tokens(self.ids[:n], first_starts, first_mask)
+        others = Tokens(self.ids[n:], other_starts, other_mask)
         return first, others
 
 
@@ -53,11 +58,13 @@ def _gigatoken_gpt2() -> Any:
     """Return GPT-2's tokenizer in gigatoken, some ten times as fast as tiktoken, from tiktoken's vocabulary."""
     import gigatoken
 
+    # A line for each token: its bytes, and its rank.
     ranks = get_tokenizer("gpt2")
     with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
         for i in range(ranks.eot_token):
-            token = base64.b64encode(ranks.decode_single_token_bytes(i))
-            file.write(b"%b %d\n" % (token, i))
+            token = ranks.decode_single_token_bytes(i)
+            encoded = base64.b64encode(token)
+            file.write(b"%b %d\n" % (encoded, i))
         file.flush()
         return gigatoken.Tokenizer.from_tiktoken(file.name, pretokenizer="gpt2").backend
 
@@ -65,16 +72,18 @@ def _gigatoken_gpt2() -> Any:
 @functools.cache
 def _unassigned() -> np.ndarray:
     """Return for each code point whether Python's Unicode lacks it."""
-    points = map(chr, range(sys.maxunicode + 1))
-    categories = "".join(map(unicodedata.category, points))
-    return np.frombuffer(categories.encode(), "S2") == b"Cn"
+    characters = map(chr, range(sys.maxunicode + 1))
+    categories = "".join(map(unicodedata.category, characters))
+    two_letters = np.frombuffer(categories.encode(), "S2")
+    return two_letters == b"Cn"
 
 
 def _has_newer_characters(text: str) -> bool:
     """Return whether there are characters of a newer Unicode, which may be letters to one library alone."""
     if text.isascii():
         return False
-    return bool(_unassigned()[_code_points(text)].any())
+    points = _code_points(text)
+    return bool(_unassigned()[points].any())
 
 
 def _code_points(text: str) -> np.ndarray:
@@ -95,9 +104,11 @@ def _encode_gpt2(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndar
     # Texts that gigatoken may split otherwise are left out of its batch.
     is_known = [not _has_newer_characters(text) for text in texts]
     known = list(itertools.compress(texts, is_known))
-    rows = _gigatoken_gpt2().encode_batch(known, parallel=False).layout
+    batch = _gigatoken_gpt2().encode_batch(known, parallel=False)
+    rows = batch.layout
     ids = rows.content.data
-    bounds = itertools.pairwise(rows.offsets.data.tolist())
+    offsets = rows.offsets.data.tolist()
+    bounds = itertools.pairwise(offsets)
 
     # Both kinds in the order of the texts.
     encoded = []
@@ -113,17 +124,28 @@ def _encode_gpt2(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndar
 def _encode_chars(tokenizer: tiktoken.Encoding, texts: list[str]) -> list[np.ndarray]:
     """Encode by a table; tiktoken's way names a character that is not in it."""
     # The id of each code point, -1 for those that are not in the alphabet.
-    points = _code_points("".join(texts))
-    alphabet = [ord(tokenizer.decode([i])) for i in range(tokenizer.n_vocab)]
-    table = np.full(max(alphabet) + 1, -1, np.int32)
+    alphabet = []
+    for i in range(tokenizer.n_vocab):
+        character = tokenizer.decode([i])
+        alphabet.append(ord(character))
+    highest = max(alphabet)
+    table = np.full(highest + 1, -1, np.int32)
     table[alphabet] = np.arange(len(alphabet))
 
-    # All texts at once, then cut where each ends.
-    ids = table[np.minimum(points, len(table) - 1)]
-    if points.max(initial=0) >= len(table) or ids.min(initial=0) < 0:
+    # All texts at once; a point beyond the table takes its last entry, and is then found to be too large.
+    points = _code_points("".join(texts))
+    ids = table[np.minimum(points, highest)]
+    is_known = points.max(initial=0) <= highest and ids.min(initial=0) >= 0
+    if not is_known:
         return [encode(tokenizer, text) for text in texts]
-    bounds = itertools.accumulate(map(len, texts), initial=0)
-    return [ids[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+    # Cut where each text ends.
+    lengths = map(len, texts)
+    ends = itertools.accumulate(lengths, initial=0)
+    encoded = []
+    for begin, end in itertools.pairwise(ends):
+        encoded.append(ids[begin:end])
+    return encoded
 
 
 @functools.cache
@@ -131,7 +153,8 @@ def _vocabulary(name: str, chars: str | None) -> tuple[tiktoken.Encoding, np.nda
     """Return a tokenizer, and the ids in front of each document."""
     tokenizer = get_tokenizer(name, chars)
     separator = end_of_text(tokenizer)
-    return tokenizer, np.array([] if separator is None else [separator], np.uint32)
+    in_front = [] if separator is None else [separator]
+    return tokenizer, np.array(in_front, np.uint32)
 
 
 class _Part(NamedTuple):
@@ -143,24 +166,33 @@ class _Part(NamedTuple):
 
 
 def tokenize(
-    batch: list[Piece], tokenizer: str, chars: str | None, val_fraction: float, has_mask: bool
+    batch: list[Piece],
+    tokenizer: str,
+    chars: str | None,
+    val_fraction: float,
+    has_mask: bool,
 ) -> dict[str, Tokens]:
     """Return the tokens of some pieces by split; end-of-text precedes each document, if the vocabulary has one.
 
     With ``has_mask``, questions are no targets of the loss. Raises InputError for a character that the alphabet of a
     chars tokenizer does not have.
     """
-    # All texts of the batch are encoded in one call.
     release_memory()
     encoding, separator = _vocabulary(tokenizer, chars)
-    texts = encode_all(encoding, [piece.text for piece in batch])
-    questions = [separator[:0]] * len(batch)
+
+    # All texts of the batch are encoded in one call.
+    texts = [piece.text for piece in batch]
+    ids_of_texts = encode_all(encoding, texts)
     if has_mask:
-        questions = encode_all(encoding, [piece.question or "" for piece in batch])
+        questions = [piece.question or "" for piece in batch]
+        ids_of_questions = encode_all(encoding, questions)
+    else:
+        no_question = separator[:0]
+        ids_of_questions = [no_question] * len(batch)
 
     # The split of each piece; in front of its text come the separator and the question.
     parts: dict[str, list[_Part]] = {}
-    for piece, ids, question in zip(batch, texts, questions, strict=True):
+    for piece, ids, question in zip(batch, ids_of_texts, ids_of_questions, strict=True):
         split = piece.split
         if split is None:
             digest = hashlib.sha256(piece.text.encode()).digest()
@@ -169,16 +201,28 @@ def tokenize(
             ids = np.concatenate([question, ids])
         if piece.starts:
             ids = np.concatenate([separator, ids])
-        parts.setdefault(split, []).append(_Part(ids, piece.starts, len(question)))
-    return {split: _join(pieces, len(separator), has_mask) for split, pieces in parts.items()}
+        part = _Part(
+            ids=ids,
+            starts=piece.starts,
+            n_question=len(question),
+        )
+        parts.setdefault(split, []).append(part)
+
+    # One array for each split.
+    tokens = {}
+    for split, parts_of_split in parts.items():
+        tokens[split] = _join(parts_of_split, len(separator), has_mask)
+    return tokens
 
 
 def _join(parts: list[_Part], n_separator: int, has_mask: bool) -> Tokens:
     """Put the pieces of one split together."""
     # The pieces follow each other; those that start a document tell where documents start.
-    ends = np.cumsum([len(part.ids) for part in parts])
+    lengths = [len(part.ids) for part in parts]
+    ends = np.cumsum(lengths)
     begins = np.concatenate([[0], ends[:-1]])
-    starts = begins[[part.starts for part in parts]]
+    is_start = [part.starts for part in parts]
+    starts = begins[is_start]
 
     # Questions, which follow the separator, are no targets.
     mask = None
@@ -186,7 +230,8 @@ def _join(parts: list[_Part], n_separator: int, has_mask: bool) -> Tokens:
         mask = np.ones(ends[-1], np.uint8)
         for begin, part in zip(begins.tolist(), parts, strict=True):
             question = begin + n_separator
-            mask[question : question + part.n_question] = 0
+            answer = question + part.n_question
+            mask[question:answer] = 0
     ids = np.concatenate([part.ids for part in parts])
     return Tokens(ids, starts.astype(np.int64), mask)
 
@@ -224,12 +269,15 @@ def _signals_blocked() -> Iterator[None]:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+        allowed = os.sched_getaffinity(0)
+        return len(allowed)
     return os.cpu_count() or 1
 
 
 def in_order(
-    groups: Iterable[tuple[list[Piece], Cursor]], work: functools.partial, processes: int
+    groups: Iterable[tuple[list[Piece], Cursor]],
+    work: functools.partial,
+    processes: int,
 ) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
     """Yield ``work`` of each group in the order of the groups, in ``processes`` once there is enough of it.
 
@@ -245,11 +293,15 @@ def in_order(
             break
     else:
         return
+
+    # More than that: the others in a pool.
     yield from _in_pool(groups, work, processes)
 
 
 def _in_pool(
-    groups: Iterator[tuple[list[Piece], Cursor]], work: functools.partial, processes: int
+    groups: Iterator[tuple[list[Piece], Cursor]],
+    work: functools.partial,
+    processes: int,
 ) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
     """Do the same in a pool of processes, a bounded number of batches ahead."""
     pending: deque[tuple[Future, Cursor]] = deque()
@@ -259,10 +311,13 @@ def _in_pool(
             # The oldest result is awaited once enough batches are under way.
             for batch, cursor in groups:
                 with _signals_blocked():  # a worker is started while there are too few
-                    pending.append((pool.submit(work, batch), cursor))
+                    future = pool.submit(work, batch)
+                pending.append((future, cursor))
                 if len(pending) == AHEAD * processes:
                     future, cursor = pending.popleft()
                     yield future.result(), cursor
+
+            # The rest, which is under way.
             for future, cursor in pending:
                 yield future.result(), cursor
         except BrokenProcessPool as error:

@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 
 from gpt.errors import InputError
-from gpt.tokens.tokenfile import BLOCK, DAMAGED, LAYOUT, TokenFile, open_tokens, read_shards
+from gpt.tokens.shard import BLOCK, DAMAGED, read_shards
+from gpt.tokens.tokenfile import LAYOUT, TokenFile, open_tokens
 
 OFFSET = np.dtype("<i8")
 MASK = np.dtype("u1")
@@ -85,7 +86,10 @@ class TokenWriter:
             raise LostProgress(f"{path} is a directory", DAMAGED) from error
         file.seek(0)
         left = n_bytes
-        while left and (raw := file.read(min(left, BLOCK))):
+        while left:
+            raw = file.read(min(left, BLOCK))
+            if not raw:
+                break
             digest.update(raw)
             left -= len(raw)
         if n_bytes and digest.hexdigest() != sha256:
@@ -95,13 +99,16 @@ class TokenWriter:
         return file
 
     def _append(self, name: str, values: np.ndarray) -> None:
-        raw = values.astype(self.dtypes[name], copy=False).tobytes()
+        """Append values to a raw file, and to its hash."""
+        dtype = self.dtypes[name]
+        raw = values.astype(dtype, copy=False).tobytes()
         self.spools[name].write(raw)
         self.digests[name].update(raw)
 
     def add_document(self, ids: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Append the ids of one document."""
-        self.add(ids, np.zeros(1, np.int64), mask)
+        start = np.zeros(1, np.int64)
+        self.add(ids, start, mask)
 
     def add(self, ids: np.ndarray, starts: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Append ids, among which documents start at ``starts``."""
@@ -128,14 +135,21 @@ class TokenWriter:
         for spool in self.spools.values():
             spool.flush()
             os.fsync(spool.fileno())
-        hashes = {name: digest.hexdigest() for name, digest in self.digests.items()}
-        return {"tokens": self.n_tokens, "documents": self.n_documents, "hashes": hashes}
+        return {
+            "tokens": self.n_tokens,
+            "documents": self.n_documents,
+            "hashes": self._hashes(),
+        }
+
+    def _hashes(self) -> dict[str, str]:
+        """Return the hash of each raw file."""
+        return {name: digest.hexdigest() for name, digest in self.digests.items()}
 
     def finish(self) -> dict[str, Any]:
         """Write the file; returns its counts and hashes. The raw files are closed, and stay until they are dropped."""
         # Under another name first: a file is there whole or not at all.
         part = self._spool_path("part")
-        hashes = {name: digest.hexdigest() for name, digest in self.digests.items()}
+        hashes = self._hashes()
         with h5py.File(part, "w") as file:
             max_id = 0
             for name in self.spools:
@@ -144,7 +158,13 @@ class TokenWriter:
                     max_id = highest
             if self.chars is not None:
                 _write_alphabet(file, self.chars)
-            file.attrs.update(self.attributes | {"sha256": hashes["tokens"], "max_id": max_id})
+            file.attrs.update(
+                self.attributes
+                | {
+                    "sha256": hashes["tokens"],
+                    "max_id": max_id,
+                }
+            )
             if "loss_mask" in hashes:
                 file.attrs["mask_sha256"] = hashes["loss_mask"]
         _replace_synced(part, self.path)
@@ -163,13 +183,14 @@ class TokenWriter:
         spool = self.spools[name]
         spool.flush()
         spool.seek(0)
-        start = 0
+        begin = 0
         highest = 0
         while raw := spool.read(BLOCK * dtype.itemsize):
             values = np.frombuffer(raw, dtype)
-            dataset[start : start + len(values)] = values
-            start += len(values)
+            end = begin + len(values)
+            dataset[begin:end] = values
             highest = max(highest, int(values.max()))
+            begin = end
         spool.close()  # there may be thousands of shards
         return highest
 
@@ -193,6 +214,7 @@ class TokenWriter:
 
 def write_index(path: Path, shards: list[Path]) -> str:
     """Make shards, in one directory with ``path``, appear as one token file; returns the hash of all tokens."""
+    # All tokens are read once more, as one sequence.
     files = [open_tokens(shard) for shard in shards]
     n_tokens = sum(file.n_tokens for file in files)
     contents = read_shards(tuple(file.shards[0] for file in files))
@@ -201,18 +223,26 @@ def write_index(path: Path, shards: list[Path]) -> str:
     with h5py.File(shards[-1]) as file:
         attributes = dict(file.attrs)
     attributes.pop("mask_sha256", None)
+    attributes["sha256"] = contents.sha256
+    attributes["max_id"] = contents.max_id
 
     part = path.with_name(f".{path.name}.part")
+    chars = files[0].chars
     with h5py.File(part, "w") as index:
         _write_virtual_tokens(index, shards, files, n_tokens)
-        if files[0].chars is not None:
-            _write_alphabet(index, files[0].chars)
-        index.attrs.update(attributes | {"sha256": contents.sha256, "max_id": contents.max_id})
+        if chars is not None:
+            _write_alphabet(index, chars)
+        index.attrs.update(attributes)
     _replace_synced(part, path)
     return contents.sha256
 
 
-def _write_virtual_tokens(index: h5py.File, shards: list[Path], files: list[TokenFile], n_tokens: int) -> None:
+def _write_virtual_tokens(
+    index: h5py.File,
+    shards: list[Path],
+    files: list[TokenFile],
+    n_tokens: int,
+) -> None:
     """Write a dataset that maps to those of the shards, by hand: h5py's create_virtual_dataset stores the time."""
     # Each shard's tokens are a range of the whole.
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -220,8 +250,9 @@ def _write_virtual_tokens(index: h5py.File, shards: list[Path], files: list[Toke
     space = h5py.h5s.create_simple((n_tokens,))
     begin = 0
     for shard, file in zip(shards, files, strict=True):
-        space.select_hyperslab((begin,), (file.n_tokens,))
-        shard_space = h5py.h5s.create_simple((file.n_tokens,))
+        shape = (file.n_tokens,)
+        space.select_hyperslab((begin,), shape)
+        shard_space = h5py.h5s.create_simple(shape)
         plan.set_virtual(space, shard.name.encode(), b"tokens", shard_space)
         begin += file.n_tokens
     space.select_all()
@@ -230,7 +261,8 @@ def _write_virtual_tokens(index: h5py.File, shards: list[Path], files: list[Toke
 
 
 def _write_alphabet(file: h5py.File, chars: str) -> None:
-    file.create_dataset("chars", data=np.frombuffer(chars.encode(), np.uint8), track_times=False)
+    raw = np.frombuffer(chars.encode(), np.uint8)
+    file.create_dataset("chars", data=raw, track_times=False)
 
 
 def _replace_synced(part: Path, path: Path) -> None:

@@ -11,7 +11,8 @@ from data.manifest import MANIFEST, recorded_shards
 from gpt.console import say
 from gpt.errors import InputError
 from gpt.files import LAYOUT, lock_or_wait, parse_object, write_json
-from gpt.tokens.tokenfile import DAMAGED, Contents, Shard, TokenFile, check_ids, open_tokens, read_shards
+from gpt.tokens.shard import DAMAGED, Contents, Shard, read_shards
+from gpt.tokens.tokenfile import TokenFile, check_ids, open_tokens
 
 NOTES = ".verified"  # below data.cache_dir, because data.dir may be read-only
 LARGE = 1 << 30  # bytes that take long enough to be worth a line on the terminal
@@ -26,14 +27,18 @@ def open_verified(path: Path, cache_dir: Path) -> TokenFile:
 
     def contents_of(shards: tuple[Shard, ...]) -> Contents:
         if shards not in cache:
-            cache[shards] = _contents(Path(path).resolve(), shards, cache_dir / NOTES)
+            notes = cache_dir / NOTES
+            cache[shards] = _contents(Path(path).resolve(), shards, notes)
         return cache[shards]
 
     # Opening may ask for the contents too, where the file's attributes do not have them.
     file = open_tokens(path, contents_of)
     contents = contents_of(file.shards)
     if contents.sha256 != file.sha256:
-        raise InputError(f"{file.path} is damaged: its tokens are not those that were written (sha256)", DAMAGED)
+        raise InputError(
+            f"{file.path} is damaged: its tokens are not those that were written (sha256)",
+            DAMAGED,
+        )
     check_ids(file.path, contents, file.vocab_size)
     return file
 
@@ -57,8 +62,13 @@ def _contents(path: Path, shards: tuple[Shard, ...], notes: Path) -> Contents:
         if size > LARGE:
             say(f"verifying {path}, {size / 1e9:,.1f} GB: once, until it changes")
         contents = read_shards(shards, recorded_shards(path.parent))
+        content = {
+            "layout": LAYOUT,
+            "files": versions,
+            **contents._asdict(),
+        }
         with contextlib.suppress(OSError):  # read-only: it is read each time
-            write_json(note, {"layout": LAYOUT, "files": versions, **contents._asdict()})
+            write_json(note, content)
     return contents
 
 
@@ -68,7 +78,7 @@ def _file_versions(path: Path, shards: tuple[Shard, ...]) -> dict[str, list[int]
     names.update(shard.path for shard in shards)
     versions = {}
     for name in sorted(names):
-        if os.path.exists(name):
+        if os.path.exists(name):  # there need not be a manifest
             stat = os.stat(name)
             versions[name] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     return versions
@@ -80,9 +90,15 @@ def _read_note(note: Path, versions: dict[str, Any]) -> Contents | None:
         content = parse_object(note.read_text())
         if content["layout"] != LAYOUT or content["files"] != versions:
             return None
-        contents = Contents(content["sha256"], content["min_id"], content["max_id"])
+        contents = Contents(
+            sha256=content["sha256"],
+            min_id=content["min_id"],
+            max_id=content["max_id"],
+        )
     except (OSError, ValueError, KeyError):  # missing, or damaged: the files are read again
         return None
+
+    # JSON has no types of its own.
     kinds = [type(value) for value in contents]
     return contents if kinds == [str, int, int] else None
 

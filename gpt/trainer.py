@@ -30,7 +30,6 @@ class Due(NamedTuple):
     """The actions that are due after a step."""
 
     tasks: list[str]  # names of evaluation tasks
-    histograms: bool
     log: bool
     save: bool
 
@@ -41,11 +40,10 @@ def due_after(
     """Return the actions that are due after ``step``, which led from ``tokens_before`` to ``tokens``."""
     is_last = step == total_steps
     names = due_tasks(tasks, tokens_before, tokens, is_last)
-    with_histograms = histograms_due(config, step)
+    is_logged = step == 1 or step % config.trainer.log_every == 0
     return Due(
         tasks=names,
-        histograms=with_histograms,
-        log=bool(names) or with_histograms or step == 1 or step % config.trainer.log_every == 0,
+        log=is_logged or bool(names) or histograms_due(config, step),
         save=is_last or step % config.checkpoint.every == 0,
     )
 
@@ -209,8 +207,8 @@ class Trainer:
         self.log(row)
         for text in texts:
             self.session.tracker.sample(progress.step, text)
-        loss = row.get("val/loss", math.inf)
-        if progress.best_loss is None or loss < progress.best_loss:
+        loss = row.get("val/loss")
+        if loss is not None and (progress.best_loss is None or loss < progress.best_loss):
             progress.best_loss = loss
             progress.best_step = progress.step
             self.save()

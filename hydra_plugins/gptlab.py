@@ -27,7 +27,8 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from gpt.sweep import launch
 
-        return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
+        jobs = [list(overrides) for overrides in job_overrides]
+        return launch(self, jobs, initial_job_idx)
 
 
 class ArmsSweeper(BasicSweeper):
@@ -36,7 +37,12 @@ class ArmsSweeper(BasicSweeper):
     It makes no files: the launcher checks all jobs first.
     """
 
-    def __init__(self, params: dict[str, str], arms: dict[str, list[str]], ladder: bool):
+    def __init__(
+        self,
+        params: dict[str, str],
+        arms: dict[str, list[str]],
+        ladder: bool,
+    ):
         super().__init__(max_batch_size=None, params=params)
         self.arms = arms
         self.ladder = ladder
@@ -46,14 +52,20 @@ class ArmsSweeper(BasicSweeper):
         from gpt.sweep import check_swept, over_arms, raise_failures
 
         # The sweep's own values first, then those of the command line.
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        loader = self.hydra_context.config_loader
+        parser = OverridesParser.create(config_loader=loader)
+        texts = [*self._parse_config(), *arguments]
+        overrides = parser.parse_overrides(texts)
 
         # A job alone is meant where it is one more of a sweep that has a name.
-        is_named = any(override.startswith("hydra.sweep.dir=") for override in self.config.hydra.overrides.hydra)
-        check_swept(overrides, self.arms, bool(self.params) or is_named)
-        (jobs,) = self.split_arguments(overrides, None)
+        typed = self.config.hydra.overrides.hydra
+        is_named = any(override.startswith("hydra.sweep.dir=") for override in typed)
+        may_be_one = bool(self.params) or is_named
+        check_swept(overrides, self.arms, may_be_one)
 
-        results = self.launcher.launch(over_arms(jobs, self.arms, self.ladder), initial_job_idx=0)
+        # Every combination of values, in every arm.
+        (combinations,) = self.split_arguments(overrides, None)
+        jobs = over_arms(combinations, self.arms, self.ladder)
+        results = self.launcher.launch(jobs, initial_job_idx=0)
         raise_failures(results)
         return results

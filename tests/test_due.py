@@ -25,16 +25,16 @@ def test_tasks_are_due_when_their_tokens_are_reached():
 
 
 def test_first_and_every_tenth_step_are_logged_every_25th_is_saved_and_the_last_is_both():
-    assert due(1) == Due(tasks=[], histograms=False, log=True, save=False)
-    assert due(3) == Due(tasks=[], histograms=False, log=False, save=False)
-    assert due(4) == Due(tasks=["val"], histograms=False, log=True, save=False)
-    assert due(20) == Due(tasks=["val", "hellaswag"], histograms=False, log=True, save=False)
-    assert due(25) == Due(tasks=["hellaswag"], histograms=False, log=True, save=True)
-    assert due(33, 33) == Due(tasks=["val", "hellaswag"], histograms=False, log=True, save=True)
+    assert due(1) == Due(tasks=[], log=True, save=False)
+    assert due(3) == Due(tasks=[], log=False, save=False)
+    assert due(4) == Due(tasks=["val"], log=True, save=False)
+    assert due(20) == Due(tasks=["val", "hellaswag"], log=True, save=False)
+    assert due(25) == Due(tasks=["hellaswag"], log=True, save=True)
+    assert due(33, 33) == Due(tasks=["val", "hellaswag"], log=True, save=True)
 
 
 def test_histograms_are_logged_with_their_step():
     config = compose(["tracker.histograms_every=7"])
     assert [step for step in range(1, 30) if histograms_due(config, step)] == [7, 14, 21, 28]
     assert not histograms_due(compose([]), 7)
-    assert due(7, 100, 10, "tracker.histograms_every=7") == Due(tasks=[], histograms=True, log=True, save=False)
+    assert due(7, 100, 10, "tracker.histograms_every=7") == Due(tasks=[], log=True, save=False)

@@ -18,7 +18,13 @@ from gpt.tokens.order import derive_seed, permute
 BLOCK = 4096  # problems made at once
 MAX_DIGITS = 9  # so that all problems can be counted in 63 bits
 DIGITS = "\n0123456789="  # the characters of every problem
-SIGNS = {"+": "+", "-": "-", "*": "*+", "/": "/>,r"}  # those that an operation adds
+# Those that an operation adds.
+SIGNS = {
+    "+": "+",
+    "-": "-",
+    "*": "*+",
+    "/": "/>,r",
+}
 
 
 class Arithmetic(Documents):
@@ -32,6 +38,8 @@ class Arithmetic(Documents):
 
     def __init__(self, data: ArithmeticConfig, cache_dir: Path):
         super().__init__(data, cache_dir)
+
+        # What can be made: known operations, on numbers that are not too large.
         is_known = bool(data.operations) and set(data.operations) <= set(ANSWERS)
         if not is_known or data.digits > MAX_DIGITS:
             raise InputError(
@@ -42,18 +50,30 @@ class Arithmetic(Documents):
 
         # All problems are numbered, operation after operation; nothing is divided by 0.
         self.base = 10**data.digits
-        counts = [self.base * (self.base - (operation == "/")) for operation in self.operations]
+        counts = []
+        for operation in self.operations:
+            n_second = self.base - 1 if operation == "/" else self.base
+            counts.append(self.base * n_second)
         self.ends = np.cumsum(counts)
+        self.n_all = int(self.ends[-1])
+
+        # The first of them, in a random order, are taken.
         self.n_problems = data.val_problems + data.problems
-        if self.n_problems > self.ends[-1]:
+        if self.n_problems > self.n_all:
             raise InputError(
                 f"data.problems={data.problems:,} and data.val_problems={data.val_problems:,} are more than there are",
-                f"different problems of {data.digits} digits with {self.operations}: {self.ends[-1]:,}",
+                f"different problems of {data.digits} digits with {self.operations}: {self.n_all:,}",
             )
         self.key = derive_seed("arithmetic", self.operations, data.digits)
 
     def inputs(self) -> Any:
-        return [self.operations, self.data.digits, self.data.problems, self.data.val_problems]
+        data = self.data
+        return [
+            self.operations,
+            data.digits,
+            data.problems,
+            data.val_problems,
+        ]
 
     def describe(self) -> str:
         return f"{self.n_problems:,} problems"
@@ -63,22 +83,31 @@ class Arithmetic(Documents):
 
     @property
     def alphabet(self) -> str | None:
-        signs = "".join(SIGNS[operation] for operation in self.operations)
-        return "".join(sorted(set(DIGITS + signs)))
+        characters = set(DIGITS)
+        for operation in self.operations:
+            characters.update(SIGNS[operation])
+        return "".join(sorted(characters))
 
     def read_alphabet(self) -> str:
         return self.alphabet
 
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
         # The permutation of all problems says which comes at each position.
-        begin = cursor["problem"] if cursor else 0
+        begin = 0
+        if cursor is not None:
+            begin = cursor["problem"]
+        n_val = self.data.val_problems
         for first in range(begin, self.n_problems, BLOCK):
-            positions = np.arange(first, min(first + BLOCK, self.n_problems))
-            problems = permute(positions, int(self.ends[-1]), self.key)
-            for position, problem in zip(positions.tolist(), problems.tolist(), strict=True):
+            end = min(first + BLOCK, self.n_problems)
+            positions = np.arange(first, end)
+            problems = permute(positions, self.n_all, self.key)
+
+            # A problem is a document.
+            for position, problem in enumerate(problems.tolist(), start=first):
                 question, answer = self._problem(problem)
-                split = "val" if position < self.data.val_problems else "train"
-                yield Piece(answer, True, split, question), {"problem": position + 1}
+                split = "val" if position < n_val else "train"
+                piece = Piece(answer, True, split, question)
+                yield piece, {"problem": position + 1}
 
     def _problem(self, number: int) -> tuple[str, str]:
         """Return problem ``number`` of all that there are, as question and answer."""
@@ -94,7 +123,8 @@ class Arithmetic(Documents):
             b += 1
         digits = self.data.digits
         question = f"{a:0{digits}}{operation}{b:0{digits}}="
-        return question, f"{ANSWERS[operation](a, b)}\n"
+        answer = ANSWERS[operation](a, b)
+        return question, f"{answer}\n"
 
 
 def _backwards(number: int) -> str:
@@ -114,8 +144,10 @@ def _product(a: int, b: int) -> str:
     """Return the long multiplication: a times each digit of b from the last, shifted, and their sum; all backwards."""
     parts = []
     for position, digit in enumerate(_backwards(b)):
-        parts.append("0" * position + _backwards(a * int(digit)))
-    return f"{'+'.join(parts)}={_backwards(a * b)}"
+        product = _backwards(a * int(digit))
+        parts.append("0" * position + product)
+    work = "+".join(parts)
+    return f"{work}={_backwards(a * b)}"
 
 
 def _quotient(a: int, b: int) -> str:
@@ -124,9 +156,16 @@ def _quotient(a: int, b: int) -> str:
     rest = 0
     for digit in str(a):
         part = 10 * rest + int(digit)
-        rest = part % b
-        steps.append(f"{part}>{part // b}r{rest}")
-    return f"{','.join(steps)}={_backwards(a // b)}r{_backwards(a % b)}"
+        quotient, rest = divmod(part, b)
+        steps.append(f"{part}>{quotient}r{rest}")
+    work = ",".join(steps)
+    quotient, rest = divmod(a, b)
+    return f"{work}={_backwards(quotient)}r{_backwards(rest)}"
 
 
-ANSWERS = {"+": _sum, "-": _difference, "*": _product, "/": _quotient}
+ANSWERS = {
+    "+": _sum,
+    "-": _difference,
+    "*": _product,
+    "/": _quotient,
+}

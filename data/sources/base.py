@@ -82,6 +82,7 @@ class Documents(Source):
         """Yield the documents from ``cursor`` on, in pieces, each with the cursor after it."""
 
     def tokens(self, cursor: Cursor | None, chars: str | None) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
+        # Workers receive this with each batch of pieces.
         work = functools.partial(
             tokenize,
             tokenizer=self.data.tokenizer,
@@ -111,6 +112,7 @@ class Rows(Documents):
         return [self.data.column, self.data.document_start, self.data.invalid_utf8]
 
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
+        # A row is a document, or where a pattern begins documents, a line of one.
         documents = self.rows(cursor)
         if self.data.document_start:
             documents = join_rows(documents, self.data.document_start)

@@ -77,7 +77,10 @@ def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"data.cache_dir cannot be made: {error}", "choose another: data.cache_dir=DIR") from error
+        raise InputError(
+            f"data.cache_dir cannot be made: {error}",
+            "choose another: data.cache_dir=DIR",
+        ) from error
 
 
 def match_files(patterns: list[str]) -> list[Path]:
@@ -95,7 +98,8 @@ def match_files(patterns: list[str]) -> list[Path]:
         for name in names:
             if not os.access(name, os.R_OK, effective_ids=True):
                 raise InputError(
-                    f"data.files: {name} may not be read by you", "get the permission, or leave the file out"
+                    f"data.files: {name} may not be read by you",
+                    "get the permission, or leave the file out",
                 )
             paths.append(Path(name).resolve())
     return paths
@@ -105,7 +109,8 @@ def require_files(data: DataConfig) -> list[Path]:
     """Return the files of ``data.files``. Raises InputError when none are given."""
     if not data.files:
         raise InputError(
-            f"data={data.name} has nothing to read", f"give files or globs: data.files=['*.{data.source}']"
+            f"data={data.name} has nothing to read",
+            f"give files or globs: data.files=['*.{data.source}']",
         )
     return match_files(data.files)
 
@@ -144,7 +149,10 @@ def open_file(path: Path, byte: int = 0) -> Iterator[BinaryIO]:
                 byte -= len(skipped)
             yield file
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
-        raise InputError(f"{path} is no whole {path.suffix} file: {error}", FETCH_AGAIN) from error
+        raise InputError(
+            f"{path} is no whole {path.suffix} file: {error}",
+            FETCH_AGAIN,
+        ) from error
 
 
 class Extent:
@@ -166,13 +174,19 @@ def fetch(url: str, sha256: str | None, path: Path) -> Path:
     """Download a file once. Raises InputError when it cannot be reached or is not the expected one."""
     if path.exists():
         if not path.is_file() or (sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256):
-            raise InputError(f"{path} is not the text that was fetched", f"delete it: {url} is fetched again")
+            raise InputError(
+                f"{path} is not the text that was fetched",
+                f"delete it: {url} is fetched again",
+            )
         return path
 
     # Only what has the expected hash is kept.
     content = _download(url)
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(f"{url} is not the text it was (sha256 differs)", "give a local copy: data.files=[…]")
+        raise InputError(
+            f"{url} is not the text it was (sha256 differs)",
+            "give a local copy: data.files=[…]",
+        )
 
     # Written beside its place and renamed, so that another command never reads a part.
     make_directory(path.parent)
@@ -189,7 +203,8 @@ def _download(url: str) -> bytes:
     """Return what is at an address. Raises InputError."""
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
         raise InputError(
-            f"data.url={url} is no address", "allowed: http://… and https://…; a file of yours is data.files=[FILE]"
+            f"data.url={url} is no address",
+            "allowed: http://… and https://…; a file of yours is data.files=[FILE]",
         )
     say(f"fetching {url}")
     try:
@@ -197,5 +212,6 @@ def _download(url: str) -> bytes:
             return response.read()
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(
-            f"{url} cannot be reached: {error}", "give a local copy instead: data.files=[path/to/input.txt]"
+            f"{url} cannot be reached: {error}",
+            "give a local copy instead: data.files=[path/to/input.txt]",
         ) from error

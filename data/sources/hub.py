@@ -43,7 +43,8 @@ class Parquet(FileRows):
 
     def builder(self) -> DatasetBuilder:
         """Return the library's description of the dataset."""
-        return load_dataset_builder("parquet", data_files={"train": [str(path) for path in self.paths]})
+        names = [str(path) for path in self.paths]
+        return load_dataset_builder("parquet", data_files={"train": names})
 
     @property
     def splits(self) -> dict[str, str | None]:
@@ -81,13 +82,16 @@ class Parquet(FileRows):
             dataset = dataset.with_format("arrow")
             if cursor["state"]:
                 dataset.load_state_dict(cursor["state"])
+
+            # Row by row; the library's state is that after a whole table.
             for table in dataset.iter(ROWS):
                 for text in self._texts(table, cursor["row"]):
                     after = cursor | {"row": cursor["row"] + 1, "rows": cursor["rows"] + 1}
                     after.pop("skip", None)
                     yield Row(text, split, cursor, after)
                     cursor = after
-                cursor = cursor | {"state": _position(dataset.state_dict()), "row": 0}
+                state = _position(dataset.state_dict())
+                cursor = cursor | {"state": state, "row": 0}
             cursor = cursor | {"part": number + 1, "state": None, "row": 0}
 
     def _texts(self, table: pa.Table, first: int) -> Iterator[str]:
@@ -101,7 +105,10 @@ class Parquet(FileRows):
             )
         kind = table.schema.field(name).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
-            raise InputError(f"column {name} holds {kind}, no text", "choose another with data.column=…")
+            raise InputError(
+                f"column {name} holds {kind}, no text",
+                "choose another with data.column=…",
+            )
 
         # As bytes, because files can hold texts that are not UTF-8.
         column = table[name].slice(first).cast(pa.large_binary())
@@ -117,7 +124,10 @@ class Hub(Parquet):
     def __init__(self, data: HubConfig, cache_dir: Path):
         Rows.__init__(self, data, cache_dir)
         if not data.path:
-            raise InputError(f"data={data.name} names no dataset", "give data.path=OWNER/NAME of one on the hub")
+            raise InputError(
+                f"data={data.name} names no dataset",
+                "give data.path=OWNER/NAME of one on the hub",
+            )
 
     @classmethod
     def open(cls, data: DataConfig, cache_dir: Path) -> Source:
@@ -129,10 +139,19 @@ class Hub(Parquet):
 
     def inputs(self) -> Any:
         data = self.data
-        return [data.path, data.config, data.split, data.val_split, data.revision, *self.choices]
+        return [
+            data.path,
+            data.config,
+            data.split,
+            data.val_split,
+            data.revision,
+            *self.choices,
+        ]
 
     def describe(self) -> str:
-        return f"{self.data.path} ({self.data.config or 'default'}, {' and '.join(self.splits)})"
+        config = self.data.config or "default"
+        splits = " and ".join(self.splits)
+        return f"{self.data.path} ({config}, {splits})"
 
     def resolve(self) -> str | None:
         """Return the commit that is read: that of the journal, or the one that ``data.revision`` is now."""
@@ -157,6 +176,8 @@ class Hub(Parquet):
         if self.data.streaming:
             yield from super().parts()
             return
+
+        # All of it, fetched first.
         builder = self.builder()
         builder.download_and_prepare()
         self.n_rows = sum(builder.info.splits[name].num_examples for name in self.splits)
@@ -174,7 +195,8 @@ def _count_rows(builder: DatasetBuilder, splits: list[str]) -> int | None:
     names: list[str] = []
     for split in splits:
         names += map(str, data_files.get(split, []))
-    if not names or len(names) > MAX_FOOTERS or not all(name.endswith(".parquet") for name in names):
+    are_parquet = all(name.endswith(".parquet") for name in names)
+    if not names or len(names) > MAX_FOOTERS or not are_parquet:
         return None
     n_rows = 0
     for name in names:
@@ -182,7 +204,10 @@ def _count_rows(builder: DatasetBuilder, splits: list[str]) -> int | None:
             try:
                 n_rows += pq.read_metadata(file).num_rows
             except pa.ArrowInvalid as error:
-                raise InputError(f"{name} is no whole parquet file: {_first_line(error)}", files.FETCH_AGAIN) from error
+                raise InputError(
+                    f"{name} is no whole parquet file: {_first_line(error)}",
+                    files.FETCH_AGAIN,
+                ) from error
     return n_rows
 
 
@@ -194,7 +219,13 @@ def _position(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _wait(error: Exception, failures: int, name: str, cure: str, patience: list[int] = PATIENCE) -> int:
+def _wait(
+    error: Exception,
+    failures: int,
+    name: str,
+    cure: str,
+    patience: list[int] = PATIENCE,
+) -> int:
     """Wait after a failure of the network; returns how many there were in a row.
 
     Raises TrainingError after too many of them, and any other failure as :func:`_explain` puts it.
@@ -221,17 +252,26 @@ def _wait(error: Exception, failures: int, name: str, cure: str, patience: list[
     return failures + 1
 
 
-def _explain(error: Exception, name: str, is_offline: bool, is_missing: bool, cure: str) -> Exception:
+def _explain(
+    error: Exception,
+    name: str,
+    is_offline: bool,
+    is_missing: bool,
+    cure: str,
+) -> Exception:
     """Return an error that tells the user what to do, or the error itself."""
     if is_offline:
         return InputError(
-            f"{name} is on the hub, and HF_HUB_OFFLINE is set", f"unset it to fetch the data, {LOCAL_COPY}"
+            f"{name} is on the hub, and HF_HUB_OFFLINE is set",
+            f"unset it to fetch the data, {LOCAL_COPY}",
         )
     if is_missing:
         return InputError(
             f"{name} is not on the hub, or not for everyone: {_first_line(error)}",
             f"correct data.path and data.revision, log in (HF_TOKEN=…), {LOCAL_COPY}",
         )
+
+    # The files are not what they should be: anything else is a bug.
     is_damaged = isinstance(error, OSError) and error.errno is None  # pyarrow's
     if is_damaged or isinstance(error, ValueError | RuntimeError | FileNotFoundError):
         return InputError(f"{name} cannot be read: {_first_line(error)}", cure)

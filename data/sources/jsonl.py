@@ -34,8 +34,11 @@ class JsonLines(FileRows):
                     where = f"{path}, line {line}"
                     if len(raw) > MAX_DOCUMENT:
                         raise InputError(
-                            f"{where} is longer than {MAX_DOCUMENT:,} bytes", f"{ONE_OBJECT}, with one document"
+                            f"{where} is longer than {MAX_DOCUMENT:,} bytes",
+                            f"{ONE_OBJECT}, with one document",
                         )
+
+                    # The next line, or the next file, is read from here.
                     after = {"file": number, "byte": cursor["byte"] + len(raw), "line": line}
                     if raw.strip():
                         yield Row(self._text_of(raw, where), None, cursor, after)
@@ -44,19 +47,28 @@ class JsonLines(FileRows):
 
     def _text_of(self, raw: bytes, where: str) -> str:
         """Return the text in a line. Raises InputError, with ``where``, when there is none."""
-        # An object that has the column, and in it a text or null.
+        # An object that has the column.
         column = self.data.column
         record = _parse(clean(decode(raw, self.data.invalid_utf8, where)), where)
         if not isinstance(record, dict) or column not in record:
             columns = ", ".join(record) if isinstance(record, dict) else "no object"
-            raise InputError(f"{where}: no column {column}", f"there: {columns}; choose one with data.column=…")
+            raise InputError(
+                f"{where}: no column {column}",
+                f"there: {columns}; choose one with data.column=…",
+            )
+
+        # A text that UTF-8 can hold.
         text = record[column]
         if not isinstance(text, str | None):
             raise InputError(
-                f"{where}: column {column} holds no text: {text!r:.40}", "choose another with data.column=…"
+                f"{where}: column {column} holds no text: {text!r:.40}",
+                "choose another with data.column=…",
             )
         if text and self.data.invalid_utf8 == "refuse" and SURROGATE.search(text):
-            raise InputError(f"{where}: half a character, as \\ud83d without what follows", REPLACE)
+            raise InputError(
+                f"{where}: half a character, as \\ud83d without what follows",
+                REPLACE,
+            )
         return clean(text or "")
 
 

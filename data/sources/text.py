@@ -30,7 +30,8 @@ class TextFiles(Documents):
         super().__init__(data, cache_dir)
         if not (data.files or data.url):
             raise InputError(
-                f"data={data.name} has no text to read", "give files or globs: data.files=[a.txt,'books/*.txt']"
+                f"data={data.name} has no text to read",
+                "give files or globs: data.files=[a.txt,'books/*.txt']",
             )
         self.invalid = data.invalid_utf8
         self._paths = files.match_files(data.files)
@@ -39,13 +40,15 @@ class TextFiles(Documents):
     def paths(self) -> list[Path]:
         """The files, fetched now if need be."""
         if not self._paths:
-            self._paths = [files.fetch(self.data.url, self.data.sha256, self.fetched)]
+            path = files.fetch(self.data.url, self.data.sha256, self.fetched)
+            self._paths = [path]
         return self._paths
 
     @property
     def fetched(self) -> Path:
         """The file to which ``data.url`` is fetched."""
-        key = hashlib.sha256(self.data.url.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(self.data.url.encode())
+        key = digest.hexdigest()[:12]
         return self.cache_dir / f"{self.data.name}-{key}.txt"
 
     def inputs(self) -> Any:
@@ -63,17 +66,22 @@ class TextFiles(Documents):
 
     @property
     def alphabet(self) -> str | None:
-        return self.read_alphabet() if self._paths or self.fetched.exists() else None
+        is_here = self._paths or self.fetched.exists()
+        return self.read_alphabet() if is_here else None
 
     def pieces(self, cursor: Cursor | None) -> Iterator[tuple[Piece, Cursor]]:
-        # Split by position: all characters have to be counted first.
+        # To split by position, all characters have to be counted first.
         by_hash = len(self.paths) >= MIN_DOCUMENTS_TO_HASH
         if cursor is None:
-            n_train = 0 if by_hash else int(self._count_characters() * (1 - self.data.val_fraction))
+            n_train = 0
+            if not by_hash:
+                n_characters = self._count_characters()
+                n_train = int(n_characters * (1 - self.data.val_fraction))
             cursor = {"file": 0, "byte": 0, "left": n_train}
         byte = cursor["byte"]
         left = cursor["left"]  # characters for training that are still to come, where the text is split by position
 
+        # File after file: each is a document.
         for number in range(cursor["file"], len(self.paths)):
             path = self.paths[number]
             begins = byte == 0
@@ -87,18 +95,23 @@ class TextFiles(Documents):
                     parts = _cut_for_validation(text, left, end)
                     left -= min(left, len(text))
                 for part, part_split, stop in parts:
-                    if part or by_hash:
-                        after = {"file": number, "byte": stop, "left": left}
-                        if is_last and stop == end:
-                            after |= {"file": number + 1, "byte": 0}
-                        yield Piece(clean(part), begins, part_split), after
-                        begins = False
+                    if not part and not by_hash:
+                        continue
+
+                    # After the last piece of a file comes the next one.
+                    after = {"file": number, "byte": stop, "left": left}
+                    if is_last and stop == end:
+                        after = {"file": number + 1, "byte": 0, "left": left}
+                    piece = Piece(clean(part), begins, part_split)
+                    yield piece, after
+                    begins = False
             byte = 0
 
     def _blocks(self, path: Path, byte: int = 0) -> Iterator[tuple[str, int, bool]]:
         """Yield the text of a file as :func:`data.pieces.blocks` does."""
+        where = str(path)
         with files.open_file(path, byte) as file:
-            yield from blocks(file, self.invalid, str(path), byte)
+            yield from blocks(file, self.invalid, where, byte)
 
     def _count_characters(self) -> int:
         n_characters = 0
@@ -108,6 +121,7 @@ class TextFiles(Documents):
         return n_characters
 
     def _split(self, path: Path) -> str:
+        """Return the split of a file that is too long for one piece, by the hash of its text."""
         digest = hashlib.sha256()
         for text, *_ in self._blocks(path):
             digest.update(clean(text).encode())
@@ -119,7 +133,11 @@ def _cut_for_validation(text: str, left: int, end: int) -> list[tuple[str, str, 
     head = text[:left]
     tail = text[left:]
     n_bytes = len(tail.encode(errors="surrogateescape"))
-    return [(head, "train", end - n_bytes), (tail, "val", end)]
+    cut = end - n_bytes
+    return [
+        (head, "train", cut),
+        (tail, "val", end),
+    ]
 
 
 class StandardLibrary(TextFiles):
@@ -134,10 +152,11 @@ class StandardLibrary(TextFiles):
 @functools.cache
 def library() -> list[Path]:
     """Return all Python files of the standard library in a fixed order."""
-    root = Path(sysconfig.get_paths()["stdlib"])
+    root = Path(sysconfig.get_path("stdlib"))
     paths = []
     for path in sorted(root.rglob("*.py")):
-        is_excluded = EXCLUDED_DIRS & set(path.relative_to(root).parts) or path.match(EXCLUDED_FILES)
+        names = path.relative_to(root).parts
+        is_excluded = not EXCLUDED_DIRS.isdisjoint(names) or path.match(EXCLUDED_FILES)
         if not is_excluded:
             paths.append(path)
     return paths

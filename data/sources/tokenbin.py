@@ -38,7 +38,7 @@ class TokenBin(Source):
         self.separator = end_of_text(get_tokenizer(data.tokenizer))
 
         # All files for training come first, then those for validation.
-        by_split = {"train": [], "val": []}
+        by_split: dict[str, list[np.ndarray]] = {"train": [], "val": []}
         for path in self.paths:
             split = "val" if "val" in path.stem else "train"
             by_split[split].append(_map_tokens(path))
@@ -48,9 +48,11 @@ class TokenBin(Source):
                 "files with val in their name are for validation, all others for training: give both",
             )
         self.parts: list[tuple[str, np.ndarray]] = []
+        self.n_tokens = 0
         for split, arrays in by_split.items():
-            self.parts += [(split, ids) for ids in arrays]
-        self.n_tokens = sum(len(ids) for _, ids in self.parts)
+            for ids in arrays:
+                self.parts.append((split, ids))
+                self.n_tokens += len(ids)
 
     def inputs(self) -> Any:
         return files.file_versions(self.paths)
@@ -59,8 +61,10 @@ class TokenBin(Source):
         return files.count_files(self.paths)
 
     def share(self, cursor: Cursor) -> float:
-        before = sum(len(ids) for _, ids in self.parts[: cursor["part"]])
-        return (before + cursor["token"]) / self.n_tokens
+        n_tokens = cursor["token"]
+        for _, ids in self.parts[: cursor["part"]]:
+            n_tokens += len(ids)
+        return n_tokens / self.n_tokens
 
     def tokens(self, cursor: Cursor | None, chars: str | None) -> Iterator[tuple[dict[str, Tokens], Cursor]]:
         # Block by block, from the token in the part where the cursor is.
@@ -70,26 +74,36 @@ class TokenBin(Source):
             split, ids = self.parts[number]
             for start in range(begin, len(ids), BLOCK):
                 block = np.array(ids[start : start + BLOCK])
-                tokens = Tokens(block, self._starts(number, start, block))
-                yield {split: tokens}, {"part": number, "token": start + len(block)}
+                starts = self._starts(number, start, block)
+                tokens = Tokens(block, starts)
+                end = start + len(block)
+                yield {split: tokens}, {"part": number, "token": end}
             begin = 0
 
     def _starts(self, number: int, start: int, block: np.ndarray) -> np.ndarray:
         """Return the positions in a block of a part at which documents start."""
         # Documents begin with end-of-text.
         split, ids = self.parts[number]
-        first = next(part for name, part in self.parts if name == split)
-        if first[0] == self.separator:
+        if self._first_token(split) == self.separator:
             return np.flatnonzero(block == self.separator)
 
         # Documents end with it: they start where it is the token before.
         before = self.separator  # in front of the split's first token
         if start:
             before = ids[start - 1]
-        elif number and self.parts[number - 1][0] == split:
-            before = self.parts[number - 1][1][-1]
+        elif number:
+            split_before, ids_before = self.parts[number - 1]
+            if split_before == split:
+                before = ids_before[-1]
         previous = np.concatenate([[before], block[:-1]])
         return np.flatnonzero(previous == self.separator)
+
+    def _first_token(self, split: str) -> int:
+        """Return the first token of a split."""
+        for name, ids in self.parts:
+            if name == split:
+                return ids[0]
+        raise KeyError(split)
 
 
 def _map_tokens(path: Path) -> np.ndarray:
@@ -101,15 +115,22 @@ def _map_tokens(path: Path) -> np.ndarray:
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", HEADER)
     if len(header) == HEADER and header[0] == MAGIC:
-        expected = HEADER * 4 + int(header[2]) * 2
-        if header[1] != VERSION or size != expected:
+        _, version, n_tokens = header[:3].tolist()
+        expected = header.nbytes + n_tokens * 2
+        if version != VERSION or size != expected:
             raise InputError(
-                f"{path} is llm.c's version {header[1]} with {header[2]:,} tokens, and has {size:,} bytes",
+                f"{path} is llm.c's version {version} with {n_tokens:,} tokens, and has {size:,} bytes",
                 f"expected: version {VERSION} and {expected:,} bytes; {files.FETCH_AGAIN}",
             )
-        return np.memmap(path, "<u2", "r", HEADER * 4)
-    if size == 0 or size % 2:
-        raise InputError(f"{path} has {size:,} bytes", "expected: nanoGPT's tokens of two bytes, or llm.c's header")
+        return np.memmap(path, "<u2", "r", header.nbytes)
+
+    # nanoGPT's: one token at least, of two bytes each.
+    is_whole = size % 2 == 0
+    if size == 0 or not is_whole:
+        raise InputError(
+            f"{path} has {size:,} bytes",
+            "expected: nanoGPT's tokens of two bytes, or llm.c's header",
+        )
     return np.memmap(path, "<u2", "r")
 
 
@@ -117,7 +138,14 @@ def _map_npy(path: Path) -> np.ndarray:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no array of numpy: {error}", files.FETCH_AGAIN) from error
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InputError(f"{path} holds {ids.dtype} of shape {ids.shape}", "expected: a row of whole numbers")
+        raise InputError(
+            f"{path} is no array of numpy: {error}",
+            files.FETCH_AGAIN,
+        ) from error
+    is_integer = ids.dtype.kind in "iu"
+    if ids.ndim != 1 or not is_integer:
+        raise InputError(
+            f"{path} holds {ids.dtype} of shape {ids.shape}",
+            "expected: a row of whole numbers",
+        )
     return ids

@@ -63,8 +63,9 @@ def _read_flags(argv: list[str]) -> Namespace:
     # Only the configs in conf/, and directories that add options to their groups.
     for name in OTHER_CONFIGS:
         if getattr(given, name) is not None:
+            value = getattr(given, name)
             raise InputError(
-                f"{_flag(name)}={getattr(given, name)} is not for train.py, whose configs are in conf/",
+                f"{_flag(name)}={value} is not for train.py, whose configs are in conf/",
                 "an option of your own: --config-dir DIR, or hydra.searchpath=[file://DIR]",
             )
     if given.config_dir is not None and not as_path("--config-dir", given.config_dir).is_dir():

@@ -36,8 +36,7 @@ def run(task: "Callable[[CheckedRun], Any]") -> int:
     if _asks_for_help():
         from gpt.cli.help import help_text
 
-        print(help_text())
-        return 0
+        return _print_help(help_text())
 
     def compose_and_run() -> None:
         from gpt.cli.hydra_run import run_hydra
@@ -50,13 +49,27 @@ def run(task: "Callable[[CheckedRun], Any]") -> int:
 def script(command: Callable[[], None], about: str) -> int:
     """Run a command that has no Hydra job, or print ``about``; return the exit code."""
     if _asks_for_help():
-        print(about)
-        return 0
+        return _print_help(about)
     return _guard(command)
 
 
 def _asks_for_help() -> bool:
     return "--help" in sys.argv[1:] or "-h" in sys.argv[1:]
+
+
+def _print_help(text: str) -> int:
+    """Print the answer to --help; return the exit code."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return _end_unread()
+    return 0
+
+
+def _end_unread() -> int:
+    """End without a word, because nobody reads the output any more, as behind ``| head``; return the exit code."""
+    mute(sys.stdout.fileno())
+    return 1
 
 
 def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> tuple[list[Path], dict[str, str]]:
@@ -114,9 +127,8 @@ def _guard(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("\nstopped at once", file=sys.stderr)
         return Interrupted.exit_code
-    except BrokenPipeError:  # nobody reads the output any more, as behind | head
-        mute(sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        return _end_unread()
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("gpt", "data"):
             raise

@@ -12,6 +12,7 @@ from gpt.files import as_path
 
 def read_arguments(argv: list[str]) -> tuple[Path, list[str], list[str]]:
     """Return the checkpoint, the names of the tasks, and the overrides of the run's config. Raises InputError."""
+    # The keys of eval.py itself; all others override the run's config.
     own: dict[str, Any] = {}
     overrides = []
     for override in parse(argv):
@@ -21,14 +22,35 @@ def read_arguments(argv: list[str]) -> tuple[Path, list[str], list[str]]:
             check_group(override)
         if key not in ("checkpoint", "tasks"):
             overrides.append(line)
-        elif line.partition("=")[0] != key or override.is_sweep_override() or key in own:
-            raise InputError(f"{line}: {key} is given once, as {key}=…", "python eval.py checkpoint=DIR tasks=[val]")
-        else:
-            own[key] = override.value()
+            continue
+        is_plain = line.startswith(f"{key}=") and not override.is_sweep_override()
+        if not is_plain or key in own:
+            raise InputError(
+                f"{line}: {key} is given once, as {key}=…",
+                "python eval.py checkpoint=DIR tasks=[val]",
+            )
+        own[key] = override.value()
+
     tasks = own.get("tasks", list(TASKS))
-    is_known = isinstance(tasks, list) and all(isinstance(task, str) and task in TASKS for task in tasks)
-    if not is_known or not tasks or len(set(tasks)) < len(tasks):
-        raise InputError(f"tasks={tasks} is not known", f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]")
-    if not own.get("checkpoint"):
-        raise InputError("no checkpoint is given", "python eval.py checkpoint=DIR, the output directory of a run")
-    return as_path("checkpoint", str(own["checkpoint"])), tasks, overrides
+    if not _are_tasks(tasks):
+        raise InputError(
+            f"tasks={tasks} is not known",
+            f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]",
+        )
+    checkpoint = own.get("checkpoint")
+    if not checkpoint:
+        raise InputError(
+            "no checkpoint is given",
+            "python eval.py checkpoint=DIR, the output directory of a run",
+        )
+    return as_path("checkpoint", str(checkpoint)), tasks, overrides
+
+
+def _are_tasks(value: Any) -> bool:
+    """True for a list of names of tasks, each there once."""
+    if not isinstance(value, list) or not value:
+        return False
+    for name in value:
+        if not isinstance(name, str) or name not in TASKS:
+            return False
+    return len(set(value)) == len(value)

@@ -68,7 +68,11 @@ def common_limits() -> dict[str, str]:
     return limits
 
 
-def _declarations(classes: dict[str, list[ast.stmt]], name: str, prefix: str = "") -> Iterator[tuple[str, ast.expr]]:
+def _declarations(
+    classes: dict[str, list[ast.stmt]],
+    name: str,
+    prefix: str = "",
+) -> Iterator[tuple[str, ast.expr]]:
     """Yield the dotted keys of a class of the schema, each with the expression that declares what it may hold."""
     for node in classes[name]:
         if not isinstance(node, ast.AnnAssign):
@@ -97,15 +101,18 @@ def help_text() -> str:
     for group in GROUPS:
         lines.append("")
         for option, about in options(group).items():
-            lines.append(f"{f'{group}={option}':<33}{about}")
+            choice = f"{group}={option}"
+            lines.append(f"{choice:<33}{about}")
 
     # The keys that people reach for, with their comments and what they may hold.
     comments = key_comments()
     limits = common_limits()
     lines += ["", "common keys (all: conf/; as composed: --cfg job):"]
     for key in COMMON_KEYS:
-        allowed = f" [{limits[key]}]" if key in limits else ""
-        lines.append(f"  {key:<30}{comments[key]}{allowed}")
+        line = f"  {key:<30}{comments[key]}"
+        if key in limits:
+            line += f" [{limits[key]}]"
+        lines.append(line)
 
     lines += ["", "examples:", EXAMPLES]
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from gpt.schedule import warmup
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer without its text: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves
+UNITS = {"days": 24.0, "hours": 1.0, "minutes": 1 / 60}  # of time, in hours
 COMMON_GPUS = ("H100", "A100")  # of the known GPUs, those that the plan of a sweep shows
 MATMUL_SIZE = 1024
 MATMUL_REPEATS = 5
@@ -32,42 +33,80 @@ CPU = torch.device("cpu")
 def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
     """Print and plot what a run would be; ``vocab_size`` is None while it is not known."""
     model = _build_model(config, vocab_size)
-    about = {**_figures(config, model), "stages": config.stages, "memory_bytes": _memory(config, model)}
-    print(_describe(config, about, is_assumed=not vocab_size), flush=True)
-    _plot(config, run_dir / "plan.png")
-    (run_dir / "plan.json").write_text(json.dumps(about, indent=1) + "\n")
-    print(f"plot        {run_dir / 'plan.png'}\nfigures     {run_dir / 'plan.json'}")
+    about = _figures(config, model)
+    about["stages"] = config.stages
+    about["memory_bytes"] = _memory(config, model)
+    text = _describe(config, about, is_assumed=not vocab_size)
+    print(text, flush=True)
+
+    # The same as a picture, and as JSON for programs.
+    picture = run_dir / "plan.png"
+    _plot(config, picture)
+    figures = run_dir / "plan.json"
+    content = json.dumps(about, indent=1)
+    figures.write_text(content + "\n")
+    print(f"plot        {picture}")
+    print(f"figures     {figures}")
 
 
 def plan_jobs(jobs: list[tuple[str, Config, int | None]]) -> None:
     """Print a table of the jobs of a sweep (name, config, size of the vocabulary): each of them, and their sum."""
-    listed = []
-    for name, config, vocab_size in jobs:
-        listed.append((name, _figures(config, _build_model(config, vocab_size))))
-    devices = [device for device in listed[0][1]["hours"] if device.startswith("this ") or device in COMMON_GPUS]
+    figures = []
+    for _, config, vocab_size in jobs:
+        model = _build_model(config, vocab_size)
+        figures.append(_figures(config, model))
 
-    # A row for each job.
+    # Every job has the devices of the first one; of the known GPUs the table shows the common ones.
+    devices = []
+    for device in figures[0]["hours"]:
+        if device.startswith("this ") or device in COMMON_GPUS:
+            devices.append(device)
+
+    # A row for each job, and one for their sum.
     rows = []
-    totals = dict.fromkeys(["steps", "tokens", "flops", *devices], 0)
-    for name, about in listed:
-        row = [name, f"{about['parameters']:,}", f"{about['steps']:,}", f"{about['tokens']:,}", f"{about['flops']:.3g}"]
-        for device in devices:
-            row.append(_in_words(about["hours"][device]))
-            totals[device] += about["hours"][device]
-        for key in ("steps", "tokens", "flops"):
-            totals[key] += about[key]
+    hours = dict.fromkeys(devices, 0)
+    total = {
+        "steps": 0,
+        "tokens": 0,
+        "flops": 0,
+        "hours": hours,
+    }
+    for (name, _, _), about in zip(jobs, figures, strict=True):
+        parameters = f"{about['parameters']:,}"
+        row = _job_row(name, parameters, about, devices)
         rows.append(row)
-
-    # A row for their sum.
-    last = [f"{len(listed)} jobs", "", f"{totals['steps']:,}", f"{totals['tokens']:,}", f"{totals['flops']:.3g}"]
-    for device in devices:
-        last.append(_in_words(totals[device]))
+        for key in ("steps", "tokens", "flops"):
+            total[key] += about[key]
+        for device in devices:
+            hours[device] += about["hours"][device]
+    last = _job_row(f"{len(jobs)} jobs", "", total, devices)
     rows.append(last)
 
     mfu = jobs[0][1].plan_mfu
-    title = f"plan of {len(listed)} jobs; nothing is trained. Time at {mfu:.0%} of each device's peak"
+    title = f"plan of {len(jobs)} jobs; nothing is trained. Time at {mfu:.0%} of each device's peak"
     header = ["job", "parameters", "steps", "tokens", "FLOP", *devices]
-    plain_console().print(as_table(Grid(title, header, rows, words={"job"})))
+    grid = Grid(title, header, rows, words={"job"})
+    plain_console().print(as_table(grid))
+
+
+def _job_row(
+    name: str,
+    parameters: str,
+    about: dict[str, Any],
+    devices: list[str],
+) -> list[str]:
+    """Return the row of a job, or of the sum of all."""
+    row = [
+        name,
+        parameters,
+        f"{about['steps']:,}",
+        f"{about['tokens']:,}",
+        f"{about['flops']:.3g}",
+    ]
+    for device in devices:
+        hours = about["hours"][device]
+        row.append(_in_words(hours))
+    return row
 
 
 def _build_model(config: Config, vocab_size: int | None) -> GPT:
@@ -78,14 +117,16 @@ def _build_model(config: Config, vocab_size: int | None) -> GPT:
 
 def _figures(config: Config, model: GPT) -> dict[str, Any]:
     """Return size, length, compute, and hours by device."""
-    flops = flops_per_token(model) * config.total_tokens
+    per_token = flops_per_token(model)
+    flops = per_token * config.total_tokens
     hours = {}
     for device, peak in _peak_flops_by_device(config).items():
-        hours[device] = flops / (peak * config.plan_mfu) / 3600
+        reached = peak * config.plan_mfu
+        hours[device] = flops / reached / 3600
     return {
         "parameters": parameter_count(model),
         "padded_vocab_size": model.padded_vocab_size,
-        "flops_per_token": flops_per_token(model),
+        "flops_per_token": per_token,
         "steps": config.total_steps,
         "tokens": config.total_tokens,
         "flops": flops,
@@ -104,7 +145,11 @@ def _peak_flops_by_device(config: Config) -> dict[str, float]:
 
     # The ranks share a CPU, and have a GPU each.
     here = peak_flops(precision, name) or _measure_flops(precision, device)
-    peaks = {f"this {name}": here if device.type == "cpu" else ranks * here}
+    if device.type != "cpu":
+        here *= ranks
+    peaks = {f"this {name}": here}
+
+    # Known GPUs, without a second row for the one of this machine.
     for gpu in PEAK_FLOPS:
         if gpu not in name:
             peaks[gpu] = ranks * peak_flops(precision, gpu)
@@ -115,13 +160,17 @@ def _peak_flops_by_device(config: Config) -> dict[str, float]:
 def _measure_flops(precision: str, device: torch.device) -> float:
     """Measure the FLOP/s of a square matrix product, the best of a few, for a device without a known data sheet."""
     dtype = AUTOCAST.get(precision, torch.float32)
-    a = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
+    shape = (MATMUL_SIZE, MATMUL_SIZE)
+    a = torch.ones(shape, device=device, dtype=dtype)
     seconds = []
     for _ in range(MATMUL_REPEATS):
         begun = time.perf_counter()
-        (a @ a).sum().item()
-        seconds.append(time.perf_counter() - begun)
-    return 2 * MATMUL_SIZE**3 / min(seconds)
+        product = a @ a
+        product.sum().item()  # waits until a GPU has the result
+        ended = time.perf_counter()
+        seconds.append(ended - begun)
+    flops = 2 * MATMUL_SIZE**3
+    return flops / min(seconds)
 
 
 def _memory(config: Config, model: GPT) -> dict[str, int]:
@@ -131,29 +180,42 @@ def _memory(config: Config, model: GPT) -> dict[str, int]:
     if config.model.activation_checkpointing == "blocks" and n_layer:
         # One block at a time runs again, and then saves all that it computes.
         without = replace(config.model, activation_checkpointing="none")
-        activations += (_saved_bytes(config, without, model.vocab_size) - activations) // n_layer
+        all_blocks = _saved_bytes(config, without, model.vocab_size)
+        activations += (all_blocks - activations) // n_layer
 
     # The optimizer keeps two averages per parameter; Muon keeps one of each matrix.
+    has_muon = config.optimizer.name == "muon"
     n = 0
     averages = 0
     for name, parameter in model.named_parameters():
-        is_matrix = name.startswith("h.") and "weight" in name and ".ln_" not in name
+        is_in_block = name.startswith("h.")
+        is_matrix = is_in_block and "weight" in name and ".ln_" not in name
+        per_parameter = 1 if has_muon and is_matrix else 2
         n += parameter.numel()
-        averages += (1 if is_matrix and config.optimizer.name == "muon" else 2) * parameter.numel()
-    parts = {"parameters": 4 * n, "gradients": 4 * n, "optimizer": 4 * averages, "activations": activations}
-    return parts | {"total": sum(parts.values())}
+        averages += per_parameter * parameter.numel()
+
+    # Parameters, gradients and averages are float32 in every precision.
+    parts = {
+        "parameters": 4 * n,
+        "gradients": 4 * n,
+        "optimizer": 4 * averages,
+        "activations": activations,
+    }
+    parts["total"] = sum(parts.values())
+    return parts
 
 
 def _saved_bytes(config: Config, model_config: ModelConfig, vocab_size: int) -> int:
     """Return the bytes that one micro-batch saves for backward, extrapolated from up to two equal blocks."""
     n_layer = model_config.n_layer
-    by_layers = []
-    for count in range(min(n_layer, 2) + 1):
-        by_layers.append(_measure_saved_bytes(config, replace(model_config, n_layer=count), vocab_size))
     if n_layer <= 2:
-        return by_layers[-1]
-    per_block = by_layers[2] - by_layers[1]
-    return by_layers[2] + (n_layer - 2) * per_block
+        return _measure_saved_bytes(config, model_config, vocab_size)
+    one = replace(model_config, n_layer=1)
+    two = replace(model_config, n_layer=2)
+    bytes_of_one = _measure_saved_bytes(config, one, vocab_size)
+    bytes_of_two = _measure_saved_bytes(config, two, vocab_size)
+    per_block = bytes_of_two - bytes_of_one
+    return bytes_of_two + (n_layer - 2) * per_block
 
 
 def _measure_saved_bytes(config: Config, model_config: ModelConfig, vocab_size: int) -> int:
@@ -168,14 +230,21 @@ def _measure_saved_bytes(config: Config, model_config: ModelConfig, vocab_size: 
             saved.append(storage)
         return tensor
 
-    with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+    def restore(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(save, restore):
         # Parameters and buffers are there anyway.
         model = GPT(model_config, vocab_size)
         if model_config.activation_checkpointing == "blocks":
             checkpoint_activations(model)
         for tensor in (*model.parameters(), *model.buffers()):
-            seen.add(tensor.untyped_storage()._cdata)
-        ids = torch.zeros(config.micro_batch_size, config.model.seq_len, dtype=torch.int64)  # (batch, position)
+            storage = tensor.untyped_storage()
+            seen.add(storage._cdata)
+
+        # Autograd calls save() with every tensor that backward needs.
+        shape = (config.micro_batch_size, config.model.seq_len)
+        ids = torch.zeros(shape, dtype=torch.int64)
         with autocast(config.precision.name, CPU):
             loss_sum(model, ids, ids)
         return sum(storage.nbytes() for storage in saved)
@@ -183,45 +252,74 @@ def _measure_saved_bytes(config: Config, model_config: ModelConfig, vocab_size: 
 
 def _describe(config: Config, about: dict[str, Any], is_assumed: bool) -> str:
     """Return the plan as text; ``is_assumed`` of the size of the vocabulary."""
-    schedule = config.schedule
-    sizes = [size for _, size in config.stages]
-    batch = f"{sizes[0]:,} tokens per step"
-    if len(sizes) > 1:
-        batch = f"{min(sizes):,} to {max(sizes):,} tokens per step"
-
-    # The learning rate.
-    peak = config.optimizer.lr
-    warm = warmup(schedule.warmup_tokens, schedule.decay_until, about["tokens"])
-    last = peak * schedule.multiplier(config.total_tokens, config.total_tokens)
-
-    # Memory and hours, by rank and by device.
+    # Size and length.
     note = " (assumed: the text is not there yet)" if is_assumed else ""
-    is_alone = config.world_size == 1
-    devices = "one device" if is_alone else f"{config.world_size} devices, a rank each"
-    per_rank = "" if is_alone else " per rank"
-    gigabytes = ", ".join(f"{part} {size / 1e9:.3g}" for part, size in about["memory_bytes"].items())
+    vocabulary = f"padded vocabulary {about['padded_vocab_size']:,}{note}"
+    gigaflops = about["flops_per_token"] / 1e9
     lines = [
         f"plan of {config.name}; nothing is trained",
-        f"model       {about['parameters']:,} parameters, padded vocabulary {about['padded_vocab_size']:,}{note}",
+        f"model       {about['parameters']:,} parameters, {vocabulary}",
         f"run         {about['steps']:,} steps, {about['tokens']:,} tokens",
-        f"batch       {batch}, {config.micro_batch_size} sequences of {config.model.seq_len} at a time",
-        f"schedule    {schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {last:.3g} at the end",
-        f"compute     {about['flops_per_token'] / 1e9:.3g} GFLOP per token, {about['flops']:.3g} FLOP in all",
-        f"memory      {gigabytes} GB{per_rank} (eager)",
-        f"time        at {config.plan_mfu:.0%} of the {config.precision.name} peak of {devices}:",
+        f"batch       {_describe_batch(config)}",
+        f"schedule    {_describe_schedule(config)}",
+        f"compute     {gigaflops:.3g} GFLOP per token, {about['flops']:.3g} FLOP in all",
     ]
+
+    # Memory of a rank, by part.
+    parts = []
+    for part, size in about["memory_bytes"].items():
+        gigabytes = size / 1e9
+        parts.append(f"{part} {gigabytes:.3g}")
+    memory = ", ".join(parts)
+    is_alone = config.world_size == 1
+    per_rank = "" if is_alone else " per rank"
+    lines.append(f"memory      {memory} GB{per_rank} (eager)")
+
+    # Time, by device.
+    devices = "one device" if is_alone else f"{config.world_size} devices, a rank each"
+    precision = config.precision.name
+    mfu = config.plan_mfu
+    lines.append(f"time        at {mfu:.0%} of the {precision} peak of {devices}:")
     width = max(map(len, about["hours"]))
     for device, hours in about["hours"].items():
-        lines.append(f"  {device:<{width}}  {_in_words(hours):>14}")
+        name = device.ljust(width)
+        duration = _in_words(hours)
+        lines.append(f"  {name}  {duration:>14}")
     return "\n".join(lines)
+
+
+def _describe_batch(config: Config) -> str:
+    """Return the number of tokens per step, and of sequences per pass, in words."""
+    sizes = [size for _, size in config.stages]
+    smallest = min(sizes)
+    largest = max(sizes)
+    tokens = f"{smallest:,}"
+    if len(sizes) > 1:
+        tokens += f" to {largest:,}"
+    sequences = config.micro_batch_size
+    length = config.model.seq_len
+    return f"{tokens} tokens per step, {sequences} sequences of {length} at a time"
+
+
+def _describe_schedule(config: Config) -> str:
+    """Return the peak of the learning rate, and its end, in words."""
+    schedule = config.schedule
+    total = config.total_tokens
+    warm = warmup(schedule.warmup_tokens, schedule.decay_until, total)
+    peak = config.optimizer.lr
+    last = peak * schedule.multiplier(total, total)
+    return f"{schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {last:.3g} at the end"
 
 
 def _in_words(hours: float) -> str:
     """Return a time in the unit that reads best."""
-    for unit, length in (("days", 24.0), ("hours", 1.0), ("minutes", 1 / 60)):
+    # Two of a unit at least.
+    for unit, length in UNITS.items():
         if hours >= 2 * length:
-            return f"{hours / length:,.1f} {unit}"
-    return f"{hours * 3600:,.1f} seconds"
+            number = hours / length
+            return f"{number:,.1f} {unit}"
+    seconds = hours * 3600
+    return f"{seconds:,.1f} seconds"
 
 
 def _plot(config: Config, path: Path) -> None:
@@ -232,16 +330,22 @@ def _plot(config: Config, path: Path) -> None:
     # Points at equal distances, and one where each stage of the batch begins.
     stages = config.stages
     total = config.total_tokens
-    points = {total * i // POINTS for i in range(POINTS)}
-    points.update(begin for begin, _ in stages)
+    points = {begin for begin, _ in stages}
+    for i in range(POINTS):
+        point = total * i // POINTS
+        points.add(point)
     tokens = sorted(points)
+
+    # Batch size and rate of the step that begins at each of them.
     sizes = []
     rates = []
     for position in tokens:
         size = step_tokens(stages, position)
+        multiplier = config.schedule.multiplier(position + size, total)
         sizes.append(size)
-        rates.append(config.optimizer.lr * config.schedule.multiplier(position + size, total))
+        rates.append(config.optimizer.lr * multiplier)
 
+    # The batch above the rate.
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.set_title(f"plan of {config.name}")

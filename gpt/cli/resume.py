@@ -22,10 +22,18 @@ def with_resume(argv: list[str]) -> list[str]:
     Raises InputError where DIR has no run, or where another argument contradicts resuming.
     """
     # A path may hold characters that no override can, so that resume= is taken as typed.
-    resumed = [argument for argument in argv if argument.startswith("resume=")]
-    others = [argument for argument in argv if argument not in resumed]
+    resumed = []
+    others = []
+    for argument in argv:
+        if argument.startswith("resume="):
+            resumed.append(argument)
+        else:
+            others.append(argument)
+
+    # One run, and nothing that contradicts it.
     if any("resume=" in argument for argument in argv):
-        _check_resume(resumed, parse([argument for argument in others if not argument.startswith("--")]))
+        overrides = [argument for argument in others if not argument.startswith("--")]
+        _check_resume(resumed, parse(overrides))
     path = _as_typed(resumed[-1]) if resumed else "null"
     if path == "null":
         return argv
@@ -39,9 +47,19 @@ def with_resume(argv: list[str]) -> list[str]:
     dropped = ("resume=", "++resume=")
     if any(argument.startswith("cluster=") for argument in argv):
         dropped += ("cluster=", "cluster.")
-    saved = [override for override in _saved_overrides(run_dir) if not override.startswith(dropped)]
-    quoted = "'" + str(run_dir).replace("'", r"\'") + "'"
-    return [*saved, *others, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
+    saved = []
+    for override in _saved_overrides(run_dir):
+        if not override.startswith(dropped):
+            saved.append(override)
+
+    # Hydra takes the last of several values, so that the directory comes last.
+    escaped = str(run_dir).replace("'", r"\'")
+    directory = [
+        f"resume='{escaped}'",
+        f"hydra.run.dir='{escaped}'",
+        "hydra.mode=RUN",
+    ]
+    return saved + others + directory
 
 
 def _as_typed(argument: str) -> str:
@@ -51,24 +69,40 @@ def _as_typed(argument: str) -> str:
 
 def _check_resume(resumed: list[str], overrides: list[Override]) -> None:
     """Check that one run continues, in its own directory. Raises InputError."""
-    directories = [str(override.value()) for override in overrides if override.key_or_group == "hydra.run.dir"]
+    keys = [override.key_or_group for override in overrides]
+    directories = []
     for override in overrides:
-        if override.key_or_group == "resume" and (override.is_add() or override.is_force_add()):
-            path = str(override.value())  # as jobs of sweeps are started
-            if directories[-1:] != [path] or not (as_path("resume", path) / "config.yaml").is_file():
-                raise InputError(f"{override.input_line}: resume is there already", "leave the plus out: resume=DIR")
+        if override.key_or_group == "hydra.run.dir":
+            directories.append(str(override.value()))
+
+    # A plus is for jobs of sweeps, which are started with it, in the directory of their run.
+    for override in overrides:
+        is_added = override.is_add() or override.is_force_add()
+        if override.key_or_group != "resume" or not is_added:
+            continue
+        path = str(override.value())
+        is_own = directories[-1:] == [path]
+        if not is_own or not (as_path("resume", path) / "config.yaml").is_file():
+            raise InputError(
+                f"{override.input_line}: resume is there already",
+                "leave the plus out: resume=DIR",
+            )
+
+    # One run, in its own directory.
     paths = {_as_typed(argument) for argument in resumed}
     if len(paths) > 1:
         raise InputError(f"{' and '.join(resumed)}: a command continues one run", "give one directory")
     if paths <= {"", "null"}:
         return
     path = as_path("resume", paths.pop())
-    if directories and as_path("hydra.run.dir", directories[-1]).resolve() != path.resolve():
-        raise InputError(
-            f"hydra.run.dir={directories[-1]} is another directory than resume={path}",
-            "leave it out: a run continues in its own",
-        )
-    if any(override.key_or_group == "sweeps" for override in overrides):
+    if directories:
+        run_dir = as_path("hydra.run.dir", directories[-1])
+        if run_dir.resolve() != path.resolve():
+            raise InputError(
+                f"hydra.run.dir={directories[-1]} is another directory than resume={path}",
+                "leave it out: a run continues in its own",
+            )
+    if "sweeps" in keys:
         raise InputError("resume continues one run, and sweeps= starts many", "leave one of them out")
 
 
@@ -108,12 +142,19 @@ def _saved_overrides(run_dir: Path) -> list[str]:
     overrides = read_yaml(path, list, CURE)
     for override in overrides:
         if not isinstance(override, str) or not _is_override(override):
-            raise InputError(f"{path} is damaged, or none of ours: {str(override)[:60]!r} is no override", CURE)
+            shown = str(override)[:60]
+            raise InputError(f"{path} is damaged, or none of ours: {shown!r} is no override", CURE)
 
     # A key that is newer than the run keeps the value that the run had without it.
-    defaults = [layouts.as_override(key, flat[key]) for key in layouts.ADDED if key in flat]
-    renamed = map(layouts.rename_override, overrides)
-    return [*defaults, *filter(None, renamed)]
+    in_todays_names = []
+    for key in layouts.ADDED:
+        if key in flat:
+            in_todays_names.append(layouts.as_override(key, flat[key]))
+    for override in overrides:
+        renamed = layouts.rename_override(override)
+        if renamed:
+            in_todays_names.append(renamed)
+    return in_todays_names
 
 
 def _is_override(text: str) -> bool:

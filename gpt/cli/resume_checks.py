@@ -36,7 +36,10 @@ def check_resumable(config: Config, run_dir: Path) -> dict[str, Any] | None:
     saved = read(run_dir / "config.yaml")
     changed = changed_keys(saved, config)
     if changed:
-        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
+        parts = []
+        for key, (was, now) in changed.items():
+            parts.append(f"{key} {was} -> {now}")
+        listed = ", ".join(parts)
         raise InputError(
             f"resume={run_dir}: the config differs from the saved one: {listed}",
             "allowed to change: cluster.*, batch.micro_batch_size, data.num_workers, trainer.max_*, trainer.log_every, "
@@ -123,8 +126,9 @@ def describe_length_change(config: Config, run_dir: Path) -> str | None:
     tokens = read_state(checkpoint)["progress"]["tokens"]
     old_rate = saved.optimizer.lr * saved.schedule.multiplier(tokens, saved.total_tokens)
     new_rate = config.optimizer.lr * config.schedule.multiplier(tokens, config.total_tokens)
-    is_same = old_rate == new_rate
-    rate = f"is still {new_rate:.3g}" if is_same else f"becomes {new_rate:.3g}, and was {old_rate:.3g}"
+    rate = f"is still {new_rate:.3g}"
+    if old_rate != new_rate:
+        rate = f"becomes {new_rate:.3g}, and was {old_rate:.3g}"
 
     # Keys that are null follow the length of the run.
     new_meaning = config.meant_by_null

@@ -43,7 +43,8 @@ class Arm:
     @property
     def repeated(self) -> list[Run]:
         """Runs that could enter the statistics, if the arm had not another one with their seed."""
-        return [run for run in self.runs if run.is_counted and not self.counts(run)]
+        counted = self.counted.values()
+        return [run for run in self.runs if run.is_counted and run not in counted]
 
     def counts(self, run: Run) -> bool:
         """Return whether a run of the arm enters the statistics."""
@@ -61,31 +62,40 @@ def all_runs(arms: list[Arm]) -> list[Run]:
 def find_arms(runs: list[Run]) -> list[Arm]:
     """Group runs that agree in all keys but the seed, in the order of their first runs."""
     groups: dict[tuple[str, ...], Arm] = {}
-    for run, values in zip(runs, _differing(runs), strict=True):
+    differing = _differing(runs)
+    for run, values in zip(runs, differing, strict=True):
         key = tuple(values.values())
         if key not in groups:
-            groups[key] = Arm(run.config["name"], values)
+            name = run.config["name"]
+            groups[key] = Arm(name, values)
         groups[key].runs.append(run)
     arms = list(groups.values())
+
+    # An arm alone keeps the name of its run.
     if len(arms) > 1:
-        for arm, label in zip(arms, _labels([arm.values for arm in arms]), strict=True):
+        labels = _labels([arm.values for arm in arms])
+        for arm, label in zip(arms, labels, strict=True):
             arm.label = label
     return arms
 
 
 def _differing(runs: list[Run]) -> list[Values]:
     """Return, for each run, the values of the keys that differ between runs, without seeds and administrative keys."""
-    configs = [_computing_values(run) for run in runs]
+    configs = []
+    for run in runs:
+        configs.append(_computing_values(run))
     _settle_data_seeds(runs, configs)
     # Options of one group have different keys: take those of all configs, in their order.
     keys: dict[str, None] = {}
     for config in configs:
         keys |= dict.fromkeys(config)
+
     # Fill the values in key by key, where they differ.
     differing: list[Values] = [{} for _ in runs]
     for key in keys:
         values = [config.get(key, ABSENT) for config in configs]
-        if len(set(values)) == 1:
+        is_common = len(set(values)) == 1
+        if is_common:
             continue
         for row, value in zip(differing, values, strict=True):
             row[key] = value
@@ -108,43 +118,63 @@ def _settle_data_seeds(runs: list[Run], configs: list[Values]) -> None:
     alike: dict[tuple, list[int]] = {}
     for i, config in enumerate(configs):
         key = tuple(config.items())
-        alike.setdefault(key, []).append(i)
+        group = alike.setdefault(key, [])
+        group.append(i)
+
     # A single run whose data.seed equals its seed may do so by chance; in its whole group it follows.
     for group in alike.values():
-        unlike = [i for i in group if data_seeds[i] != str(runs[i].seed)]
+        follows = True
         for i in group:
-            configs[i]["data.seed"] = data_seeds[i] if unlike else "${seed}"
+            if data_seeds[i] != str(runs[i].seed):
+                follows = False
+        for i in group:
+            configs[i]["data.seed"] = "${seed}" if follows else data_seeds[i]
 
 
 def _as_text(value: Any) -> str:
     """Return a value of the config as one would type it."""
     if isinstance(value, str):
         return value
-    return json.dumps(value, separators=(",", ":")).replace('"', "")
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace('"', "")
 
 
 def _labels(arms: list[Values]) -> list[str]:
     """Return short and unique names of arms, made of the keys that tell them apart."""
     keys = _telling_keys(arms)
-    last_parts = [key.rpartition(".")[2] for key in keys]
+    short_keys = _short_keys(keys)
     labels = []
     for arm in arms:
         words = []
-        for key, last_part in zip(keys, last_parts, strict=True):
+        for key, short in zip(keys, short_keys, strict=True):
             value = arm[key]
-            if key == "sweep.arm":
+            if key != "sweep.arm":
+                words.append(f"{short}={value}")
+            elif value != "null":
                 # The sweep's own name for the arm; a run outside of it has none.
-                if value != "null":
-                    words.append(value)
-            elif last_part == "name":
-                # An option of a group: optimizer=muon for optimizer.name.
-                words.append(f"{key.removesuffix('.name')}={value}")
-            else:
-                # A single key: its last part, if no other key ends in the same.
-                is_unique = last_parts.count(last_part) == 1
-                words.append(f"{last_part if is_unique else key}={value}")
-        labels.append(" ".join(words) or "no arm")
+                words.append(value)
+        label = " ".join(words)
+        labels.append(label or "no arm")
     return labels
+
+
+def _short_keys(keys: list[str]) -> list[str]:
+    """Return keys as they stand in the names of arms."""
+    last_parts = []
+    for key in keys:
+        _, _, last_part = key.rpartition(".")
+        last_parts.append(last_part)
+    short_keys = []
+    for key, last_part in zip(keys, last_parts, strict=True):
+        if last_part == "name":
+            # An option of a group: optimizer=muon for optimizer.name.
+            short_keys.append(key.removesuffix(".name"))
+        elif last_parts.count(last_part) == 1:
+            # A single key: its last part, if no other key ends in the same.
+            short_keys.append(last_part)
+        else:
+            short_keys.append(key)
+    return short_keys
 
 
 def _telling_keys(arms: list[Values]) -> list[str]:
@@ -152,9 +182,11 @@ def _telling_keys(arms: list[Values]) -> list[str]:
     keys: list[str] = []
     n_groups = 1
     for key in sorted(arms[0], key=_rank):  # stable: keys of one rank stay in the order of the config
+        # Arms that agree in the keys so far, and in this one, are one group.
+        longer = [*keys, key]
         groups = set()
         for arm in arms:
-            values = [arm[name] for name in (*keys, key)]
+            values = [arm[name] for name in longer]
             groups.add(tuple(values))
         if len(groups) > n_groups:
             keys.append(key)

@@ -25,17 +25,21 @@ def curve(run: Run, key: str, most: int | None = None) -> Curve:
     With more than ``most`` points, consecutive ones are averaged, and placed at the last of them.
     """
     points = _points(run, key)
-    averaged = empty_curve()
+    size = 1
+    if most and points:
+        size = math.ceil(len(points) / most)
+
     # Each block of points becomes one.
-    size = math.ceil(len(points) / most) if most else 1
-    for first in range(0, len(points), max(1, size)):
+    averaged = empty_curve()
+    for first in range(0, len(points), size):
         block = points[first : first + size]
         last = block[-1]
+        values = [point.value for point in block]
         averaged["tokens"].append(last.tokens)
         averaged["steps"].append(last.step)
         averaged["time"].append(last.seconds)
         averaged["FLOPs"].append(last.flops)
-        averaged["values"].append(statistics.fmean(_values(block)))
+        averaged["values"].append(statistics.fmean(values))
     if not run.result.get("flops_per_token"):
         averaged["FLOPs"] = []
     return averaged
@@ -44,18 +48,22 @@ def curve(run: Run, key: str, most: int | None = None) -> Curve:
 def _points(run: Run, key: str) -> list[_Point]:
     """Return the rows of a run that have a key."""
     flops_per_token = run.result.get("flops_per_token") or 0
-    # Validation is not in every row.
+    times = training_seconds(run.rows)
     points = []
-    for row, seconds in zip(run.rows, training_seconds(run.rows), strict=True):
+    for row, seconds in zip(run.rows, times, strict=True):
+        # Validation is not in every row.
         value = row.get(key)
-        if value is not None:
-            flops = row["tokens"] * flops_per_token
-            points.append(_Point(row["tokens"], row["step"], seconds, flops, value))
+        if value is None:
+            continue
+        point = _Point(
+            tokens=row["tokens"],
+            step=row["step"],
+            seconds=seconds,
+            flops=row["tokens"] * flops_per_token,
+            value=value,
+        )
+        points.append(point)
     return points
-
-
-def _values(points: list[_Point]) -> list[float]:
-    return [point.value for point in points]
 
 
 def mean_curve(curves: list[Curve]) -> Curve | None:
@@ -71,7 +79,8 @@ def mean_curve(curves: list[Curve]) -> Curve | None:
         columns = [curve[key] for curve in curves]
         # An axis that one of the runs does not know is empty in the mean too.
         for at_point in zip(*columns, strict=False):
-            values.append(statistics.fmean(at_point))
+            average = statistics.fmean(at_point)
+            values.append(average)
     return mean
 
 

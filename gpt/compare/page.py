@@ -16,7 +16,14 @@ from gpt.evaluation.metrics import PREFIX, metric_of
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
-def page(title: str, notes: list[str], is_fine: bool, grids: list[Grid], arms: list[Arm], legend: list[str]) -> str:
+def page(
+    title: str,
+    notes: list[str],
+    is_fine: bool,
+    grids: list[Grid],
+    arms: list[Arm],
+    legend: list[str],
+) -> str:
     """Return the whole page, with plotly's program in it.
 
     ``notes``: the warnings, or (``is_fine``) that there are none. The last of ``grids`` stands below the plot.
@@ -30,12 +37,17 @@ def page(title: str, notes: list[str], is_fine: bool, grids: list[Grid], arms: l
         "measures": measures,
     }
     # Buttons by which the reader chooses what is shown.
+    names = {key: measure["button"] for key, measure in measures.items()}
     controls = [
-        _buttons("measure", {key: measure["button"] for key, measure in measures.items()}),
+        _buttons("measure", names),
         _buttons("axis", {axis: axis for axis in AXES}),
         _buttons("scale", {"linear": "linear", "log": "log"}),
     ]
-    return Template(TEMPLATE.read_text()).substitute(
+    # Escaped, so that no name in it ends the script.
+    script = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    script = script.replace("<", "\\u003c")
+    template = Template(TEMPLATE.read_text())
+    return template.substitute(
         title=html.escape(title),
         notes=_notes(notes, is_fine),
         above="".join(map(_as_html, grids[:-1])),
@@ -43,8 +55,7 @@ def page(title: str, notes: list[str], is_fine: bool, grids: list[Grid], arms: l
         controls="".join(controls),
         plot=_interactive_plot(lines, legend),
         points=POINTS,
-        # Escaped, so that no name in it ends the script.
-        content=json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        content=script,
     )
 
 
@@ -170,7 +181,9 @@ def _interactive_plot(lines: list[Series], legend: list[str]) -> str:
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1f2328"},
         legend={"orientation": "h", "yanchor": "top", "y": -0.14} if is_long else {},
     )
-    height = 540 + 20 * len(legend) if is_long else 540
+    height = 540
+    if is_long:
+        height += 20 * len(legend)
     return figure.to_html(
         config={"displaylogo": False, "responsive": True},
         include_plotlyjs=True,

@@ -18,13 +18,17 @@ def plot(title: str, arms: list[Arm], legend: list[str]) -> bytes:
     limits = loss_range(lines, VAL)
     palette = colors(len(arms))
     # The legend is below the panels, in two columns where its texts are short.
-    columns = 1 if max(map(len, legend)) > LONG else 2
-    height = 7 + 0.22 * math.ceil(len(arms) / columns)
+    longest = max(map(len, legend))
+    columns = 1 if longest > LONG else 2
+    rows = math.ceil(len(arms) / columns)
+    height = 7 + 0.22 * rows
     figure = matplotlib.figure.Figure(figsize=(10, height), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(2, 2, sharey=True)
     # One panel for each axis, all with the same losses.
-    for panel, (axis, (label, unit)) in zip(panels.flat, axis_titles(lines).items(), strict=True):
+    titles = axis_titles(lines)
+    for panel, axis in zip(panels.flat, titles, strict=True):
+        label, unit = titles[axis]
         for line in lines:
             _draw_line(panel, line, axis, unit, palette[line.arm])
         panel.set(xlabel=label, ylim=limits)
@@ -32,8 +36,18 @@ def plot(title: str, arms: list[Arm], legend: list[str]) -> bytes:
     for panel in panels[:, 0]:
         panel.set_ylabel("validation loss (nats per token)")
     # Arms have colors, so that one handle stands for all runs of an arm.
-    handles = [Line2D([], [], color=color, lw=1.8) for color in palette]
-    figure.legend(handles, legend, loc="outside lower center", ncols=columns, frameon=False)
+    handles = []
+    for color in palette:
+        handles.append(Line2D([], [], color=color, lw=1.8))
+    figure.legend(
+        handles,
+        legend,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
+
+    # As a file's content, which the caller writes.
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

@@ -143,11 +143,14 @@ def find(directories: list[Path]) -> Selection:
             selection.sweep = directory
             selection.baseline = sweep and sweep.get("baseline")
     # Directories of several sweeps may have equal names.
-    for path, name in zip(paths.values(), _unique_names(list(paths)), strict=True):
-        selection.runs.append(load(path, name))
+    names = _unique_names(list(paths))
+    for path, name in zip(paths.values(), names, strict=True):
+        run = load(path, name)
+        selection.runs.append(run)
     if not any(run.rows for run in selection.runs):
+        listed = " ".join(map(str, directories))
         raise InputError(
-            f"{' '.join(map(str, directories))}: no run there has logged a step yet",
+            f"{listed}: no run there has logged a step yet",
             "wait for the first rows of metrics.jsonl, or give other directories",
         )
     return selection
@@ -160,26 +163,30 @@ def run_directories(directory: Path) -> tuple[list[Path], dict[str, Any] | None]
     """
     if not directory.is_dir():
         siblings = [path.name for path in directory.parent.glob("*/")]
+        hint = did_you_mean(directory.name, siblings)
         raise InputError(
             f"{directory}: no such directory",
-            f"give output directories of runs or sweeps{did_you_mean(directory.name, siblings)}",
+            f"give output directories of runs or sweeps{hint}",
         )
     if _is_run(directory):
         return [directory], None
+
     # A sweep, or another directory of runs.
     sweep = read_sweep(directory)
     inside = [path for path in directory.glob("[!.]*/") if _is_run(path)]
     if not inside:
         is_empty = not any(directory.iterdir())
+        problem = "is empty" if is_empty else "holds no run: no config.yaml in it, nor directly below"
         raise InputError(
-            f"{directory} {'is empty' if is_empty else 'holds no run: no config.yaml in it, nor directly below'}",
+            f"{directory} {problem}",
             "give output directories of runs or sweeps, such as outputs/sweeps/NAME",
         )
     inside.sort(key=_natural_order)
     if sweep:
         # Directories that are no jobs of the sweep come last.
-        position = {name: i for i, name in enumerate(sweep["jobs"])}
-        inside.sort(key=lambda path: position.get(path.name, len(position)))
+        jobs = list(sweep["jobs"])
+        positions = {name: i for i, name in enumerate(jobs)}
+        inside.sort(key=lambda path: positions.get(path.name, len(jobs)))
     return inside, sweep
 
 
@@ -201,7 +208,10 @@ def _unique_names(paths: list[Path]) -> list[str]:
     # Whole paths are unique, so the loop ends with unique names.
     deepest = max(len(path.parts) for path in paths)
     for depth in range(1, deepest + 1):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
+        names = []
+        for path in paths:
+            last_parts = path.parts[-depth:]
+            names.append("/".join(last_parts))
         if len(set(names)) == len(names):
             break
     return names
@@ -214,7 +224,8 @@ def load(path: Path, name: str) -> Run:
     rows = read_rows(path)
     # The result is that of an earlier end, if the run has gone on.
     state = result.get("status", "unfinished")
-    if rows and rows[-1]["step"] > result.get("step", math.inf):
+    end = result.get("step", math.inf)
+    if rows and rows[-1]["step"] > end:
         state = "unfinished"
     return Run(name=name, path=path, state=state, config=config, result=result, rows=rows)
 
@@ -240,9 +251,14 @@ def _check_row(row: Row) -> None:
     needed = [row["step"], row["tokens"], row[TRAIN], row[SPEED]]
     # What validation measures may be absent; a metric may also be null.
     for key, value in row.items():
-        if key == VAL or (key.startswith(PREFIX) and value is not None):
+        is_metric = key.startswith(PREFIX) and value is not None
+        if key == VAL or is_metric:
             needed.append(value)
-    if not all(math.isfinite(value) for value in needed) or row[SPEED] <= 0:
+    is_finite = all(math.isfinite(value) for value in needed)
+    if not is_finite or row[SPEED] <= 0:
         raise ValueError("a row that is not finite")
-    if not all(isinstance(value, (int, float, NoneType)) for value in row.values()):
-        raise ValueError("a value that is no number")
+
+    # Other keys hold numbers too, or null.
+    for value in row.values():
+        if not isinstance(value, (int, float, NoneType)):
+            raise ValueError("a value that is no number")

@@ -34,39 +34,69 @@ def all_series(arms: list[Arm]) -> list[Series]:
     main: list[Series] = []
     for number, arm in enumerate(arms):
         for line in _series_of(arm, number, keys):
-            (main if line.is_main else thin).append(line)
+            if line.is_main:
+                main.append(line)
+            else:
+                thin.append(line)
+
+    # A line that others hide is drawn wider, to be seen below them.
+    wide = []
     for i, line in enumerate(main):
-        # A line that others hide is drawn wider, to be seen below them.
-        hidden_by = _count_coinciding(line, main[i + 1 :])
-        main[i] = line._replace(width=2 + 2.5 * hidden_by)
-    return thin + main
+        later = main[i + 1 :]
+        hidden_by = _count_coinciding(line, later)
+        width = 2 + 2.5 * hidden_by
+        wide.append(line._replace(width=width))
+    return thin + wide
 
 
 def curve_keys(arms: list[Arm]) -> list[str]:
     """Return the keys that have curves: both losses, and the validation metrics that runs have."""
-    metrics = [PREFIX + name for name in measured_names(all_runs(arms))]
-    return [VAL, TRAIN, *metrics]
+    keys = [VAL, TRAIN]
+    for name in measured_names(all_runs(arms)):
+        keys.append(PREFIX + name)
+    return keys
 
 
 def _series_of(arm: Arm, number: int, keys: list[str]) -> list[Series]:
     """Return the lines of an arm: its runs, and their mean where they are several and have the same points."""
     counted = arm.counted
-    curves = {run.name: _curves(run, keys) for run in arm.runs}
-    lines = []
+    curves = {}
+    for run in arm.runs:
+        curves[run.name] = _curves(run, keys)
+
     # A run that is its arm's only one, or the only one that counts, stands for the arm.
+    lines = []
     for run in arm.runs:
         is_counted = arm.counts(run)
-        is_alone = len(arm.runs) == 1 or (is_counted and len(counted) == 1)
-        lines.append(Series(run.name, number, is_alone, is_counted, curves[run.name]))
-    if len(counted) > 1:
-        # The mean of the validation loss must be known, those of others may be.
-        means = {}
-        for key in keys:
-            of_runs = [curves[run.name][key] for run in counted.values()]
-            means[key] = mean_curve(of_runs) or empty_curve()
-        if means[VAL]["tokens"]:
-            name = f"{arm.label}, mean of {len(counted)} seeds"
-            lines.append(Series(name, number, True, True, means))
+        is_only_counted = is_counted and len(counted) == 1
+        is_main = len(arm.runs) == 1 or is_only_counted
+        line = Series(
+            name=run.name,
+            arm=number,
+            is_main=is_main,
+            is_counted=is_counted,
+            curves=curves[run.name],
+        )
+        lines.append(line)
+    if len(counted) <= 1:
+        return lines
+
+    # The mean of the validation loss must be known, those of others may be.
+    means = {}
+    for key in keys:
+        of_runs = []
+        for run in counted.values():
+            of_runs.append(curves[run.name][key])
+        means[key] = mean_curve(of_runs) or empty_curve()
+    if means[VAL]["tokens"]:
+        mean = Series(
+            name=f"{arm.label}, mean of {len(counted)} seeds",
+            arm=number,
+            is_main=True,
+            is_counted=True,
+            curves=means,
+        )
+        lines.append(mean)
     return lines
 
 
@@ -85,12 +115,14 @@ def _count_coinciding(line: Series, others: list[Series]) -> int:
     count = 0
     for other in others:
         theirs = other.curves[VAL]
-        if ours["tokens"] == theirs["tokens"] and _coincide(ours["values"], theirs["values"]):
+        has_same_points = ours["tokens"] == theirs["tokens"]
+        if has_same_points and _coincide(ours["values"], theirs["values"]):
             count += 1
     return count
 
 
 def _coincide(ours: list[float], theirs: list[float]) -> bool:
+    """Return whether values differ by less than the eye can see."""
     pairs = zip(ours, theirs, strict=True)
     return all(math.isclose(a, b, abs_tol=COINCIDE) for a, b in pairs)
 
@@ -101,9 +133,12 @@ def colors(n: int) -> list[str]:
         return PALETTE[:n]
     wheel = []
     for i in range(n):
-        channels = colorsys.hls_to_rgb(i / n, 0.42, 0.65)
-        as_bytes = bytes(round(255 * channel) for channel in channels)
-        wheel.append(f"#{as_bytes.hex()}")
+        hue = i / n
+        channels = colorsys.hls_to_rgb(hue, 0.42, 0.65)
+        color = "#"
+        for channel in channels:
+            color += f"{round(255 * channel):02x}"
+        wheel.append(color)
     return wheel
 
 
@@ -116,13 +151,18 @@ def loss_range(lines: list[Series], key: str) -> tuple[float, float] | None:
         if not losses:
             continue
         # Leave out the first tenth, but keep at least one point.
-        begin = max(1, math.ceil(EARLY * len(losses)))
-        begin = min(begin, len(losses) - 1)
+        n = len(losses)
+        begin = max(1, math.ceil(EARLY * n))
+        begin = min(begin, n - 1)
+        later = losses[begin:]
         lowest = min(lowest, *losses)
-        highest = max(highest, *losses[begin:])
+        highest = max(highest, *later)
     if lowest > highest:
         return None
-    margin = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 1.0
+
+    # Equal losses get a margin too.
+    extent = highest - lowest
+    margin = 0.05 * extent or 0.05 * abs(highest) or 1.0
     return lowest - margin, highest + margin
 
 
@@ -135,11 +175,16 @@ def axis_titles(lines: list[Series]) -> dict[str, tuple[str, float]]:
     longest = 0.0
     for line in lines:
         for points in line.curves.values():
-            longest = max(longest, *points["time"], 0.0)
+            time = points["time"]
+            longest = max(longest, *time, 0.0)
     if longest < 180:
-        time = ("training time (s)", 1.0)
+        unit = ("training time (s)", 1.0)
     elif longest < 10_800:
-        time = ("training time (min)", 60.0)
+        unit = ("training time (min)", 60.0)
     else:
-        time = ("training time (h)", 3600.0)
-    return {axis: time if axis == "time" else (axis, 1.0) for axis in AXES}
+        unit = ("training time (h)", 3600.0)
+
+    # The other axes are counts.
+    titles = {axis: (axis, 1.0) for axis in AXES}
+    titles["time"] = unit
+    return titles

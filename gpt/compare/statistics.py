@@ -48,10 +48,17 @@ def summarize(values: list[float]) -> Mean:
     from scipy import stats  # a second, so only when there is something to compute
 
     mean = _mean(values)
-    stderr = 0.0 if have_no_spread(values) else float(stats.sem(values))
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    stderr = 0.0
+    if not have_no_spread(values):
+        stderr = float(stats.sem(values))
+
+    # Half of what the interval leaves out is above it, and half below.
+    upper = (1 + CONFIDENCE) / 2
+    quantile = float(stats.t.ppf(upper, n - 1))
     half_width = quantile * stderr
-    return Mean(n, mean, stderr, mean - half_width, mean + half_width)
+    low = mean - half_width
+    high = mean + half_width
+    return Mean(n, mean, stderr, low, high)
 
 
 def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]:
@@ -60,10 +67,17 @@ def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]
     for label, losses in arms.items():
         if label != baseline:
             by_label[label] = _difference(losses, arms[baseline])
-    tested = [difference for difference in by_label.values() if difference.p is not None]
-    corrected = _holm([difference.p for difference in tested])
+
+    # All tests of a comparison are corrected together.
+    tested = []
+    for difference in by_label.values():
+        if difference.p is not None:
+            tested.append(difference)
+    p_values = [difference.p for difference in tested]
+    corrected = _holm(p_values)
     for difference, p in zip(tested, corrected, strict=True):
         difference.p_holm = p
+
     # A verdict needs the corrected p, unless the losses are equal.
     for difference in by_label.values():
         if difference.verdict is None:
@@ -75,28 +89,39 @@ def _difference(arm: Losses, baseline: Losses) -> Difference:
     """Take the paired t-test over two or more common seeds; else Welch's over two or more runs of each arm."""
     # Runs of equal seeds have equal data and weights, which the paired test makes use of.
     common = sorted(arm.keys() & baseline.keys())
-    pairs = [arm[seed] - baseline[seed] for seed in common]
+    ours = [arm[seed] for seed in common]
+    theirs = [baseline[seed] for seed in common]
+    pairs = [a - b for a, b in zip(ours, theirs, strict=True)]
+    n = len(pairs)
     if pairs and max(map(abs, pairs)) <= EXACT:
-        return Difference(len(pairs), _mean(pairs), verdict="equal")
-    if len(pairs) >= 2:
-        difference = Difference(len(pairs), _mean(pairs))
-        ours = [arm[seed] for seed in common]
-        theirs = [baseline[seed] for seed in common]
+        return Difference(n, _mean(pairs), verdict="equal")
+    if n >= 2:
+        mean = _mean(pairs)
+        difference = Difference(n, mean)
         if not have_no_spread(pairs):
             _test(difference, ours, theirs, is_paired=True)
         return difference
+
     # Too few seeds in common: compare the means of all runs.
     ours = list(arm.values())
     theirs = list(baseline.values())
-    difference = Difference(min(len(ours), len(theirs)))
-    if difference.n > 0:
-        difference.mean = _mean(ours) - _mean(theirs)
-    if difference.n >= 2 and not (have_no_spread(ours) or have_no_spread(theirs)):
-        _test(difference, ours, theirs, is_paired=False)
+    n = min(len(ours), len(theirs))
+    if n == 0:
+        return Difference(n)
+    mean = _mean(ours) - _mean(theirs)
+    difference = Difference(n, mean)
+    if n == 1 or have_no_spread(ours) or have_no_spread(theirs):
+        return difference
+    _test(difference, ours, theirs, is_paired=False)
     return difference
 
 
-def _test(difference: Difference, ours: list[float], theirs: list[float], is_paired: bool) -> None:
+def _test(
+    difference: Difference,
+    ours: list[float],
+    theirs: list[float],
+    is_paired: bool,
+) -> None:
     """Add the interval and p of SciPy's test."""
     from scipy import stats
 
@@ -118,21 +143,26 @@ def _verdict(difference: Difference) -> str | None:
         return None
     if difference.p_holm is None or difference.n < SEEDS:
         return "undecided"
+
     # An interval that holds 0 is a difference that may be chance.
-    if difference.low <= 0 <= difference.high or difference.p_holm >= 1 - CONFIDENCE:
+    holds_zero = difference.low <= 0 <= difference.high
+    is_likely_chance = difference.p_holm >= 1 - CONFIDENCE
+    if holds_zero or is_likely_chance:
         return "undecided"
     return "better" if difference.mean < 0 else "worse"
 
 
 def _holm(p_values: list[float]) -> list[float]:
     """Return p-values corrected for being several (Holm 1979), in their order: below 0.05, one in 20 families errs."""
-    corrected = [0.0] * len(p_values)
-    by_size = sorted(range(len(p_values)), key=p_values.__getitem__)
+    # The smallest is multiplied by their number, the next by one less; never below the one before.
+    n = len(p_values)
+    by_size = sorted(range(n), key=p_values.__getitem__)
+    corrected = [0.0] * n
     largest = 0.0
-    factor = len(p_values)
+    factor = n
     for i in by_size:
-        # The smallest is multiplied by their number, the next by one less; never below the one before.
-        multiplied = min(1.0, factor * p_values[i])
+        multiplied = factor * p_values[i]
+        multiplied = min(1.0, multiplied)
         largest = max(largest, multiplied)
         corrected[i] = largest
         factor -= 1
@@ -141,7 +171,8 @@ def _holm(p_values: list[float]) -> list[float]:
 
 def have_no_spread(values: list[float]) -> bool:
     """Return whether the values are so close together that a test cannot use them."""
-    return max(values) - min(values) <= NO_SPREAD
+    spread = max(values) - min(values)
+    return spread <= NO_SPREAD
 
 
 def _mean(values: list[float]) -> float:

@@ -14,6 +14,8 @@ from gpt.compare.statistics import Difference, Mean
 from gpt.evaluation.metrics import metric_of
 
 STYLES = {"better": "green", "worse": "red"}  # of verdicts
+MIB = 2**20  # bytes
+GIB = 2**30
 WORDS = {"arm", "run", "state", "test", "verdict"}  # columns that hold no numbers
 
 
@@ -33,7 +35,10 @@ def as_table(grid: Grid) -> Group:
         justify = "left" if name in grid.words else "right"
         table.add_column(Text(name), justify=justify, overflow="fold")
     for row in grid.rows:
-        cells = [Text(cell, STYLES.get(cell, "")) for cell in row]
+        cells = []
+        for cell in row:
+            style = STYLES.get(cell, "")
+            cells.append(Text(cell, style))
         table.add_row(*cells)
     return Group(Text(f"\n{grid.title}", "bold"), table)
 
@@ -46,17 +51,21 @@ def arms_grid(arms: list[Arm], means: dict[str, Mean]) -> Grid:
         # Only runs that enter the statistics count here.
         mean = means[arm.label]
         runs = list(arm.counted.values())
+        best = average(run.best_val_loss for run in runs)
+        seconds = average(run.seconds for run in runs)
+        speed = average(run.tokens_per_sec for run in runs)
+        memory = peak_memory(runs)
         row = {
             "arm": arm.label,
             "seeds": str(mean.n),
             "val loss": with_error(mean),
             "95 % interval": _interval(mean, ".4f"),
-            "best": _shown(".4f", average(run.best_val_loss for run in runs)),
+            "best": _shown(".4f", best),
             **_metric_cells(runs, names),
             "tokens": _tokens(runs),
-            "time": duration(average(run.seconds for run in runs)),
-            "tokens/s": _shown(",.0f", average(run.tokens_per_sec for run in runs)),
-            "peak memory": _size(peak_memory(runs)),
+            "time": duration(seconds),
+            "tokens/s": _shown(",.0f", speed),
+            "peak memory": _size(memory),
         }
         rows.append(row)
     title = "validation loss (mean ± standard error, nats per token), mean time and speed, largest memory"
@@ -83,7 +92,9 @@ def differences_grid(differences: dict[str, Difference], baseline: str) -> Grid:
 def keys_grid(arms: list[Arm]) -> Grid:
     """Return the table of arms and the values of the keys in which they differ."""
     header = ["arm", *arms[0].values]
-    rows = [[arm.label, *arm.values.values()] for arm in arms]
+    rows = []
+    for arm in arms:
+        rows.append([arm.label, *arm.values.values()])
     return Grid("keys that differ", header, rows, set(header))
 
 
@@ -116,12 +127,14 @@ def _as_grid(title: str, rows: list[dict[str, str]]) -> Grid:
     # Leave out, for instance, peak memory on a machine that does not know it.
     header = []
     for name in rows[0]:
-        if any(row[name] != ABSENT for row in rows):
+        column = [row[name] for row in rows]
+        if set(column) != {ABSENT}:
             header.append(name)
-    cells = []
+    texts = []
     for row in rows:
-        cells.append([row[name] for name in header])
-    return Grid(title, header, cells, WORDS)
+        cells = [row[name] for name in header]
+        texts.append(cells)
+    return Grid(title, header, texts, WORDS)
 
 
 def average(values: Iterable[float | None]) -> float | None:
@@ -181,8 +194,9 @@ def _tokens(runs: list[Run]) -> str:
     counts = {run.tokens for run in runs}
     if not counts:
         return ABSENT
-    least = f"{min(counts):,}"
-    return least if len(counts) == 1 else f"{least} to {max(counts):,}"
+    least = min(counts)
+    most = max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def duration(seconds: float | None) -> str:
@@ -194,13 +208,16 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02} min"
 
 
 def _size(n_bytes: int | None) -> str:
     """Return a number of bytes in MiB or GiB."""
     if not n_bytes:
         return ABSENT
-    if n_bytes < 2**30:
-        return f"{n_bytes / 2**20:,.0f} MiB"
-    return f"{n_bytes / 2**30:,.1f} GiB"
+    if n_bytes < GIB:
+        mebibytes = n_bytes / MIB
+        return f"{mebibytes:,.0f} MiB"
+    gibibytes = n_bytes / GIB
+    return f"{gibibytes:,.1f} GiB"

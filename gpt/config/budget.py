@@ -45,7 +45,8 @@ def run_length(stages: Stages, max_steps: int | None, max_tokens: int | None) ->
     """Return the steps and the tokens of a run that ends with the step that reaches either limit."""
     total_steps = 0
     total_tokens = 0
-    for (_, size), end in zip(stages, _ends(stages), strict=True):
+    ends = _ends(stages)
+    for (_, size), end in zip(stages, ends, strict=True):
         # The stage ends where the next one begins, or at the first limit that the run reaches in it.
         limits = []
         if end < math.inf:
@@ -63,18 +64,20 @@ def run_length(stages: Stages, max_steps: int | None, max_tokens: int | None) ->
 def step_tokens(stages: Stages, tokens: int) -> int:
     """Return the tokens of the step that begins after ``tokens`` tokens."""
     stage = bisect_right(stages, tokens, key=lambda stage: stage[0]) - 1
-    return stages[stage][1]
+    _, size = stages[stage]
+    return size
 
 
 def _ends(stages: Stages) -> list[float]:
-    """The tokens at which each stage ends."""
+    """Return the tokens at which each stage ends."""
     begins = [begin for begin, _ in stages]
     return [*begins[1:], math.inf]
 
 
 def _steps_to(end: float, tokens: int, size: int) -> int:
-    """The steps of one size from ``tokens`` until ``end`` is reached."""
-    return math.ceil((end - tokens) / size)
+    """Return the steps of one size from ``tokens`` until ``end`` is reached."""
+    missing = end - tokens
+    return math.ceil(missing / size)
 
 
 # --- ramps
@@ -102,13 +105,19 @@ def linear_ramp(
     return LinearRamp(start_tokens, global_tokens, over_tokens, multiple_of)
 
 
-def linear_stages(start_tokens: int, full_tokens: int, over_tokens: int, multiple_of: int) -> Stages:
+def linear_stages(
+    start_tokens: int,
+    full_tokens: int,
+    over_tokens: int,
+    multiple_of: int,
+) -> Stages:
     """Return the stages of a linear ramp (Brown et al. 2020, appendix B: 32k to 0.5M tokens over 4 to 12 billion)."""
     rise = full_tokens - start_tokens
     stages = []
     for above_start in range(0, rise + 1, multiple_of):
         begin = -(-over_tokens * above_start // max(1, rise))  # rounded up
-        stages.append((begin, start_tokens + above_start))
+        size = start_tokens + above_start
+        stages.append((begin, size))
     return stages
 
 
@@ -118,9 +127,12 @@ def doublings(global_tokens: int, seq_len: int, run_tokens: int) -> list[list[in
     pairs = []
     for part in DOUBLINGS:
         # Leave out what is no whole number of sequences: the ramp is then shorter.
-        if global_tokens % (part * seq_len) == 0:
-            until = math.ceil(length * (len(pairs) + 1))
-            pairs.append([until, global_tokens // part])
+        is_whole = global_tokens % (part * seq_len) == 0
+        if is_whole:
+            number = len(pairs) + 1
+            until = math.ceil(length * number)
+            size = global_tokens // part
+            pairs.append([until, size])
     return pairs
 
 
@@ -131,7 +143,8 @@ def stages_of_pairs(pairs: list[list[int]], global_tokens: int) -> Stages:
     for until, size in pairs:
         begins.append(until)
         sizes.append(size)
-    return list(zip(begins, [*sizes, global_tokens], strict=True))
+    sizes.append(global_tokens)
+    return list(zip(begins, sizes, strict=True))
 
 
 def whole_batches(stages: Stages) -> Stages:
@@ -143,13 +156,18 @@ def whole_batches(stages: Stages) -> Stages:
     steps = []
     tokens = 0
     for (_, size), (end, _) in itertools.pairwise(stages):
-        steps.append(max(0, _steps_to(end, tokens, size)))
-        tokens += steps[-1] * size
+        count = max(0, _steps_to(end, tokens, size))
+        steps.append(count)
+        tokens += count * size
+
     # Fill up what is missing to a multiple of the full batch, with the largest steps that fit.
-    missing = -tokens % stages[-1][1]
+    _, full = stages[-1]
+    missing = -tokens % full
     for i in reversed(range(len(steps))):
-        more, missing = divmod(missing, stages[i][1])
+        _, size = stages[i]
+        more, missing = divmod(missing, size)
         steps[i] += more
+
     # Begin each stage where the one before it now ends, and drop those without a step.
     whole = []
     begin = 0
@@ -157,7 +175,8 @@ def whole_batches(stages: Stages) -> Stages:
         if count:
             whole.append((begin, size))
         begin += count * size
-    return [*whole, (begin, stages[-1][1])]
+    whole.append((begin, full))
+    return whole
 
 
 # --- micro-batches
@@ -165,18 +184,27 @@ def whole_batches(stages: Stages) -> Stages:
 
 def micro_batch_size(stages: Stages, seq_len: int, world_size: int) -> int:
     """Return the largest number of sequences that divides every batch on every rank and fits into 4,096 tokens."""
-    unit = math.gcd(*(size for _, size in stages))
+    sizes = [size for _, size in stages]
+    unit = math.gcd(*sizes)
     sequences = unit // (seq_len * world_size)
     fits = max(1, DEFAULT_MICRO_BATCH_TOKENS // seq_len)
-    return _largest_divisor(sequences, min(fits, sequences))
+    most = min(fits, sequences)
+    return _largest_divisor(sequences, most)
 
 
 def _largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of a number up to ``most``."""
-    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
+    """Return the largest divisor of a number up to ``most``."""
+    divisors = [divisor for divisor in range(1, most + 1) if number % divisor == 0]
+    return max(divisors)
 
 
-def steps_in_words(stages: Stages, steps: int, micro_batch: int, seq_len: int, world_size: int) -> str:
+def steps_in_words(
+    stages: Stages,
+    steps: int,
+    micro_batch: int,
+    seq_len: int,
+    world_size: int,
+) -> str:
     """Return the number of steps and their size, for a person."""
     sizes = [size for _, size in stages]
     if len(sizes) > 1:
@@ -184,6 +212,9 @@ def steps_in_words(stages: Stages, steps: int, micro_batch: int, seq_len: int, w
             f"{steps:,} steps of {min(sizes):,} to {max(sizes):,} tokens, {len(sizes)} stages "
             f"({micro_batch} sequences of {seq_len} at a time)"
         )
+
+    # Steps of one size: what each of them is made of.
+    size = sizes[0]
     ranks = f"{world_size} ranks × " if world_size > 1 else ""
-    micro_steps = sizes[0] // (world_size * micro_batch * seq_len)
-    return f"{steps:,} steps of {sizes[0]:,} tokens ({ranks}{micro_steps} × {micro_batch} sequences of {seq_len})"
+    micro_steps = size // (world_size * micro_batch * seq_len)
+    return f"{steps:,} steps of {size:,} tokens ({ranks}{micro_steps} × {micro_batch} sequences of {seq_len})"

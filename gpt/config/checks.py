@@ -73,7 +73,10 @@ def check_names(key: str, value: str, allowed: list[str]) -> None:
 def check_wandb_name(key: str, name: str | None) -> None:
     """Refuse what cannot name a project or a user in W&B; None is its default. Raises InputError."""
     if name is not None and not re.fullmatch(WANDB_NAME, name):
-        raise InputError(f"{key}={name!r} is no name in W&B", r"allowed: 1 to 128 characters, none of / \ # ? % :")
+        raise InputError(
+            f"{key}={name!r} is no name in W&B",
+            r"allowed: 1 to 128 characters, none of / \ # ? % :",
+        )
 
 
 def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -91,7 +94,10 @@ def _check_64_bits(key: str, value: Any) -> None:
     """Refuse whole numbers that torch cannot count with. Raises InputError."""
     for number in _whole_numbers(value):
         if abs(number) > LARGEST_INTEGER:
-            raise InputError(f"{key}={value} does not fit into 64 bits", f"allowed: up to {LARGEST_INTEGER}")
+            raise InputError(
+                f"{key}={value} does not fit into 64 bits",
+                f"allowed: up to {LARGEST_INTEGER}",
+            )
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:
@@ -106,7 +112,10 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 def _check_not_too_much(key: str, value: float | None, allowed: Range) -> None:
     """Refuse what would take hours or all memory. Raises InputError."""
     if value is not None and allowed.largest is not None and value > allowed.largest:
-        raise InputError(f"{key}={value} is too much", f"allowed: up to {allowed.largest:,}; {allowed.reason}")
+        raise InputError(
+            f"{key}={value} is too much",
+            f"allowed: up to {allowed.largest:,}; {allowed.reason}",
+        )
 
 
 def _check_range(key: str, value: Any, allowed: Range) -> None:
@@ -132,13 +141,19 @@ def _check_run(config: Config) -> None:
             f"allowed: letters, digits and . _ -, up to {LONGEST_NAME} characters",
         )
     if config.plan and config.resume:
-        raise InputError("plan=true says what a run would be, and resume continues one", "leave one of them out")
+        raise InputError(
+            "plan=true says what a run would be, and resume continues one",
+            "leave one of them out",
+        )
 
 
 def _check_data(data: DataConfig) -> None:
     """Check the names of directories, the pattern of documents, and the order of samples. Raises InputError."""
     if not re.fullmatch(FILE_NAME, data.name):
-        raise InputError(f"data.name={data.name!r} cannot name a directory", "allowed: letters, digits and . _ -")
+        raise InputError(
+            f"data.name={data.name!r} cannot name a directory",
+            "allowed: letters, digits and . _ -",
+        )
     for key, directory in {"data.cache_dir": data.cache_dir, "data.dir": data.dir}.items():
         if directory == "":
             raise InputError(f"{key} is empty", "give a directory, or leave it out")
@@ -168,7 +183,8 @@ def _check_pattern(key: str, pattern: str | None) -> None:
         re.compile(pattern or "")
     except re.error as error:
         raise InputError(
-            f"{key}={pattern} is no regular expression: {error}", "such as ' = [^=]', see Python's re"
+            f"{key}={pattern} is no regular expression: {error}",
+            "such as ' = [^=]', see Python's re",
         ) from error
 
 
@@ -180,12 +196,15 @@ def _check_tracker(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     """Check that widths divide. Raises InputError."""
+    # Every head has an equal part of the width.
     model = config.model
     if model.n_embd % model.n_head:
         raise InputError(
             f"model.n_embd={model.n_embd} is not divisible by model.n_head={model.n_head}",
             f"nearest model.n_embd that is: {_nearest(model.n_embd, model.n_head)}",
         )
+
+    # Positions are pairs of a sine and a cosine.
     if model.position == "sinusoidal" and model.n_embd % 2:
         raise InputError(
             f"model.n_embd={model.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
@@ -197,7 +216,10 @@ def _check_optimizer(config: Config) -> None:
     """Check that Adam has two betas, and Muon matrices. Raises InputError."""
     betas = getattr(config.optimizer, "betas", None)
     if betas is not None and len(betas) != 2:
-        raise InputError(f"optimizer.betas={betas} are not Adam's", "allowed: two numbers of 0 up to, not including, 1")
+        raise InputError(
+            f"optimizer.betas={betas} are not Adam's",
+            "allowed: two numbers of 0 up to, not including, 1",
+        )
     if config.optimizer.name == "muon" and config.model.n_layer == 0:
         raise InputError(
             f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
@@ -208,6 +230,7 @@ def _check_optimizer(config: Config) -> None:
 def _check_ranks(config: Config) -> None:
     """Check that the number of ranks is known where it must be. Raises InputError."""
     cluster = config.cluster
+    # One process is one rank; a job of SLURM runs on machines that are not here to be counted.
     if cluster.name == "single" and cluster.nproc != 1:
         raise InputError(
             f"cluster=single is one process, and cluster.nproc={cluster.nproc} is given",
@@ -227,6 +250,8 @@ def _check_cluster(config: Config) -> None:
         _check_slurm(config)
     if not isinstance(cluster, MultinodeConfig):
         return
+
+    # This machine is one of them, and machine 0 has an address.
     if cluster.node_rank >= cluster.nnodes:
         raise InputError(
             f"cluster.node_rank={cluster.node_rank} is none of cluster.nnodes={cluster.nnodes} machines",
@@ -258,6 +283,8 @@ def _check_slurm(config: Config) -> None:
                 f"cluster.{key}={value!r} holds a line break or another control character",
                 "allowed: what stands on one line of an sbatch file; shell lines are for cluster.setup",
             )
+
+    # A rank has a GPU of its own, or all run on the CPU.
     if 0 < cluster.gpus < cluster.nproc and config.device != "cpu":
         raise InputError(
             f"cluster.nproc={cluster.nproc} is more ranks than cluster.gpus={cluster.gpus}",
@@ -273,6 +300,8 @@ def _check_length(config: Config) -> None:
             "neither trainer.max_steps nor trainer.max_tokens is given, so the run would never end",
             "give one of them; with both, the first reached ends the run",
         )
+
+    # A step is the least that can be between two evaluations.
     full = config.batch.global_tokens
     if trainer.eval_every < full:
         raise InputError(
@@ -360,7 +389,8 @@ def _check_ramp_steps(config: Config) -> None:
     begins = [begin for begin, _ in config.given_stages]
     if begins != sorted(set(begins)):
         raise InputError(
-            f"batch.ramp.stages={stages} do not ascend", "each pair: until so many tokens, steps of so many"
+            f"batch.ramp.stages={stages} do not ascend",
+            "each pair: until so many tokens, steps of so many",
         )
     for _, size in config.given_stages:
         if size < 1 or size % config.unit_tokens:
@@ -397,7 +427,7 @@ def _check_schedule(config: Config) -> None:
 
 
 def _unit_in_words(config: Config) -> str:
-    """The unit that batches are multiples of."""
+    """Return the unit that batches are multiples of."""
     words = f"model.seq_len={config.model.seq_len}"
     if config.batch.micro_batch_size:
         words += f" × batch.micro_batch_size={config.batch.micro_batch_size}"
@@ -407,6 +437,8 @@ def _unit_in_words(config: Config) -> str:
 
 
 def _nearest(number: int, unit: int) -> str:
-    """The multiples of a unit around a number."""
+    """Return the multiples of a unit around a number."""
+    # 0 is a multiple of everything, and of no use.
     lower = number // unit * unit
-    return " or ".join(str(multiple) for multiple in (lower, lower + unit) if multiple > 0)
+    multiples = [multiple for multiple in (lower, lower + unit) if multiple > 0]
+    return " or ".join(map(str, multiples))

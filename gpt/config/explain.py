@@ -35,29 +35,42 @@ def explain(error: OmegaConfBaseException, override: str | None = None) -> Input
     key = error.full_key or str(error.key or "")
     if isinstance(error, MissingMandatoryValue):
         return InputError(f"{key} has no value", f"give one: {key}=…")
-    if isinstance(error, (ConfigKeyError, AttributeError)) and error.parent_node is not None:
-        return _unknown_key(key, [str(name) for name in error.parent_node if name != "hydra"])
+    is_unknown = isinstance(error, (ConfigKeyError, AttributeError))
+    if is_unknown and error.parent_node is not None:
+        known = [str(name) for name in error.parent_node if name != "hydra"]
+        return _unknown_key(key, known)
 
     # A value that does not fit: the first line of OmegaConf's message is fit to be read, the rest is about its nodes.
     reason = str(error).splitlines()[0]
     problem = f"{override or key or 'the config'}: {reason}"
     if isinstance(error, InterpolationResolutionError) or not key:
-        return InputError(problem, "${…} holds the name of a key, or a resolver: ${oc.env:HOME}")
+        return InputError(
+            problem,
+            "${…} holds the name of a key, or a resolver: ${oc.env:HOME}",
+        )
     if key.startswith("hydra."):
-        return InputError(problem, "give what Hydra takes there: python train.py --cfg hydra")
+        return InputError(
+            problem,
+            "give what Hydra takes there: python train.py --cfg hydra",
+        )
     return InputError(problem, f"{key} takes {expected_type(key)}")
 
 
 def _unknown_key(key: str, known: list[str]) -> InputError:
-    """The error for a key that its section, which has the ``known`` ones, does not have."""
+    """Return the error for a key that its section, which has the ``known`` ones, does not have."""
     section, _, name = key.rpartition(".")
     if not known:  # a dict that is open
         return InputError(f"{key} is not there yet", f"a plus adds it: +{key}=…")
+
+    # A key of another option of the group, or a slip of the keyboard.
     owners = []
     for option, variant in VARIANTS.get(section, {}).items():
-        if name in [field.name for field in fields(variant)]:
+        keys = [field.name for field in fields(variant)]
+        if name in keys:
             owners.append(f"{section}={option}")
-    hint = f"; it is a key of {' and '.join(owners)}" if owners else did_you_mean(name, known)
+    hint = did_you_mean(name, known)
+    if owners:
+        hint = f"; it is a key of {' and '.join(owners)}"
     heading = f"keys of {section}" if section else "keys"
     return InputError(f"unknown key {key}", f"{heading}: {', '.join(known)}{hint}")
 
@@ -78,12 +91,17 @@ def allowed_values(key: str) -> str:
     if not isinstance(allowed, (Choice, Range)):
         return expected_type(key)
     _, is_optional = _type_of(key)
-    return allowed.in_words + (", or null" if is_optional else "")
+    or_null = ", or null" if is_optional else ""
+    return allowed.in_words + or_null
 
 
 def _type_of(key: str) -> tuple[Any, bool]:
-    """The type of a dotted key, and True where it may be null."""
+    """Return the type of a dotted key, and True where it may be null."""
     declared = fields_of(key)
     kind: Any = declared[0].type if declared else None
+
+    # A type or None: a union of the two.
     options = getattr(kind, "__args__", ())
-    return (options[0], True) if type(None) in options else (kind, False)
+    if type(None) in options:
+        return options[0], True
+    return kind, False

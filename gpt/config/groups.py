@@ -14,11 +14,16 @@ def options(group: str) -> dict[str, str]:
     described = {}
     for path in paths:
         # The first comment, but for the one that is an instruction to Hydra.
-        match = re.search(r"^# (?!@package)(.*)", path.read_text(), re.MULTILINE)
+        text = path.read_text()
+        match = re.search(r"^# (?!@package)(.*)", text, re.MULTILINE)
         described[path.stem] = match[1]
     return described
 
 
 def _numeric_order(path: Path) -> str:
-    """The name of a file with its numbers filled up with zeros, so that gpt2_355m comes before gpt2_1558m."""
-    return re.sub(r"\d+", lambda number: number[0].zfill(9), path.stem)
+    """Return the name of a file with its numbers filled up with zeros, so that gpt2_355m comes before gpt2_1558m."""
+    return re.sub(
+        r"\d+",
+        lambda number: number[0].zfill(9),
+        path.stem,
+    )

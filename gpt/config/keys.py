@@ -79,16 +79,26 @@ class Range:
         return _bounds_in_words(self.at_least, self.above, at_most, self.below)
 
 
-def _bounds_in_words(at_least: float | None, above: float | None, at_most: float | None, below: float | None) -> str:
+def _bounds_in_words(
+    at_least: float | None,
+    above: float | None,
+    at_most: float | None,
+    below: float | None,
+) -> str:
     """Bounds for a person: at most one at each end."""
+    # An open bound at the bottom.
     if above is not None:
         return f"more than {above:,}" if below is None else f"between {above:,} and {below:,}"
+
+    # A closed one, and one of either kind, or none, at the top.
     if at_most is not None:
         return f"0 to {at_most:,}" if at_least == 0 else f"between {at_least:,} and {at_most:,}"
     if below is not None:
         return f"{at_least:,} up to, not including, {below:,}"
     return "0 or more" if at_least == 0 else f"at least {at_least:,}"
 
+
+# --- declarations for the fields of the schema
 
 Allowed = Choice | Range | Text
 

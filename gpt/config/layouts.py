@@ -26,8 +26,10 @@ REMOVED: dict[str, Any] = {}
 
 def value_at(raw: dict[str, Any], key: str) -> Any:
     """Return the value of a dotted key in a saved config, or what runs did before that key was there."""
+    if not _has(raw, key):
+        return ADDED.get(key)
     section, name = _section_of(raw, key)
-    return section[name] if _has(raw, key) else ADDED.get(key)
+    return section[name]
 
 
 def rename(raw: dict[str, Any]) -> None:
@@ -36,13 +38,14 @@ def rename(raw: dict[str, Any]) -> None:
         if "=" in old:
             _rename_value(raw, old, new)
         elif _has(raw, old):
-            section, name = _section_of(raw, old)
-            _put(raw, new, section.pop(name))
+            value = _take(raw, old)
+            _put(raw, new, value)
+
+    # Of a key that is gone, one meaning is left.
     for key, left in REMOVED.items():
         if not _has(raw, key):
             continue
-        section, name = _section_of(raw, key)
-        value = section.pop(name)
+        value = _take(raw, key)
         if value != left:
             raise InputError(
                 f"{key}={value} is no longer there: what is left is what {key}={left} meant",
@@ -52,16 +55,22 @@ def rename(raw: dict[str, Any]) -> None:
 
 def rename_override(override: str) -> str | None:
     """Return an override that an earlier version saved in today's names; None for a key that is gone."""
+    # KEY=VALUE, which may add (+) or delete (~) the key.
     match = re.fullmatch(r"([+~]*)([^=]*)(=?)(.*)", override, re.DOTALL)
     plus, key, equals, value = match.groups()
     for old, new in RENAMED.items():
-        if "=" in old:
-            if f"{key}={value.strip(QUOTES)}" == old:
-                value = new.partition("=")[2]
+        if "=" in old:  # a value
+            unquoted = value.strip(QUOTES)
+            if f"{key}={unquoted}" == old:
+                _, _, value = new.partition("=")
         elif _is_in(key, old):
-            key = new + key.removeprefix(old)
-    if any(_is_in(key, gone) for gone in REMOVED):
-        return None
+            within = key.removeprefix(old)
+            key = new + within
+
+    # A key that is gone has no meaning that could be given again.
+    for gone in REMOVED:
+        if _is_in(key, gone):
+            return None
     return plus + key + equals + value
 
 
@@ -71,7 +80,8 @@ def complete(raw: dict[str, Any], keys: dict[str, Any]) -> None:
     Raises InputError.
     """
     for key, value in ADDED.items():
-        if _has(keys, key) and not _has(raw, key):  # not those of other options
+        is_ours = _has(keys, key)  # not of other options
+        if is_ours and not _has(raw, key):
             _put(raw, key, value)
     _check_keys(raw, keys)
 
@@ -79,9 +89,10 @@ def complete(raw: dict[str, Any], keys: dict[str, Any]) -> None:
 def check_there(raw: dict[str, Any], keys: list[str], prefix: str = "") -> None:
     """Check that a saved config has these keys. Raises InputError."""
     for key in keys:
-        if not _has(raw, key) and prefix + key not in ADDED:
+        full_key = prefix + key
+        if not _has(raw, key) and full_key not in ADDED:
             raise InputError(
-                f"it has no {prefix}{key}: it is cut off, or older than that key",
+                f"it has no {full_key}: it is cut off, or older than that key",
                 f"restore it from a copy; what runs before a new key did is told to gpt/config/layouts.py ({RECIPE})",
             )
 
@@ -94,7 +105,12 @@ def as_override(key: str, value: Any) -> str:
 def _check_keys(raw: Any, keys: dict[str, Any], prefix: str = "") -> None:
     """Check that a saved config has the keys of the schema, section by section. Raises InputError."""
     if not isinstance(raw, dict):
-        raise InputError(f"{prefix.rstrip('.')}={raw} is no section of keys", "restore it from a copy")
+        raise InputError(
+            f"{prefix.rstrip('.')}={raw} is no section of keys",
+            "restore it from a copy",
+        )
+
+    # No other keys, and all of these.
     for key in raw:
         if key not in keys:
             raise InputError(
@@ -111,10 +127,14 @@ def _check_keys(raw: Any, keys: dict[str, Any], prefix: str = "") -> None:
 def _rename_value(raw: dict[str, Any], old: str, new: str) -> None:
     """Rename the value of a key, or the option of a group, which the group's ``name`` says."""
     key, _, before = old.partition("=")
-    after = new.partition("=")[2]
+    _, _, after = new.partition("=")
+    old_value = yaml.safe_load(before)
+    new_value = yaml.safe_load(after)
     for candidate in (key, f"{key}.name"):
-        if _has(raw, candidate) and value_at(raw, candidate) == yaml.safe_load(before):
-            _put(raw, candidate, yaml.safe_load(after))
+        if not _has(raw, candidate):
+            continue
+        if value_at(raw, candidate) == old_value:
+            _put(raw, candidate, new_value)
 
 
 # --- dotted keys
@@ -123,16 +143,27 @@ def _rename_value(raw: dict[str, Any], old: str, new: str) -> None:
 def _has(raw: dict[str, Any], key: str) -> bool:
     """True if there is a dotted key."""
     section, name = _section_of(raw, key)
-    return section is not None and name in section
+    if section is None:
+        return False
+    return name in section
 
 
 def _section_of(raw: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The section that a dotted key stands in, None where there is none, and its name there."""
+    """Return the section that a dotted key stands in, None where there is none, and its name there."""
     *parents, name = key.split(".")
     section: Any = raw
     for parent in parents:
-        section = section.get(parent) if isinstance(section, dict) else None
-    return (section if isinstance(section, dict) else None), name
+        if isinstance(section, dict):  # else it is a value, which has no keys
+            section = section.get(parent)
+    if not isinstance(section, dict):
+        section = None
+    return section, name
+
+
+def _take(raw: dict[str, Any], key: str) -> Any:
+    """Take a dotted key that is there out, and return its value."""
+    section, name = _section_of(raw, key)
+    return section.pop(name)
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -149,12 +180,16 @@ def _is_in(key: str, section: str) -> bool:
 
 
 def _in_grammar(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
+    """Return a value in the grammar of Hydra's overrides."""
     if isinstance(value, dict):
-        items = [f"{key}:{_in_grammar(inside)}" for key, inside in value.items()]
+        items = []
+        for key, inside in value.items():
+            items.append(f"{key}:{_in_grammar(inside)}")
         return "{" + ",".join(items) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_in_grammar, value)) + "]"
+        elements = ",".join(map(_in_grammar, value))
+        return f"[{elements}]"
     if isinstance(value, str):
-        return "'" + value.replace("'", r"\'") + "'"
+        escaped = value.replace("'", r"\'")
+        return f"'{escaped}'"
     return json.dumps(value)

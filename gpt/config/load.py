@@ -23,17 +23,21 @@ from gpt.files import CURE, read_yaml, write_text
 OPTION_KEYS = {"data": "source"}  # the key that says which variant of a group it is, where that is not its name
 
 # The names by which files in conf/ begin with a schema: defaults: [_muon, _self_].
-ConfigStore.instance().store(name="schema", node=Config)
+_store = ConfigStore.instance()
+_store.store(name="schema", node=Config)
 for group, variants in VARIANTS.items():
     for name, variant in variants.items():
-        ConfigStore.instance().store(group=group, name=f"_{name}", node=variant)
+        _store.store(group=group, name=f"_{name}", node=variant)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
     """Return a multiple of a value, for Hydra; whole numbers stay whole, and null stays null."""
     if value is None:
         return None
-    return int(value * factor) if isinstance(value, int) else float(f"{value * factor:.12g}")
+    multiple = value * factor
+    if isinstance(value, int):
+        return int(multiple)
+    return float(f"{multiple:.12g}")
 
 
 # In conf/ and sweeps/: one sequence at least is ${max:1024,${model.seq_len}}, torchrun's ranks are ${ranks:}, and half
@@ -75,8 +79,9 @@ def load(composed: DictConfig) -> Config:
 
 def save(config: Config, path: Path) -> None:
     """Write the config as YAML, whole or not at all; :func:`read` gives it back. Raises TrainingError."""
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
     try:
-        write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_text(path, text)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}\n  make room, and give the command again") from error
 
@@ -95,16 +100,22 @@ def read_saved(path: Path) -> DictConfig:
     """Read a saved config in today's keys, not yet typed and checked. Raises InputError, with the path."""
     raw = read_yaml(path, dict)
     if not any(isinstance(raw.get(group), dict) for group in VARIANTS):
-        raise InputError(f"{path} is damaged, or none of ours: it has no {' and no '.join(VARIANTS)}", CURE)
+        sections = " and no ".join(VARIANTS)
+        raise InputError(f"{path} is damaged, or none of ours: it has no {sections}", CURE)
+
+    # The options that it takes tell which keys it is to have.
+    option_keys = [_option_key(group) for group in VARIANTS]
     try:
         layouts.rename(raw)
-        layouts.check_there(raw, [_option_key(group) for group in VARIANTS])
-        layouts.complete(raw, _names_of(_schema_of(raw)))
+        layouts.check_there(raw, option_keys)
+        schema = _schema_of(raw)
+        layouts.complete(raw, _names_of(schema))
         return OmegaConf.create(raw)
     except InputError as error:
         raise InputError(f"{path}: {error.problem}", error.cure) from error
     except OmegaConfBaseException as error:  # an interpolation that nobody can read
-        raise InputError(f"{path} is damaged, or none of ours: {str(error).splitlines()[0]}", CURE) from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged, or none of ours: {reason}", CURE) from error
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -134,21 +145,23 @@ def changed_keys(saved: Config, new: Config, any_length: bool = True) -> dict[st
         value = new_values.get(key)
         if old == value or SAME_RUN.fullmatch(key):
             continue
+
         # Another length is the same run, and so is one that spells out what its length meant.
-        is_length = any_length and key in LENGTH
-        is_meant = key in meant and meant[key] == value
-        if not is_length and not is_meant:
-            changed[key] = (old, value)
+        if any_length and key in LENGTH:
+            continue
+        if key in meant and meant[key] == value:
+            continue
+        changed[key] = (old, value)
     return changed
 
 
 def _option_key(group: str) -> str:
-    """The key that says which of a group's options a config has."""
+    """Return the key that says which of a group's options a config has."""
     return f"{group}.{OPTION_KEYS.get(group, 'name')}"
 
 
 def _schema_of(raw: dict[str, Any]) -> dict[str, type]:
-    """The types of a config's sections and keys, which depend on the options that it takes. Raises InputError."""
+    """Return the types of a config's sections and keys, which depend on its options. Raises InputError."""
     schema = _types_in(Config)
     for group, variants in VARIANTS.items():
         key = _option_key(group)
@@ -159,15 +172,17 @@ def _schema_of(raw: dict[str, Any]) -> dict[str, type]:
 
 
 def _names_of(schema: dict[str, type]) -> dict[str, Any]:
-    """The names of all keys, section in section; a key itself has None."""
+    """Return the names of all keys, section in section; a key itself has None."""
     names: dict[str, Any] = {}
     for name, kind in schema.items():
-        names[name] = _names_of(_types_in(kind)) if is_dataclass(kind) else None
+        names[name] = None
+        if is_dataclass(kind):
+            names[name] = _names_of(_types_in(kind))
     return names
 
 
 def _types_in(section: Any) -> dict[str, Any]:
-    """The types of the keys of a section."""
+    """Return the types of the keys of a section."""
     return {field.name: field.type for field in fields(section)}
 
 
@@ -176,11 +191,15 @@ def _check_depths(config: Config) -> None:
     for key, value in flatten(config).items():
         deepest = 2 if key == "batch.ramp.stages" else 1
         if isinstance(value, list) and _depth(value) > deepest:
-            raise InputError(f"{key}={value}: lists in a list", f"{key} takes {expected_type(key)}")
+            raise InputError(
+                f"{key}={value}: lists in a list",
+                f"{key} takes {expected_type(key)}",
+            )
 
 
 def _depth(value: Any) -> int:
-    """The number of lists and dicts that are in one another."""
+    """Return the number of lists and dicts that are in one another."""
     if not isinstance(value, (list, dict)):
         return 0
-    return 1 + max(map(_depth, value), default=0)
+    inside = max(map(_depth, value), default=0)
+    return 1 + inside

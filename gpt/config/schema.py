@@ -20,6 +20,9 @@ VARIANTS: dict[str, dict[str, type]] = {"data": {}, "optimizer": {}, "batch": {}
 # A key without choice, number or text beside it is a switch, a list of text, or a table: its type says it all.
 
 
+# --- the sections of a config; those with options are followed by the schemas of these
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     name: str = text()
@@ -367,6 +370,8 @@ class Config:
             return budget.linear_stages(*self.ramp)
         if not isinstance(self.batch, RampStepsBatchConfig):
             return [(0, full)]
+
+        # The stages are given, or three doublings.
         pairs = self.batch.ramp.stages
         if pairs is None:
             pairs = budget.doublings(full, self.model.seq_len, self.nominal_tokens)
@@ -413,6 +418,9 @@ class Config:
             pairs = itertools.pairwise(self.given_stages)
             meant["batch.ramp.stages"] = [[end, size] for (_, size), (end, _) in pairs]
         return meant
+
+
+# --- what the schema says of a key
 
 
 def fields_of(key: str) -> list[Field[Any]]:

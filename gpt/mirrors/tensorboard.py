@@ -29,6 +29,7 @@ def _copy(run_dir: Path, over: threading.Event) -> None:
     """Write what the logs hold until the run is over. Steps that a resumed run repeats are in them once."""
     shutil.rmtree(run_dir / DIRECTORY, ignore_errors=True)
     histograms = Tail(run_dir / HISTOGRAMS)
+    samples = Tail(run_dir / SAMPLES)
     waiting: dict[int, dict[str, Any]] = {}  # histograms whose row has not been read yet, by step
     tokens: dict[int, int] = {}  # by step
     with SummaryWriter(str(run_dir / DIRECTORY)) as writer:
@@ -43,20 +44,23 @@ def _copy(run_dir: Path, over: threading.Event) -> None:
             for key, histogram in waiting.pop(step, {}).items():
                 _add_histogram(writer, key, histogram, row["tokens"])
         # Samples come last: samples.txt is small, and read whole.
-        for step, sample in parse_samples(Tail(run_dir / SAMPLES).text()):
+        for step, sample in parse_samples(samples.text()):
             if step in tokens:
-                writer.add_text("sample", f"```\n{sample}\n```", tokens[step])
+                as_code = f"```\n{sample}\n```"
+                writer.add_text("sample", as_code, tokens[step])
 
 
 def _add_histogram(writer: SummaryWriter, key: str, histogram: dict[str, Any], tokens: int) -> None:
     """Add counts in bins of equal width; the moments are those of the middles of the bins."""
     counts = np.array(histogram["counts"])
-    edges = np.linspace(histogram["min"], histogram["max"], len(counts) + 1)
+    low = histogram["min"]
+    high = histogram["max"]
+    edges = np.linspace(low, high, len(counts) + 1)
     middles = (edges[:-1] + edges[1:]) / 2
     writer.add_histogram_raw(
         key,
-        min=histogram["min"],
-        max=histogram["max"],
+        min=low,
+        max=high,
         num=int(counts.sum()),
         sum=float(counts @ middles),
         sum_squares=float(counts @ middles**2),
@@ -69,7 +73,8 @@ def _add_histogram(writer: SummaryWriter, key: str, histogram: dict[str, Any], t
 def _beside(run_dir: Path) -> None:
     """Mirror the run whose training has started this process."""
     rest = how_to_send_rest("gpt.mirrors.tensorboard", run_dir)
-    _copy(run_dir, watch_training(PATIENCE - 1, f"tensorboard not all is written; {rest}"))
+    over = watch_training(PATIENCE - 1, f"tensorboard not all is written; {rest}")
+    _copy(run_dir, over)
 
 
 def main() -> None:

@@ -174,7 +174,8 @@ class _Upload:
                 table.append([step, self.tokens[step], sample])
         if table != self.sent_samples and self.open_step is not None:
             self.sent_samples = table
-            self.run.log({"samples": wandb.Table(["step", "tokens", "sample"], table)}, step=self.open_step)
+            samples = wandb.Table(["step", "tokens", "sample"], table)
+            self.run.log({"samples": samples}, step=self.open_step)
 
     def _send_checkpoints(self) -> None:
         """Send the checkpoints that ``artifacts`` asks for. W&B knows by its content one that it has already."""
@@ -190,7 +191,11 @@ class _Upload:
                 aliases.append("last")
             if path == best:
                 aliases.append("best")
-            artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model", metadata={"run": self.run_dir.name})
+            artifact = wandb.Artifact(
+                f"checkpoint-{self.run.id}",
+                type="model",
+                metadata={"run": self.run_dir.name},
+            )
             try:
                 artifact.add_dir(str(path))
             except OSError:
@@ -214,7 +219,8 @@ class _Upload:
         run = load(self.run_dir, self.run_dir.name)
         self.run.summary.update(_to_wandb(_summary(run)))
         order = {"data_order_hash": run.result.get("data_order_hash")}
-        self.run.config.update({"facts": _to_wandb(_facts(self.run_dir) | order)}, allow_val_change=True)
+        facts = _to_wandb(_facts(self.run_dir) | order)
+        self.run.config.update({"facts": facts}, allow_val_change=True)
         if run.state == "interrupted":
             self.run.mark_preempting()
         exit_codes = {"done": 0, "interrupted": Interrupted.exit_code}
@@ -248,14 +254,20 @@ def _facts(run_dir: Path) -> dict[str, Any]:
     about = read_about(run_dir)
     if about is None:
         return {}
-    last_start = about["starts"][-1]
-    return {key: value for key, value in about.items() if key not in ("layout", "starts")} | last_start
+    # Those of the run, and those of its last start.
+    facts = dict(about)
+    del facts["layout"]
+    starts = facts.pop("starts")
+    return facts | starts[-1]
 
 
 def _summary(run: Run) -> dict[str, Any]:
     """Return the figures of a run for W&B's table of runs."""
     # Everything in result.json that a table can show.
-    figures = {key: value for key, value in run.result.items() if isinstance(value, (int, float, str))}
+    figures = {}
+    for key, value in run.result.items():
+        if isinstance(value, (int, float, str)) and key != "layout":
+            figures[key] = value
     # A run that did not end has no result.json, but rows.
     for name in metric_names([run]):
         figures[name] = run.metric(name)
@@ -265,7 +277,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "tokens_per_sec": run.tokens_per_sec,
         "hours": run.seconds / 3600 if run.seconds is not None else None,
     }
-    return {key: value for key, value in figures.items() if key != "layout" and value is not None}
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 def _histogram(histogram: dict[str, Any]) -> wandb.Histogram:

@@ -69,7 +69,13 @@ def _sections(names: list[str]) -> list[ws.Section]:
 
 def _curve(metric: str, x: str = "tokens") -> wr.LinePlot:
     """Return the plot of a metric: the mean of the runs of every arm, and their spread."""
-    return wr.LinePlot(title=f"{metric} ({x})", x=x, y=[metric], groupby_aggfunc="mean", groupby_rangefunc="stderr")
+    return wr.LinePlot(
+        title=f"{metric} ({x})",
+        x=x,
+        y=[metric],
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stderr",
+    )
 
 
 def _bars(figure: str) -> wr.BarPlot:

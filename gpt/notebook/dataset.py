@@ -35,8 +35,10 @@ class TokenWindows(Dataset):
             raise IndexError(f"window {index} of {len(self)}")
         # One window as the training reads it: ids, with bits for what does not count.
         row = np.empty(self.seq_len + 1, np.int64)
-        self._windows.fill(row, index * self.seq_len)
-        inputs, targets, _ = unpack(torch.from_numpy(row)[None], masked=False)  # (1, seq_len) both
+        begin = index * self.seq_len
+        self._windows.fill(row, begin)
+        rows = torch.from_numpy(row)[None]  # (1, seq_len + 1)
+        inputs, targets, _ = unpack(rows, masked=False)  # (1, seq_len) both
         return inputs[0], targets[0]
 
 

@@ -76,7 +76,9 @@ class LanguageModel:
         def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
             states.append(output[0])  # (T, C)
 
-        hooks = [module.register_forward_hook(keep) for module in (self.model.drop, *self.model.h)]
+        hooks = []
+        for module in (self.model.drop, *self.model.h):
+            hooks.append(module.register_forward_hook(keep))
         try:
             self.model(ids[None])
         finally:
@@ -115,4 +117,5 @@ def load_language_model(checkpoint: Path, config: ModelConfig, device: str) -> L
     tokenizer = get_tokenizer(vocabulary["name"], vocabulary["chars"])
     model = GPT(config, vocabulary["vocab_size"])
     load_model(checkpoint, model)
-    return LanguageModel(model.to(torch_device).eval(), tokenizer, state["progress"]["step"])
+    model.to(torch_device).eval()
+    return LanguageModel(model, tokenizer, state["progress"]["step"])

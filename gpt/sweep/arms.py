@@ -34,7 +34,10 @@ def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_on
     for override in swept:
         n_values = _count_values(override)
         if n_values == 0:
-            raise InputError(f"{override.input_line} has no values", "give some: KEY=1,2,3 or KEY=range(1,4)")
+            raise InputError(
+                f"{override.input_line} has no values",
+                "give some: KEY=1,2,3 or KEY=range(1,4)",
+            )
         n_jobs *= n_values
 
     if n_jobs > MOST_JOBS:
@@ -48,7 +51,10 @@ def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_on
             "give some: seed=1,2; for one run leave --multirun out",
         )
     if named_arms and not arms:
-        raise InputError(f"{named_arms[0].input_line}: this sweep has no arms", "leave sweep.arm out")
+        raise InputError(
+            f"{named_arms[0].input_line}: this sweep has no arms",
+            "leave sweep.arm out",
+        )
 
 
 def _check_arm(name: str, arm: object) -> None:

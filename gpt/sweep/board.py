@@ -69,8 +69,14 @@ class Board:
 
         # How far the sweep is, the job, and its figures.
         n_jobs = len(self.jobs)
-        n_left = len(in_state(self.jobs, State.WAITING)) + len(in_state(self.jobs, State.RUNNING))
-        words = [f"[{n_jobs - n_left}/{n_jobs}]", f"{job.state:<11}", job.name]
+        waiting = in_state(self.jobs, State.WAITING)
+        running = in_state(self.jobs, State.RUNNING)
+        n_over = n_jobs - len(waiting) - len(running)
+        words = [
+            f"[{n_over}/{n_jobs}]",
+            f"{job.state:<11}",
+            job.name,
+        ]
         if job.is_finished:
             words.append(_val_loss(job))
         if job.state == State.DONE:
@@ -93,20 +99,27 @@ class Board:
 
     def progress(self) -> Table:
         """Return the table of the jobs that fit the terminal: those that run, and around them."""
-        table = Table(box=None, pad_edge=False, caption=self._caption(), caption_justify="left")
+        table = Table(
+            box=None,
+            pad_edge=False,
+            caption=self._caption(),
+            caption_justify="left",
+        )
         _add_columns(table, "job", "state", "step>", "loss>", "left>")
 
         # Where not all jobs fit, a third of the rows stand above the first job that is not over.
         n_rows = max(5, self.console.height - 6)
         current = 0
         for number, job in enumerate(self.jobs):
-            if job.state in (State.RUNNING, State.WAITING):
+            is_over = job.state not in (State.RUNNING, State.WAITING)
+            if not is_over:
                 current = number
                 break
         n_hidden = max(0, len(self.jobs) - n_rows)
         first = min(current - n_rows // 3, n_hidden)
         first = max(0, first)
-        for job in self.jobs[first : first + n_rows]:
+        shown = self.jobs[first : first + n_rows]
+        for job in shown:
             figures = _figures(job)
             table.add_row(job.name, _styled(job.state), *figures)
 
@@ -117,14 +130,16 @@ class Board:
     def _caption(self) -> str:
         """Return the number of jobs in each state, and an estimate of the time left."""
         states = Counter(job.state for job in self.jobs)
-        text = ", ".join(f"{number} {state}" for state, number in states.items())
+        counts = [f"{number} {state}" for state, number in states.items()]
+        text = ", ".join(counts)
 
         # The rest take as long as those that have run; those that run now are half done, on average.
         done = in_state(self.jobs, State.DONE)
         n_left = states[State.WAITING] + states[State.RUNNING] / 2
         if done and n_left:
             mean = sum(job.seconds for job in done) / len(done)
-            text += f"; about {duration(n_left * mean / len(self.slots))} left"
+            seconds_left = n_left * mean / len(self.slots)
+            text += f"; about {duration(seconds_left)} left"
         return text
 
     def conclude(self, comparison: Comparison | None) -> None:
@@ -168,13 +183,17 @@ def _styled(state: State) -> Text:
 
 def _formatted(value: float | None, style: str) -> str:
     """Return a number as text; empty where there is none."""
-    return "" if value is None else format(value, style)
+    if value is None:
+        return ""
+    return format(value, style)
 
 
 def _val_loss(job: Job) -> str:
     """Return the validation loss of a finished job as text."""
     loss = job.result.get("val_loss")
-    return "" if loss is None else f"val {loss:.4f}"
+    if loss is None:
+        return ""
+    return f"val {loss:.4f}"
 
 
 def _figures(job: Job) -> tuple[str, str, str]:
@@ -192,7 +211,8 @@ def _figures(job: Job) -> tuple[str, str, str]:
         return nothing
     step = f"{row['step']:,}/{job.config.total_steps:,}"
     loss = f"{row['train/loss']:.4f}"
-    return step, loss, duration(_seconds_left(job, row))
+    seconds_left = _seconds_left(job, row)
+    return step, loss, duration(seconds_left)
 
 
 def _last_row(run_dir: Path) -> dict[str, Any] | None:
@@ -202,9 +222,12 @@ def _last_row(run_dir: Path) -> dict[str, Any] | None:
         with open(run_dir / METRICS, "rb") as file:
             n_bytes = file.seek(0, os.SEEK_END)
             file.seek(max(0, n_bytes - TAIL))
-            lines = file.read().split(b"\n")
+            tail = file.read()
+        lines = tail.split(b"\n")
         complete = lines[:-1]
-        return json.loads(complete[-1]) if complete else None
+        if not complete:
+            return None
+        return json.loads(complete[-1])
     except (OSError, ValueError):
         return None
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def compose_jobs(
-    launcher: "LocalLauncher", job_overrides: list[list[str]], first: int, sweep_dir: Path | None, index: Index
+    launcher: "LocalLauncher",
+    job_overrides: list[list[str]],
+    first: int,
+    sweep_dir: Path | None,
+    index: Index,
 ) -> list[Job]:
     """Return the jobs of a command; ``first`` is Hydra's number of the first one.
 
@@ -53,7 +57,12 @@ def _check_different(names: list[str]) -> None:
         seen.add(name)
 
 
-def _finished_job(name: str, overrides: list[str], sweep_dir: Path | None, index: Index) -> Job | None:
+def _finished_job(
+    name: str,
+    overrides: list[str],
+    sweep_dir: Path | None,
+    index: Index,
+) -> Job | None:
     """Return a job that is done and was composed from the same overrides and files, without composing it again.
 
     Composing takes a tenth of a second or more.
@@ -67,7 +76,12 @@ def _finished_job(name: str, overrides: list[str], sweep_dir: Path | None, index
     return Job(name, overrides, None, None, Path(name), State.KEPT, result=result)
 
 
-def _compose_job(launcher: "LocalLauncher", name: str, overrides: list[str], hydra_number: int) -> Job:
+def _compose_job(
+    launcher: "LocalLauncher",
+    name: str,
+    overrides: list[str],
+    hydra_number: int,
+) -> Job:
     """Compose a job. Raises InputError."""
     loader = launcher.hydra_context.config_loader
     try:

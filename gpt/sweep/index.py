@@ -106,6 +106,7 @@ def _hash_yaml_files(roots: list[Path]) -> str:
     for root in roots:
         for directory, _, names in os.walk(root, followlinks=True):
             for name in sorted(names):
+                # The path counts too: a file that is renamed is another option.
                 if not name.endswith((".yaml", ".yml")):
                     continue
                 path = Path(directory, name)

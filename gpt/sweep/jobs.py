@@ -113,7 +113,8 @@ def determine_state(job: Job) -> None:
     if not saved_config.is_file():
         if (job.run_dir / METRICS).exists():
             raise InputError(
-                f"{job.run_dir} holds a run without config.yaml", "move it away, or take another directory"
+                f"{job.run_dir} holds a run without config.yaml",
+                "move it away, or take another directory",
             )
         return  # no run yet
 

@@ -24,7 +24,9 @@ def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
     overrides = parse(list(config.hydra.overrides.task))
     present = set()
     for job in jobs:
-        present.update(override.partition("=")[0] for override in job)
+        for override in job:
+            key, _, _ = override.partition("=")
+            present.add(key)
 
     # The keys with several values: arms, those of the file, those of the command.
     params = config.hydra.sweeper.get("params") or {}
@@ -41,7 +43,9 @@ def swept_keys(config: DictConfig, jobs: list[list[str]]) -> list[str]:
             if not UNNAMED.fullmatch(key):
                 keys.append(key)
 
-    ordered = sorted(dict.fromkeys(keys), key=lambda key: key == "seed")
+    # Each once, in this order but for the seed.
+    different = dict.fromkeys(keys)
+    ordered = sorted(different, key=lambda key: key == "seed")
     return [key for key in ordered if key in present]
 
 
@@ -55,21 +59,27 @@ def job_names(jobs: list[list[str]], keys: list[str], default: str) -> list[str]
     for job in jobs:
         name = _name(job, labels) or default
         if len(name) > LONGEST_NAME:
-            name = f"{name[:LONGEST_NAME]}-{_short_hash(name)}"
+            head = name[:LONGEST_NAME]
+            name = f"{head}-{_short_hash(name)}"
         names.append(name)
 
     # Different jobs get different names, by a hash of their overrides.
     times = Counter(names)
-    for number, job in enumerate(jobs):
-        if times[names[number]] > 1:
+    different = []
+    for name, job in zip(names, jobs, strict=True):
+        if times[name] > 1:
             digits = _short_hash(" ".join(job))
-            names[number] += f"-{digits}"
-    return names
+            name = f"{name}-{digits}"
+        different.append(name)
+    return different
 
 
 def _labels(keys: list[str]) -> dict[str, str]:
     """Return the part of a name that stands for each key: its last word, or the whole key where two end alike."""
-    last_words = {key: re.split(r"[./]", key)[-1] for key in keys}
+    last_words = {}
+    for key in keys:
+        words = re.split(r"[./]", key)
+        last_words[key] = words[-1]
     times = Counter(last_words.values())
 
     labels = {}
@@ -89,8 +99,11 @@ def _name(job: list[str], labels: dict[str, str]) -> str:
     for override in job:
         key, _, value = override.partition("=")
         if key in labels:
+            position = order.index(key)
             part = labels[key] + _plain(value)
-            parts.append((order.index(key), part))
+            parts.append((position, part))
+
+    # In the order of the labels.
     parts.sort()
     return "_".join(part for _, part in parts)
 
@@ -101,7 +114,8 @@ def _plain(value: str) -> str:
         return value.lower()
     # A sign at either end stays, unless other characters are replaced.
     if NOT_IN_NAMES.search(value):
-        return NOT_IN_NAMES.sub("-", value).strip("-")
+        replaced = NOT_IN_NAMES.sub("-", value)
+        return replaced.strip("-")
     return value
 
 
@@ -111,16 +125,20 @@ def known_names(names: list[str], jobs: list[list[str]], index: dict[str, Any]) 
     earlier_names = {}
     for name, entry in entries.items():
         overrides = entry.get("overrides")
-        if overrides:
-            # Keys may have been renamed or removed since.
-            current = filter(None, map(rename_override, overrides))
-            earlier_names[frozenset(current)] = name
+        if not overrides:
+            continue
+        # Keys may have been renamed or removed since.
+        current = filter(None, map(rename_override, overrides))
+        same_overrides = frozenset(current)
+        earlier_names[same_overrides] = name
 
     # A name that is taken stays: whether its run is the same is checked later.
     known = []
     for name, job in zip(names, jobs, strict=True):
-        if name not in entries:
-            name = earlier_names.get(frozenset(job), name)
+        is_new = name not in entries
+        if is_new:
+            same_overrides = frozenset(job)
+            name = earlier_names.get(same_overrides, name)
         known.append(name)
     return known
 

@@ -31,7 +31,13 @@ def _cpu_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def share_out(slots: int | None, gpus: int | None, threads: int | None, present: list[str], ranks: int) -> list[Slot]:
+def share_out(
+    slots: int | None,
+    gpus: int | None,
+    threads: int | None,
+    present: list[str],
+    ranks: int,
+) -> list[Slot]:
     """Return the slots for jobs of up to ``ranks`` ranks, on the GPUs that are ``present``, or else on the CPU's cores.
 
     The other arguments are the keys of ``hydra.launcher``. Raises InputError where the machine has too few.
@@ -73,7 +79,10 @@ def _check_count(key: str, value: int | None) -> None:
     if value is None:
         return
     if type(value) is not int or value < 1:
-        raise InputError(f"hydra.launcher.{key}={value} makes no sense", "allowed: at least 1, or null")
+        raise InputError(
+            f"hydra.launcher.{key}={value} makes no sense",
+            "allowed: at least 1, or null",
+        )
 
 
 def _check_gpus(n_slots: int, gpus_per_job: int, n_gpus: int) -> None:
@@ -131,7 +140,12 @@ class Process:
             self.process = self._start(command, environment, slot, log)
 
     @staticmethod
-    def _start(command: list[str], environment: dict[str, str], slot: Slot, log: IO[bytes]) -> subprocess.Popen:
+    def _start(
+        command: list[str],
+        environment: dict[str, str],
+        slot: Slot,
+        log: IO[bytes],
+    ) -> subprocess.Popen:
         parent = os.getpid()
         return subprocess.Popen(
             command,

@@ -115,7 +115,8 @@ class Sweep:
                     from gpt.cluster.slurm import check_sbatch
 
                     check_sbatch(job.config, job.run_dir)
-                train, val = check_and_prepare(job.config, job.run_dir if job.config.resume else None)
+                resumed = job.run_dir if job.config.resume else None
+                train, val = check_and_prepare(job.config, resumed)
                 # This process submits it, and need not check it again.
                 if job.on_slurm:
                     job.checked = CheckedRun(job.config, train, val)
@@ -132,7 +133,8 @@ class Sweep:
             for job in local:
                 cluster = job.config.cluster
                 cluster.nproc = cluster.nproc or launcher.gpus
-        gpus, answers = _ask_machine([job.config for job in local])
+        configs = [job.config for job in local]
+        gpus, answers = _ask_machine(configs)
 
         # An answer is the number of ranks of a job, or the reason why it cannot run here.
         most_ranks = 1
@@ -224,9 +226,14 @@ class Sweep:
             job.composed.resume = job.config.resume
 
         # Hydra makes the job's directory, and train.py submits it.
-        context = self.launcher.hydra_context
         task = functools.partial(self.launcher.task_function, checked=job.checked)
-        returned = run_job(task, job.composed, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+        returned = run_job(
+            task,
+            job.composed,
+            "hydra.sweep.dir",
+            "hydra.sweep.subdir",
+            self.launcher.hydra_context,
+        )
         if returned.status == JobStatus.FAILED:
             raise returned._return_value  # return_value would also print it on stderr
         return returned.return_value
@@ -240,7 +247,8 @@ def _ask_machine(configs: list[Config]) -> tuple[list[str], list[int | InputErro
     spawn = multiprocessing.get_context("spawn")
     parent = os.getpid()
     with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(parent,)) as other:
-        return other.submit(check_machines, configs).result()
+        answer = other.submit(check_machines, configs)
+        return answer.result()
 
 
 def _job_arguments(job: Job, config: DictConfig) -> list[str]:
@@ -265,8 +273,10 @@ def _compare(sweep_dir: Path, has_new: bool) -> "Comparison | None":
     page = sweep_dir / PAGE
     if not has_new and page.exists():
         ends = [path.stat().st_mtime for path in sweep_dir.glob("*/result.json")]
-        if max(ends, default=0) <= page.stat().st_mtime:
+        last_end = max(ends, default=0)
+        if last_end <= page.stat().st_mtime:
             return None
+
     # The results are complete, also where they cannot be compared.
     try:
         return report([sweep_dir])

@@ -22,13 +22,16 @@ BLOCK = 4096  # samples computed at once
 def derive_seed(*parts) -> int:
     """Return 64 bits from anything printable."""
     text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """Apply the finalizer of splitmix64 (Steele et al. 2014; constants of Vigna's splitmix64.c)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(30))
+    x = x * np.uint64(0xBF58476D1CE4E5B9)
+    x = x ^ (x >> np.uint64(27))
+    x = x * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
@@ -40,28 +43,32 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     """
     # Indices are split into two halves of equally many bits.
     n_bits = (n - 1).bit_length()
-    half = np.uint64(max(1, (n_bits + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
+    half_bits = max(1, (n_bits + 1) // 2)
+    half = np.uint64(half_bits)
+    mask = np.uint64((1 << half_bits) - 1)
+    limit = np.uint64(n)
+
     # Each round has a key of its own, the next number of splitmix64.
     rounds = np.arange(1, ROUNDS + 1, dtype=np.uint64)
-    round_keys = _mix(np.uint64(key) + rounds * GOLDEN)
+    counters = np.uint64(key) + rounds * GOLDEN
+    round_keys = _mix(counters)
 
     def encrypt(x: np.ndarray) -> np.ndarray:
         left = x >> half
         right = x & mask
         for round_key in round_keys:
-            noise = _mix(right ^ round_key) & mask
-            mixed = left ^ noise
+            noise = _mix(right ^ round_key)
+            mixed = left ^ (noise & mask)
             left = right
             right = mixed
         return (left << half) | right
 
     # What falls outside is encrypted until it is inside, which keeps the whole a permutation.
     out = encrypt(index.astype(np.uint64))
-    outside = np.flatnonzero(out >= np.uint64(n))
+    outside = np.flatnonzero(out >= limit)
     while outside.size:
         out[outside] = encrypt(out[outside])
-        outside = np.flatnonzero(out >= np.uint64(n))
+        outside = np.flatnonzero(out >= limit)
     return out.astype(np.int64)
 
 
@@ -77,7 +84,8 @@ class SampleOrder:
     windows: Windows
     kind: str = "permutation"
     first: int | None = None
-    _first: int = field(default=-1, init=False, repr=False)  # sample id at which the computed block starts
+    # The block that was computed last, and the sample at which it starts.
+    _first: int = field(default=-1, init=False, repr=False)
     _block: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,24 +119,32 @@ class SampleOrder:
             parts = []
             for begin in range(first, stop, BLOCK):
                 size = min(BLOCK, stop - begin)
-                parts.append(self.starts(begin, size))
+                part = self.starts(begin, size)
+                parts.append(part)
             return np.concatenate(parts)
 
         # Samples are asked for in ascending order: a block is computed ahead, and serves the next batches too.
-        if self._block is None or first < self._first or first + count > self._first + BLOCK:
-            self._block = self._compute(np.arange(first, first + BLOCK))
+        block_end = self._first + BLOCK
+        is_within = self._first <= first and first + count <= block_end
+        if self._block is None or not is_within:
+            samples = np.arange(first, first + BLOCK)
+            self._block = self._compute(samples)
             self._first = first
         begin = first - self._first
-        return self._block[begin : begin + count]
+        end = begin + count
+        return self._block[begin:end]
 
     def _compute(self, samples: np.ndarray) -> np.ndarray:
+        """Return the starts of any samples."""
         if self.first is not None:
             samples = samples % self.first
-        return KINDS[self.kind](self, samples)
+        starts_of = KINDS[self.kind]
+        return starts_of(self, samples)
 
     def empty_hash(self) -> str:
         """Return the order hash of a run that has taken no step."""
-        return hashlib.sha256(f"{self.fingerprint}/{self.seq_len}".encode()).hexdigest()
+        identity = f"{self.fingerprint}/{self.seq_len}"
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def chain_hash(self, previous: str, first: int, count: int) -> str:
         """Return h_i = sha256(h_{i-1} ‖ window start of sample i, int64 little-endian) over ``count`` samples, in hex.
@@ -148,30 +164,37 @@ def _permutation(order: SampleOrder, samples: np.ndarray) -> np.ndarray:
     Windows are shifted by a hash of (seed, epoch) mod ``seq_len``, so that their boundaries move.
     """
     # A batch can cross from one epoch to the next, and each has a permutation and a shift of its own.
+    n_windows = order.n_windows
     starts = np.empty_like(samples)
-    epochs = samples // order.n_windows
+    positions = samples % n_windows
+    epochs = samples // n_windows
     for epoch in np.unique(epochs).tolist():
         in_epoch = epochs == epoch
         key = derive_seed("order", VERSION, order.seed, order.fingerprint, epoch)
         shift = derive_seed("shift", VERSION, order.seed, epoch) % order.seq_len
-        positions = samples[in_epoch] % order.n_windows
-        windows = permute(positions, order.n_windows, key)
+        windows = permute(positions[in_epoch], n_windows, key)
         starts[in_epoch] = order.windows.starts(windows, shift)
     return starts
 
 
 def _sequential(order: SampleOrder, samples: np.ndarray) -> np.ndarray:
     """Return the starts where every epoch takes the windows in turn (build-nanogpt's DataLoaderLite)."""
-    return order.windows.starts(samples % order.n_windows)
+    windows = samples % order.n_windows
+    return order.windows.starts(windows)
 
 
 def _random(order: SampleOrder, samples: np.ndarray) -> np.ndarray:
     """Return the starts where every sample is at a random token, with repeats and gaps (nanoGPT's get_batch)."""
-    key = np.uint64(derive_seed("random", VERSION, order.seed, order.fingerprint))
+    # The numbers of splitmix64, which can start anywhere.
+    key = derive_seed("random", VERSION, order.seed, order.fingerprint)
     counters = samples.astype(np.uint64) + np.uint64(1)
-    numbers = _mix(key + counters * GOLDEN)
-    n_starts = np.uint64(order.windows.file.n_tokens - order.seq_len)
-    return (numbers % n_starts).astype(np.int64)
+    states = np.uint64(key) + counters * GOLDEN
+    numbers = _mix(states)
+
+    # A window must end within the file.
+    n_starts = order.windows.file.n_tokens - order.seq_len
+    starts = numbers % np.uint64(n_starts)
+    return starts.astype(np.int64)
 
 
 KINDS: dict[str, Callable[[SampleOrder, np.ndarray], np.ndarray]] = {
@@ -181,8 +204,15 @@ KINDS: dict[str, Callable[[SampleOrder, np.ndarray], np.ndarray]] = {
 }
 
 
-def rank_samples(first: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> np.ndarray:
+def rank_samples(
+    first: int,
+    batch_size: int,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
+) -> np.ndarray:
     """Return a rank's samples of first … first + batch_size - 1, micro-batch after micro-batch."""
     samples = np.arange(first, first + batch_size)
     by_micro_batch = samples.reshape(-1, world_size, micro_batch_size)
-    return by_micro_batch[:, rank].reshape(-1)
+    of_rank = by_micro_batch[:, rank]
+    return of_rank.reshape(-1)

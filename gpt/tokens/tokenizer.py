@@ -19,11 +19,19 @@ def get_tokenizer(name: str, chars: str | None = None) -> tiktoken.Encoding:
         ranks = {bytes([i]): i for i in range(256)}
         # No merges: pieces of any length become single bytes; 32 characters at a time is fast.
         return tiktoken.Encoding(
-            "bytes", pat_str=r"(?s:.{1,32})", mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256}
+            "bytes",
+            pat_str=r"(?s:.{1,32})",
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: 256},
         )
     if name == "chars":
         ranks = {char.encode(): i for i, char in enumerate(chars)}
-        return tiktoken.Encoding("chars", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={})
+        return tiktoken.Encoding(
+            "chars",
+            pat_str=r"(?s:.)",
+            mergeable_ranks=ranks,
+            special_tokens={},
+        )
 
     # tiktoken's, whose vocabularies it downloads and caches.
     if name not in tiktoken.list_encoding_names():

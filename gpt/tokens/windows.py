@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from gpt.errors import InputError
-from gpt.tokens.tokenfile import Read, TokenFile
+from gpt.tokens.shard import Read
+from gpt.tokens.tokenfile import TokenFile
 from gpt.tokens.tokenizer import end_of_text, get_tokenizer
 
 # A number of a window (int64) is a token id and these flags.
@@ -59,24 +60,31 @@ class Windows:
         stop = start + len(row)
         if stop > self.file.n_tokens:
             stop = self.file.n_tokens
-            row[stop - start :] = NO_TARGET
-            row = row[: stop - start]
+            n_left = stop - start
+            row[n_left:] = NO_TARGET
+            row = row[:n_left]
 
         # The ids, and the flags that follow from the mask.
         row[:] = self._ids(start, stop)
         if self.file.has_mask:
-            row[self._mask(start, stop) == 0] |= NO_TARGET
+            is_no_target = self._mask(start, stop) == 0
+            row[is_no_target] |= NO_TARGET
 
     def documents_within(self, length: int) -> np.ndarray:
         """Return first token and end of all documents of 2 to ``length`` tokens, (N, 2)."""
         lengths = self.file.doc_lengths()
-        bounds = np.stack([self._offsets, self._offsets + lengths], axis=1)
+        ends = self._offsets + lengths
+        bounds = np.stack([self._offsets, ends], axis=1)
         fits = (lengths >= 2) & (lengths <= length)
         return bounds[fits]
 
     def __getstate__(self) -> dict:
         """Leave out what is open or cached: worker processes receive the path alone."""
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        state = {}
+        for name, value in self.__dict__.items():
+            if not name.startswith("_"):
+                state[name] = value
+        return state
 
     def _document_starts(self, row: np.ndarray, start: int) -> np.ndarray:
         """Return the positions in a window at which documents start."""
@@ -100,7 +108,8 @@ class Windows:
     def _ends_count(self) -> bool:
         """True if documents start with end-of-text, which is then a target of the document before."""
         separator = end_of_text(get_tokenizer(self.file.tokenizer, self.file.chars))
-        return int(self._ids(0, 1)[0]) == separator
+        first_token = self._ids(0, 1)[0]
+        return int(first_token) == separator
 
 
 class MaskedWindows(Windows):
@@ -136,7 +145,8 @@ class SeparateWindows(Windows):
     def starts(self, windows: np.ndarray, shift: int = 0) -> np.ndarray:
         """Return the token offsets at which windows start; they are tied to documents, and do not move."""
         # The document of each window, and the window's number within it.
-        document = np.searchsorted(self._first_windows, windows, side="right") - 1
+        next_document = np.searchsorted(self._first_windows, windows, side="right")
+        document = next_document - 1
         number = windows - self._first_windows[document]
         return self._offsets[document] + number * self.seq_len
 
@@ -159,6 +169,7 @@ class SeparateWindows(Windows):
     @functools.cached_property
     def _first_windows(self) -> np.ndarray:
         """The number of each document's first window and, at the end, of all windows."""
+        # A window holds seq_len targets of a document; the end-of-text after it may be one.
         targets = self.file.doc_lengths() - 1 + self._ends_count
         targets[-1] -= self._ends_count  # nothing follows the last document
         n_windows = -(-targets // self.seq_len)  # rounded up

@@ -16,7 +16,8 @@ def _histogram(values: Tensor) -> dict[str, Any] | None:
     smallest, largest = values.aminmax()
     low = smallest.item()
     high = largest.item()
-    if not (math.isfinite(low) and math.isfinite(high)):
+    is_finite = math.isfinite(low) and math.isfinite(high)
+    if not is_finite:
         return None
     if low == high:
         # Equal values get bins around them.
@@ -24,9 +25,14 @@ def _histogram(values: Tensor) -> dict[str, Any] | None:
         high += 0.5
     counts = torch.zeros(BINS, dtype=torch.int64)
     for chunk in values.split(CHUNK):
+        # On the device of the values, whose counts are added up on the CPU.
         in_chunk = torch.histc(chunk, BINS, low, high)
         counts += in_chunk.cpu().long()
-    return {"min": low, "max": high, "counts": counts.tolist()}
+    return {
+        "min": low,
+        "max": high,
+        "counts": counts.tolist(),
+    }
 
 
 def histograms(kind: str, model: nn.Module) -> dict[str, dict[str, Any]]:

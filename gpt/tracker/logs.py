@@ -59,9 +59,13 @@ class Tail:
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return all whole rows of metrics.jsonl."""
-    # A run that was killed may have left half of a row.
-    lines = (run_dir / METRICS).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = (run_dir / METRICS).read_text()
+    rows = []
+    for line in text.splitlines(keepends=True):
+        # A run that was killed may have left half of a row.
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
 
 
 def parse_samples(text: str) -> list[tuple[int, str]]:
@@ -69,4 +73,9 @@ def parse_samples(text: str) -> list[tuple[int, str]]:
     _, *parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
     steps = parts[::2]
     samples = parts[1::2]
-    return [(int(step), sample[:-1]) for step, sample in zip(steps, samples, strict=True)]
+
+    # Each ends with a line break that is not its own.
+    parsed = []
+    for step, sample in zip(steps, samples, strict=True):
+        parsed.append((int(step), sample[:-1]))
+    return parsed

@@ -48,13 +48,17 @@ def _largest_spike(rows: list[Row]) -> _NormWarning | None:
     for i in range(ENOUGH, len(norms)):
         begin = max(0, i - WINDOW)
         median_before = statistics.median(norms[begin:i])
-        ratio = norms[i] / median_before if median_before > 0 else 0.0
+        if median_before <= 0:
+            continue
+        ratio = norms[i] / median_before
         if ratio >= largest_ratio:
             largest_ratio = ratio
             spike = rows[i]
     if spike is None:
         return None
-    text = f"gradient norm {spike[NORM]:.2f} at step {spike['step']}, {largest_ratio:.0f} × the median before it"
+    norm = spike[NORM]
+    step = spike["step"]
+    text = f"gradient norm {norm:.2f} at step {step}, {largest_ratio:.0f} × the median before it"
     return _NormWarning(spike[TOKENS], text)
 
 
@@ -65,8 +69,10 @@ def _climb(rows: list[Row]) -> _NormWarning | None:
     if quarter < ENOUGH:
         return None
     # The first quarter is left out: norms are large when a run begins.
-    early = statistics.median(norms[quarter : 2 * quarter])
-    late = statistics.median(norms[-quarter:])
+    second = norms[quarter : 2 * quarter]
+    last = norms[-quarter:]
+    early = statistics.median(second)
+    late = statistics.median(last)
     if late <= CLIMB * early:
         return None
     text = f"gradient norm climbs: median {early:.2f} early, {late:.2f} late"
@@ -84,14 +90,23 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float]) 
     # A high panel of losses above low ones.
     figure = matplotlib.figure.Figure(figsize=(8, 10), layout="constrained")
     heights = [4] + [1] * len(PANELS)
-    losses, *panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    losses, *panels = figure.subplots(
+        len(heights),
+        1,
+        sharex=True,
+        height_ratios=heights,
+    )
     _draw_losses(losses, rows, references)
     losses.set(title=title, ylabel="loss (nats per token)")
+
+    # The other keys, with ticks such as 500k, but 0.0006 for learning rates.
     for panel, key in zip(panels, PANELS, strict=True):
         _draw_panel(panel, rows, key)
-        panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else EngFormatter(sep=""))  # 0.0006, 500k
+        ticks = "{x:g}" if key == "optim/lr" else EngFormatter(sep="")
+        panel.yaxis.set_major_formatter(ticks)
         if key == NORM:
             _mark_warnings(panel, rows)
+
     # All share the axis of the last one.
     panels[-1].set_xlabel("tokens")
     panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
@@ -103,15 +118,30 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float]) 
 
 def _draw_losses(axes: Any, rows: list[Row], references: dict[str, float]) -> None:
     """Draw training and validation loss, and lines to compare with."""
-    axes.plot(_column(rows, TOKENS), _column(rows, TRAIN), lw=0.8, alpha=0.7, label="train, per step")
+    axes.plot(
+        _column(rows, TOKENS),
+        _column(rows, TRAIN),
+        lw=0.8,
+        alpha=0.7,
+        label="train, per step",
+    )
     evaluated = _with_key(rows, VAL)
     if evaluated:
-        label = f"validation, {evaluated[-1][VAL]:.3f} at the end"
-        axes.plot(_column(evaluated, TOKENS), _column(evaluated, VAL), "o-", label=label)
+        tokens = _column(evaluated, TOKENS)
+        values = _column(evaluated, VAL)
+        axes.plot(tokens, values, "o-", label=f"validation, {values[-1]:.3f} at the end")
+
     # Two grays for the bounds that every run has, then the references of its data.
     palette = ["0.2", "0.45", *["tab:green"] * len(references)]
-    for (name, loss), color in zip(references.items(), palette, strict=False):
-        axes.axhline(loss, ls="--", lw=0.8, color=color, label=f"{name}, {loss:.3f}")
+    for name, color in zip(references, palette, strict=False):
+        loss = references[name]
+        axes.axhline(
+            loss,
+            ls="--",
+            lw=0.8,
+            color=color,
+            label=f"{name}, {loss:.3f}",
+        )
     axes.legend()
 
 
@@ -120,7 +150,9 @@ def _draw_panel(panel: Any, rows: list[Row], key: str) -> None:
     known = _with_key(rows, key)
     # The batch size changes between steps, at once.
     style = "steps-pre" if key == "optim/batch_tokens" else "default"
-    panel.plot(_column(known, TOKENS), _column(known, key), lw=0.8, drawstyle=style)
+    tokens = _column(known, TOKENS)
+    values = _column(known, key)
+    panel.plot(tokens, values, lw=0.8, drawstyle=style)
     panel.set(ylabel=PANELS[key], ylim=(0, None))
 
 
@@ -128,7 +160,15 @@ def _mark_warnings(panel: Any, rows: list[Row]) -> None:
     """Mark the warnings in the panel of the gradient norm."""
     for warning in grad_norm_warnings(rows):
         panel.axvline(warning.tokens, color="tab:red", lw=1)
-        panel.text(0.01, 0.95, f"⚠ {warning.text}", transform=panel.transAxes, va="top", color="tab:red", size=8)
+        panel.text(
+            0.01,
+            0.95,
+            f"⚠ {warning.text}",
+            transform=panel.transAxes,
+            va="top",
+            color="tab:red",
+            size=8,
+        )
 
 
 def _with_key(rows: list[Row], key: str) -> list[Row]:

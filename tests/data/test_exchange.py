@@ -177,6 +177,5 @@ def test_a_chunked_and_compressed_file_of_ones_own_trains_as_a_contiguous_one(tr
     assert run.fit()["val_loss"] == reference.fit()["val_loss"]
     assert run.state.progress.order_hash == reference.state.progress.order_hash
     with_workers = trainer("trainer.max_steps=3", "sample.tokens=0", f"data.dir={own}", "data.num_workers=1")
-    assert with_workers.fit()["val_loss"] == reference.validation.loss(
-        reference.state.model, reference.device, reference.autocast
-    )  # fmt: skip
+    measurement = reference.tasks["val"].measure(reference.state.model, 3, reference.compute)
+    assert with_workers.fit()["val_loss"] == measurement.metrics["val/loss"]
