@@ -1,6 +1,6 @@
 """Evaluate a checkpoint.
 
-    python eval.py checkpoint=DIR [tasks=[val,exact_match,sample]] [KEY=VALUE] …
+    python eval.py checkpoint=DIR [tasks=[val,sample]] [KEY=VALUE] …
 
 DIR is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such as
 outputs/…/checkpoints/best. The run's own config is used; what may be changed:
@@ -61,7 +61,7 @@ def evaluate(
     from gpt.console import plain_console
     from gpt.device import cpu_threads, pick_device
     from gpt.evaluation.task import Compute, Subject
-    from gpt.evaluation.tasks import build_tasks
+    from gpt.evaluation.tasks import build_tasks, check_measurable
     from gpt.model import GPT
     from gpt.precision import autocast, set_matmul_precision
     from gpt.tokens.tokenfile import data_fingerprint
@@ -72,6 +72,8 @@ def evaluate(
     set_matmul_precision(config.precision.name)
     state = read_state(checkpoint)
     tokenizer = get_tokenizer(state["tokenizer"]["name"], state["tokenizer"]["chars"])
+    built = build_tasks(Subject(config, tokenizer, files and files[1]), tasks)
+    check_measurable(tasks, built)
     model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
     load_model(checkpoint, model)
 
@@ -83,7 +85,7 @@ def evaluate(
         results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
     compute = Compute(device, autocast(config.precision.name, device))
     with cpu_threads(config.cluster.threads):
-        for name, task in build_tasks(Subject(config, tokenizer, files and files[1]), tasks).items():
+        for name, task in built.items():
             measurement = task.measure(model, step, compute)
             if measurement.text is not None:
                 results[name] = measurement.text

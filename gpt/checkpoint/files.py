@@ -117,7 +117,7 @@ def _parse_state(checkpoint: Path) -> dict[str, Any]:
 
     # The layout comes first: another one may have other keys.
     layout = content.get("layout", 0)
-    if layout not in (0, LAYOUT):
+    if layout not in range(LAYOUT + 1):
         raise InputError(
             f"{path} has layout {layout}, and this version of gptlab reads up to {LAYOUT}",
             "take the version that wrote it",

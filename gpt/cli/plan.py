@@ -184,14 +184,12 @@ def _memory(config: Config, model: GPT) -> dict[str, int]:
         all_blocks = _saved_bytes(config, without, model.vocab_size)
         activations += (all_blocks - activations) // n_layer
 
-    # The optimizer keeps two averages per parameter; Muon keeps one of each matrix.
-    has_muon = config.optimizer.name == "muon"
     n = 0
     averages = 0
     for name, parameter in model.named_parameters():
         is_in_block = name.startswith("h.")
         is_matrix = is_in_block and "weight" in name and ".ln_" not in name
-        per_parameter = 1 if has_muon and is_matrix else 2
+        per_parameter = config.optimizer.matrix_averages if is_matrix else config.optimizer.averages
         n += parameter.numel()
         averages += per_parameter * parameter.numel()
 

@@ -5,14 +5,11 @@ import socket
 from typing import NamedTuple
 
 from gpt.config.checks import check
-from gpt.config.schema import ClusterConfig, Config, MultinodeConfig
+from gpt.config.schema import ClusterConfig, Config, CustomConfig, MultinodeConfig
 from gpt.errors import InputError, Unavailable
 
 # Memory of a process that has imported torch, at least (measured: 150 to 300 MB).
 PROCESS_BYTES = 100_000_000
-# Bytes per parameter: weight and gradient, and the averages that the optimizer keeps, where they are known.
-STATE_BYTES = {"adamw": 16, "muon": 12}
-UNKNOWN_STATE_BYTES = 8
 
 
 def check_machine(config: Config) -> None:
@@ -54,7 +51,11 @@ def _least_memory(config: Config) -> int:
     positions = model.seq_len if model.position == "learned" else 0
     rows = model.vocab_multiple + positions + 12 * model.n_layer * model.n_embd
     parameters = model.n_embd * rows
-    states = STATE_BYTES.get(config.optimizer.name, UNKNOWN_STATE_BYTES) * parameters
+    # In 32 bits: weight and gradient, and what the optimizer keeps at least.
+    optimizer = config.optimizer
+    is_known = not isinstance(optimizer, CustomConfig)
+    averages = min(optimizer.matrix_averages, optimizer.averages) if is_known else 0
+    states = 4 * (2 + averages) * parameters
 
     # Backward needs at least the input of every block, in 16 bits.
     inputs = 2 * config.micro_batch_size * model.seq_len * model.n_embd * model.n_layer

@@ -5,7 +5,7 @@ Defaults, units and sources of the keys stand in conf/.
 
 import itertools
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gpt.config import budget
 from gpt.config.budget import LinearRamp, Stages
@@ -120,6 +120,10 @@ VARIANTS["data"].update(
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
+    # Tensors of its size that the optimizer keeps for each matrix of the blocks, and for each other parameter.
+    matrix_averages: ClassVar[int] = 2
+    averages: ClassVar[int] = 2
+
     name: str = choice(VARIANTS["optimizer"])
     lr: float = number(above=0)
     weight_decay: float = number(at_least=0)
@@ -134,6 +138,8 @@ class AdamWConfig(OptimizerConfig):
 
 @dataclass(kw_only=True, slots=True)
 class MuonConfig(AdamWConfig):
+    matrix_averages: ClassVar[int] = 1
+
     adamw_lr: float = number(above=0)
     momentum: float = number(at_least=0, below=1)
     nesterov: bool

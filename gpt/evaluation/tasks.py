@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from gpt.errors import InputError
+
 if TYPE_CHECKING:
     from gpt.evaluation.task import Subject, Task
 
@@ -34,3 +36,15 @@ def build_tasks(subject: "Subject", names: list[str] | None = None) -> dict[str,
         if task is not None:
             tasks[name] = task
     return tasks
+
+
+def check_measurable(names: list[str], tasks: dict[str, "Task"]) -> None:
+    """Check that tasks that were chosen by name have something to measure. Raises InputError."""
+    if names == list(TASKS):
+        return  # nothing was chosen
+    for name in names:
+        if name not in tasks:
+            raise InputError(
+                f"tasks={names}: {name} has nothing to measure with this run and data",
+                "leave it out of tasks; see its key or data in docs/config.md and docs/data.md",
+            )

@@ -11,7 +11,7 @@ import torch
 
 from gpt.compare import compare
 from gpt.config.load import save
-from gpt.errors import TrainingError
+from gpt.errors import InputError, TrainingError
 from gpt.evaluation import tasks
 from gpt.evaluation.task import Measurement, Task
 from gpt.tracker.logs import read_metrics
@@ -81,3 +81,10 @@ def test_a_metric_that_is_not_finite_ends_the_run_before_anything_is_logged(trai
     with pytest.raises(TrainingError, match=r"step 2: val/loss nan\n  the checkpoint of step 2 is intact"):
         run.fit()
     assert [row["step"] for row in read_metrics(run.run_dir)] == [1]
+
+
+def test_a_task_that_was_chosen_is_measured_or_refused():
+    tasks.check_measurable(list(tasks.TASKS), {"val": None})  # the default takes what there is
+    tasks.check_measurable(["val"], {"val": None})
+    with pytest.raises(InputError, match="exact_match has nothing to measure"):
+        tasks.check_measurable(["val", "exact_match"], {"val": None})
