@@ -47,7 +47,7 @@ def passes(monkeypatch, tmp_path):
 def launched(monkeypatch):
     """What the runs are started with."""
     calls = []
-    monkeypatch.setattr("gpt.trainer.run", lambda world, *arguments: calls.append(arguments) or DONE)
+    monkeypatch.setattr("gpt.cluster.rank.run", lambda world, *arguments: calls.append(arguments) or DONE)
     return calls
 
 
