@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import getpass
 import json
 import multiprocessing
 import os
@@ -43,6 +44,17 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)  # handlers end where another program begins
+    forget_half_compiled()
+
+
+def forget_half_compiled() -> None:
+    """Remove what a session that was killed has left half written in the cache of torch.compile."""
+    default = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    for path in Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)).rglob("*.so"):
+        with contextlib.suppress(FileNotFoundError):
+            about = path.stat()
+            if about.st_size == 0 and time.time() - about.st_mtime > 60:
+                path.unlink()
 
 
 # The files that take longest, these first, so that no worker is left alone with one of them at the end.

@@ -206,9 +206,9 @@ def test_a_ramp_reads_the_same_samples_in_the_same_order(ramped, tiny):
         order.empty_hash(),
     )
     assert after_whole_steps == ramp.order_hash
-    batches = constant.batches()
+    batches = constant.stepper.batches()
     for _ in range(5):
-        constant.train_step(batches)
+        constant.stepper.train_step(batches)
     assert constant.state.progress.order_hash == order.chain_hash(order.empty_hash(), 0, 80)
 
 
