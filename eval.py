@@ -2,6 +2,7 @@
 
     python eval.py checkpoint=DIR [tasks=[val,sample]] [KEY=VALUE] …
 
+The tasks are val, exact_match and sample; without tasks=, all that the run and its data allow.
 DIR is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such as
 outputs/…/checkpoints/best. The run's own config is used; what may be changed:
 
@@ -35,32 +36,34 @@ def main() -> None:
     from gpt.evaluation.results import add_results, read_results
     from gpt.evaluation.tasks import TASKS
 
-    path, tasks, overrides = read_arguments(sys.argv[1:])
+    path, chosen, overrides = read_arguments(sys.argv[1:])
     checkpoint = find_checkpoint(path)
     check_whole(checkpoint)
     read_results(checkpoint)  # so that damage is found before the work
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
-    if any(TASKS[task].reads_data for task in tasks):
+    if any(TASKS[task].reads_data for task in chosen or TASKS):
         files = check_and_prepare(config, None)
         check_same_vocabulary(checkpoint, files[0].vocabulary)
     check_machine(config)
-    results = evaluate(config, checkpoint, tasks, files)
-    print(f"figures     {add_results(checkpoint, {'tasks': tasks, 'overrides': overrides}, results)}")
+    results = evaluate(config, checkpoint, chosen, files)
+    command_line = {"tasks": chosen or list(TASKS), "overrides": overrides}
+    print(f"figures     {add_results(checkpoint, command_line, results)}")
 
 
 def evaluate(
-    config: "Config", checkpoint: Path, tasks: list[str], files: "tuple[TokenFile, TokenFile] | None"
+    config: "Config", checkpoint: Path, chosen: list[str] | None, files: "tuple[TokenFile, TokenFile] | None"
 ) -> dict[str, Any]:
-    """Run tasks on a checkpoint; prints the results as they come and returns them by task.
+    """Run the chosen tasks on a checkpoint; prints the results as they come and returns them by task.
 
-    ``files`` are the training and the validation data, if a task reads any.
+    None chooses all that have something to measure. ``files`` are the training and the validation data, if a task
+    reads any.
     """
     from gpt.checkpoint.files import read_state
     from gpt.checkpoint.state import load_model
     from gpt.console import plain_console
-    from gpt.device import cpu_threads, pick_device
-    from gpt.evaluation.task import Compute, Subject
+    from gpt.device import Compute, cpu_threads, pick_device
+    from gpt.evaluation.task import Subject
     from gpt.evaluation.tasks import build_tasks, check_measurable
     from gpt.model import GPT
     from gpt.precision import autocast, set_matmul_precision
@@ -72,8 +75,8 @@ def evaluate(
     set_matmul_precision(config.precision.name)
     state = read_state(checkpoint)
     tokenizer = get_tokenizer(state["tokenizer"]["name"], state["tokenizer"]["chars"])
-    built = build_tasks(Subject(config, tokenizer, files and files[1]), tasks)
-    check_measurable(tasks, built)
+    tasks = build_tasks(Subject(config, tokenizer, files and files[1]), chosen)
+    check_measurable(chosen or [], tasks)
     model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
     load_model(checkpoint, model)
 
@@ -85,7 +88,7 @@ def evaluate(
         results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
     compute = Compute(device, autocast(config.precision.name, device))
     with cpu_threads(config.cluster.threads):
-        for name, task in built.items():
+        for name, task in tasks.items():
             measurement = task.measure(model, step, compute)
             if measurement.text is not None:
                 results[name] = measurement.text

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def train(checked: "CheckedRun") -> Any:
-    """Start a run that has passed its checks; return its validation loss (nats per token), or its SLURM job."""
+    """Start a run that has passed its checks; return its validation loss (nats per token), or its SLURM job.
+
+    A plan and a dry run are shown, and return None.
+    """
     config = checked.config
     run_dir = checked.run_dir
 
@@ -22,7 +25,8 @@ def train(checked: "CheckedRun") -> Any:
     if config.is_dry_run:
         from gpt.cluster.slurm import sbatch_file
 
-        return print(sbatch_file(config))
+        print(sbatch_file(config))
+        return None
 
     # Rank 0's directory gets the config; a run that is resumed at another length says what becomes of its schedule.
     if run_dir:

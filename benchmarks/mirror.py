@@ -1,4 +1,4 @@
-"""What a mirror costs a training step: the same run without one and with one that sends every row to W&B.
+"""The cost of a mirror per training step: the same run without one and with one that sends every row to W&B.
 
 python benchmarks/mirror.py [--rounds N] [--steps N] [--json FILE]
 

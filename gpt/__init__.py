@@ -1,7 +1,7 @@
 """gptlab from Python, in a notebook for instance; docs/python.md shows it.
 
 ``load_run(DIR)`` reads a run and its models, ``open_tokens(PATH)`` a token file, and both refuse with ``InputError``.
-To import this package loads nothing: each name brings its module, and torch with it, when it is first used.
+Importing the package loads nothing: a name loads its module, and torch if it needs it, when it is first used.
 """
 
 TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this

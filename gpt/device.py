@@ -3,12 +3,15 @@
 import contextlib
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from gpt.distributed import ALONE, World
 from gpt.errors import Unavailable
+from gpt.signals import never
 
 # Dense peak in FLOP/s as (bf16 and fp16, tf32, fp32), from NVIDIA's data sheets; without sparsity, SXM parts where
 # there are several.
@@ -20,6 +23,16 @@ PEAK_FLOPS = {
     "L40S": (362e12, 183e12, 91.6e12),
     "RTX 4090": (165e12, 82.6e12, 82.6e12),
 }
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The device, the precision and the ranks of forward passes. Evaluation asks ``stop`` between batches."""
+
+    device: torch.device
+    autocast: contextlib.AbstractContextManager
+    world: World = ALONE
+    stop: Callable[[], bool] = never
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

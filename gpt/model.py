@@ -164,7 +164,7 @@ class GPT(nn.Module):
     """GPT-2 and its switches.
 
     ``vocab_size`` is the tokenizer's; the embedding has ``padded_vocab_size`` rows, that number rounded up to a
-    multiple of ``config.vocab_multiple``. Padded rows are zero, and the head's bias puts -inf into their columns, so
+    multiple of ``config.vocab_multiple``. Padded rows are zero, and their logits are set to -inf, so
     they take no probability, receive no gradient and stay zero.
     """
 
@@ -214,7 +214,7 @@ class GPT(nn.Module):
             mask = is_same & causal_mask(t, t, idx.device)
             positions = positions - documents  # (B, T)
 
-        # All that differs between training, evaluation and decoding goes into the same call of each block.
+        # Training, evaluation and decoding make the same call, so that hooks and wrappers of a block see all of them.
         x = self.drop(self.embed(idx, positions))  # (B, T, C)
         for block, layer_cache in zip(self.h, layer_caches, strict=True):
             x = block(x, mask, cache=layer_cache)

@@ -1,6 +1,6 @@
 """The output directory of a run or a sweep: names and readers of its files, and locks. Needs no torch.
 
-Checkpoints have their own wing, :mod:`gpt.checkpoint`.
+Those of checkpoints are in :mod:`gpt.checkpoint`.
 """
 
 import contextlib

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from gpt.checkpoint.state import TrainState
 from gpt.config.schema import Config
-from gpt.device import device_name, peak_flops
-from gpt.evaluation.task import Compute
+from gpt.device import Compute, device_name, peak_flops
 from gpt.model import flops_per_token
 from gpt.tokens.loader import OrderedSampler, StepBatch, TokenDataset, count_targets, step_batches, unpack
 from gpt.tokens.order import derive_seed
@@ -81,9 +80,9 @@ class Stepper:
         # The update. Gradients are looked at before they are clipped.
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
-        drawn = {}
+        recorded = {}
         if with_histograms:
-            drawn |= histograms("gradients", state.model)
+            recorded |= histograms("gradients", state.model)
         max_norm = self.config.trainer.grad_clip or math.inf
         grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), max_norm)
         for optimizer in state.optimizers:
@@ -91,13 +90,13 @@ class Stepper:
             optimizer.zero_grad()
         state.scaler.update()
         if with_histograms:
-            drawn |= histograms("parameters", state.model)
+            recorded |= histograms("parameters", state.model)
 
         progress.order_hash = self.dataset.order.chain_hash(progress.order_hash, progress.samples, batch.n_samples)
         progress.step += 1
         progress.tokens += tokens
         progress.samples += batch.n_samples
-        return Step(loss, grad_norm, tokens, drawn)
+        return Step(loss, grad_norm, tokens, recorded)
 
     def _set_learning_rate(self, tokens: int) -> None:
         """Set the rate of the step that brings the run to ``tokens``."""
@@ -136,7 +135,10 @@ class Stepper:
         return self.loss_sum.no_sync()
 
     def metrics(self, step: Step) -> dict[str, Any]:
-        """Return the metrics of the last step. An overflow in float16, which skips the update, leaves out the norm."""
+        """Return the metrics of the last step; called on all ranks, which sum the loss.
+
+        An overflow in float16, which skips the update, leaves out the norm.
+        """
         scaler = self.state.scaler
         row = {
             "step": self.state.progress.step,

@@ -11,9 +11,9 @@ from gpt.checkpoint.state import Progress, TrainState
 from gpt.config.schema import Config
 from gpt.debug.anomaly import detect_anomaly
 from gpt.debug.profile import profile_steps
-from gpt.device import peak_bytes, pick_device, reset_peak
+from gpt.device import Compute, peak_bytes, pick_device, reset_peak
 from gpt.distributed import ALONE, World
-from gpt.evaluation.task import Compute, Subject, Task, due_tasks, measure_each
+from gpt.evaluation.task import Subject, Task, due_tasks, measure_each
 from gpt.evaluation.tasks import build_tasks
 from gpt.model import GPT, init_weights
 from gpt.optim import build_optimizers
@@ -34,12 +34,11 @@ class Due(NamedTuple):
     save: bool
 
 
-def due_after(
-    config: Config, total_steps: int, tasks: dict[str, Task], step: int, tokens: int, tokens_before: int
-) -> Due:
-    """Return the actions that are due after ``step``, which led from ``tokens_before`` to ``tokens``."""
+def due_after(config: Config, total_steps: int, tasks: dict[str, Task], progress: Progress, step_tokens: int) -> Due:
+    """Return the actions that are due after a step of ``step_tokens`` tokens, which led to ``progress``."""
+    step = progress.step
     is_last = step == total_steps
-    names = due_tasks(tasks, tokens_before, tokens, is_last)
+    names = due_tasks(tasks, progress.tokens - step_tokens, progress.tokens, is_last)
     is_logged = step == 1 or step % config.trainer.log_every == 0
     return Due(
         tasks=names,
@@ -69,7 +68,9 @@ class Trainer:
         self.total_steps = config.total_steps
         device = pick_device(config.device, world.local_rank)
         set_matmul_precision(config.precision.name)
-        self.compute = Compute(device, autocast(config.precision.name, device), world, self._must_stop)
+        self.compute = Compute(
+            device, autocast(config.precision.name, device), world, lambda: self.session.interrupt.received
+        )
 
         # The data in the order of the run, and what is measured.
         dataset = open_dataset(config, train)
@@ -95,9 +96,6 @@ class Trainer:
         optimizers = build_optimizers(self.config.optimizer, model)
         scaler = loss_scaler(self.config.precision.name, self.compute.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=dataset.order.empty_hash()))
-
-    def _must_stop(self) -> bool:
-        return self.session.interrupt.received
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, or to a signal; returns what result.json holds.
@@ -145,7 +143,7 @@ class Trainer:
                 step = self.stepper.train_step(batches, with_histograms)
                 due = self.due(step)
                 # Asked once a step, so that a run that stops has saved it.
-                stopping = self.world.any(self._must_stop())
+                stopping = self.world.any(self.compute.stop())
                 self.record(step, due._replace(save=due.save or stopping))
                 stopping = stopping or not self.evaluate_pending()
                 profile()
@@ -154,20 +152,17 @@ class Trainer:
 
     def due(self, step: Step) -> Due:
         """Return the actions that are due after the last step."""
-        progress = self.state.progress
-        before = progress.tokens - step.tokens
-        return due_after(self.config, self.total_steps, self.tasks, progress.step, progress.tokens, before)
+        return due_after(self.config, self.total_steps, self.tasks, self.state.progress, step.tokens)
 
     def record(self, step: Step, due: Due) -> None:
-        """Log and save the last step. A step that is to be evaluated is saved before, and logged after it."""
+        """Log and save the last step, where that is due. A row that is to be evaluated waits for its metrics."""
         if not (due.log or due.save):
             return
         progress = self.state.progress
         row = self.stepper.metrics(step)
-        for key in ("train/loss", "optim/grad_norm"):
-            if not math.isfinite(row.get(key, 0.0)):
-                what = f"loss {row['train/loss']}, gradient norm {row['optim/grad_norm']}"
-                raise not_finite(what, progress.step, self.run_dir)
+        norm = row.get("optim/grad_norm", 0.0)  # an overflow in float16 has none
+        if not (math.isfinite(row["train/loss"]) and math.isfinite(norm)):
+            raise not_finite(f"loss {row['train/loss']}, gradient norm {norm}", progress.step, self.run_dir)
         if step.histograms:
             self.session.tracker.histograms(progress.step, step.histograms)
         if due.tasks:

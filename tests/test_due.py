@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from gpt.checkpoint.state import Progress
 from gpt.cli.compose import compose
 from gpt.evaluation.task import due_tasks
 from gpt.trainer import Due, due_after, histograms_due
@@ -11,8 +12,8 @@ TASKS = {"val": SimpleNamespace(every=2_000), "hellaswag": SimpleNamespace(every
 
 def due(step: int, total_steps: int = 100, tokens_per_step: int = 1_000, *overrides: str) -> Due:
     config = compose(["trainer.log_every=10", "checkpoint.every=25", *overrides])
-    tokens = step * tokens_per_step
-    return due_after(config, total_steps, TASKS, step, tokens, tokens - tokens_per_step)
+    progress = Progress(step=step, tokens=step * tokens_per_step)
+    return due_after(config, total_steps, TASKS, progress, tokens_per_step)
 
 
 def test_tasks_are_due_when_their_tokens_are_reached():

@@ -10,7 +10,7 @@ import torch
 
 from gpt.cli.compose import compose
 from gpt.config.groups import options
-from gpt.evaluation.task import Compute
+from gpt.device import Compute
 from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
 from gpt.model import GPT, Attention, _gelu_tanh, _sinusoids, flops_per_token, init_weights, parameter_count
@@ -362,7 +362,7 @@ def test_a_padded_id_is_never_sampled():
 @pytest.mark.parametrize("max_tokens, windows", [(None, None), (1, 1), (700, 22)])
 def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tokens, windows):
     run = trainer(f"trainer.eval_tokens={max_tokens or 'null'}")
-    model, file, starts = run.state.model, run.tasks["val"].windows.file, run.tasks["val"].starts()
+    model, file, starts = run.state.model, run.tasks["val"].windows.file, run.tasks["val"].starts
     n = file.n_tokens - 1
     tokens = torch.from_numpy(file.reader()(0, n + 1).astype("int64"))
     assert len(set(starts)) == len(starts) == (windows or math.ceil(n / 32))

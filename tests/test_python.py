@@ -37,7 +37,12 @@ def test_the_page_runs_as_it_stands(saved, val_file, monkeypatch, capsys):
     names = {}
     for block in BLOCKS:
         code = block.replace("outputs/2026-11-21/19-49-08-tiny", str(saved / "run"))
-        exec(compile(code.replace("data/cache/stdlib/val.h5", str(val_file)), "docs/python.md", "exec"), names)
+        exec(
+            compile(
+                code.replace("data/cache/stdlib-bytes-63dfd00e3d22/val.h5", str(val_file)), "docs/python.md", "exec"
+            ),
+            names,
+        )
     said = capsys.readouterr().out
     assert f"{saved / 'run'} has no checkpoint 7\nallowed: best, last, a step of " in said
     assert "torch.Size([3, 9, 32])" in said

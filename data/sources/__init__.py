@@ -1,1 +1,1 @@
-"""Where text comes from."""
+"""Sources of text and tokens, one file for each kind."""

@@ -37,7 +37,7 @@ class Progress:
     order_hash: str = ""
     best_loss: float | None = None  # lowest validation loss, and its step
     best_step: int | None = None
-    pending: dict[str, Any] | None = None  # the metrics of the last step, whose evaluation is still to come
+    pending: dict[str, Any] | None = None  # the metrics of the last step, where it was saved before its evaluation
 
 
 @dataclass(slots=True)

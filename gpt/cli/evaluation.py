@@ -10,8 +10,8 @@ from gpt.evaluation.tasks import TASKS
 from gpt.files import as_path
 
 
-def read_arguments(argv: list[str]) -> tuple[Path, list[str], list[str]]:
-    """Return the checkpoint, the names of the tasks, and the overrides of the run's config. Raises InputError."""
+def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
+    """Return the checkpoint, the chosen tasks (None: all), and the overrides of the run's config. Raises InputError."""
     # The keys of eval.py itself; all others override the run's config.
     own: dict[str, Any] = {}
     overrides = []
@@ -31,8 +31,8 @@ def read_arguments(argv: list[str]) -> tuple[Path, list[str], list[str]]:
             )
         own[key] = override.value()
 
-    tasks = own.get("tasks", list(TASKS))
-    if not _are_tasks(tasks):
+    tasks = own.get("tasks")
+    if "tasks" in own and not _are_tasks(tasks):
         raise InputError(
             f"tasks={tasks} is not known",
             f"allowed: a list of {', '.join(TASKS)}, such as tasks=[val]",

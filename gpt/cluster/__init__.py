@@ -1,1 +1,1 @@
-"""Where the ranks of a run are started."""
+"""Ranks: started on one machine, on several, and as a SLURM job."""

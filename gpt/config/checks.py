@@ -1,4 +1,4 @@
-"""What no run can mean: names, ranges and combinations, refused before anything is started. Imports no torch.
+"""Refusals of what no run can mean: names, ranges and combinations. Imports no torch.
 
 The choices and the range of each key stand beside it in gpt/config/schema.py. Here is what refuses the rest by them,
 and what the keys mean together.

@@ -1,4 +1,4 @@
-"""What OmegaConf found wrong with a config, in words: which key, what was given, what is allowed."""
+"""Explanations of OmegaConf's errors: which key, what was given, what is allowed."""
 
 from dataclasses import fields
 from typing import Any

@@ -11,7 +11,7 @@ from gpt.errors import TrainingError
 
 @contextmanager
 def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
-    """Raises TrainingError at the first module whose output, or operation whose gradient, is not finite."""
+    """Raise TrainingError at the first module whose output, or operation whose gradient, is not finite."""
     if not enabled:
         yield
         return

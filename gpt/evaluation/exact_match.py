@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.evaluation.task import Compute, Measurement, Subject, Task, sum_over
+from gpt.device import Compute
+from gpt.evaluation.task import Measurement, Subject, Task, sum_over
 from gpt.model import GPT
 from gpt.tokens.loader import unpack
 from gpt.tokens.windows import IGNORE, NO_TARGET, Windows, open_windows

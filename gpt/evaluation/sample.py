@@ -6,7 +6,8 @@ from typing import Self
 import tiktoken
 
 from gpt.config.schema import SampleConfig
-from gpt.evaluation.task import Compute, Measurement, Subject, Task
+from gpt.device import Compute
+from gpt.evaluation.task import Measurement, Subject, Task
 from gpt.generate import generate_text
 from gpt.model import GPT
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gpt.config.schema import Config
-from gpt.distributed import ALONE, World
+from gpt.device import Compute
 from gpt.model import GPT, evaluating
-from gpt.signals import Stopped, never
+from gpt.signals import Stopped
 from gpt.tokens.tokenfile import TokenFile
 from gpt.tokens.tokenizer import get_tokenizer
 
@@ -30,16 +29,6 @@ class Subject:
     def of_data(cls, config: Config, val: TokenFile) -> Self:
         """Return the subject of a run whose tokenizer is that of its data."""
         return cls(config, get_tokenizer(val.tokenizer, val.chars), val)
-
-
-@dataclass(frozen=True)
-class Compute:
-    """The means of a measurement. ``stop`` is asked between batches; the work is shared by all ranks of ``world``."""
-
-    device: torch.device
-    autocast: AbstractContextManager
-    world: World = ALONE
-    stop: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,6 @@ def build_tasks(subject: "Subject", names: list[str] | None = None) -> dict[str,
 
 def check_measurable(names: list[str], tasks: dict[str, "Task"]) -> None:
     """Check that tasks that were chosen by name have something to measure. Raises InputError."""
-    if names == list(TASKS):
-        return  # nothing was chosen
     for name in names:
         if name not in tasks:
             raise InputError(

@@ -12,7 +12,8 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from gpt.evaluation.task import Compute, Measurement, Subject, Task, sum_over
+from gpt.device import Compute
+from gpt.evaluation.task import Measurement, Subject, Task, sum_over
 from gpt.loss import loss_sum
 from gpt.model import GPT
 from gpt.tokens.loader import unpack
@@ -44,8 +45,9 @@ class Validation(Task):
         trainer = config.trainer
         return cls(windows, subject.tokenizer, trainer.eval_tokens, config.micro_batch_size, trainer.eval_every)
 
+    @functools.cached_property
     def starts(self) -> np.ndarray:
-        """Return the token offsets of the evaluated windows."""
+        """Token offsets of the evaluated windows."""
         n_windows = self.windows.n_windows
         n_chosen = n_windows
         if self.max_tokens is not None:
@@ -55,7 +57,7 @@ class Validation(Task):
 
     def rows(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield the evaluated windows, (seq_len + 1,), see :func:`gpt.tokens.loader.unpack`."""
-        for start in self.starts()[first:stop].tolist():
+        for start in self.starts[first:stop].tolist():
             row = np.empty(self.windows.seq_len + 1, np.int64)
             self.windows.fill(row, start)
             yield row
@@ -70,14 +72,14 @@ class Validation(Task):
     def n_targets(self) -> int:
         """Tokens that are predicted."""
         if self.windows.all_count:
-            to_the_end = self.windows.file.n_tokens - 1 - self.starts()
+            to_the_end = self.windows.file.n_tokens - 1 - self.starts
             return int(np.minimum(self.windows.seq_len, to_the_end).sum())
         return sum(len(ids) for ids in self.targets())
 
     def batches(self, rank: int, world_size: int) -> Iterator[Tensor]:
         """Yield this rank's windows, (micro_batch_size, seq_len + 1)."""
         size = self.micro_batch_size
-        for first in range(rank * size, len(self.starts()), world_size * size):
+        for first in range(rank * size, len(self.starts), world_size * size):
             batch = np.full((size, self.windows.seq_len + 1), NO_TARGET, np.int64)
             for row, window in zip(batch, self.rows(first, first + size), strict=False):
                 row[:] = window

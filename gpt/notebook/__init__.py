@@ -1,1 +1,1 @@
-"""Runs, models and token files as objects for a notebook; their face is the package ``gpt`` itself."""
+"""Runs, models and token files as objects for a notebook; ``import gpt`` offers them."""

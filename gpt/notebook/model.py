@@ -53,7 +53,7 @@ class LanguageModel:
         # The ranges of the config's sample keys.
         if tokens < 0:
             raise InputError(f"tokens={tokens} makes no sense", "allowed: 0 or more")
-        if temperature <= 0:
+        if not temperature > 0:  # not for nan either
             raise InputError(f"temperature={temperature} makes no sense", "allowed: above 0; top_k=1 is greedy")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k={top_k} makes no sense", "allowed: at least 1, or None for all tokens")

@@ -9,6 +9,7 @@ from gpt.compare.runs import read_rows
 from gpt.config.load import read
 from gpt.config.schema import Config
 from gpt.errors import InputError
+from gpt.files import as_path
 from gpt.rundir import SAMPLES, read_result, read_sweep
 from gpt.tracker.logs import parse_samples
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def load_run(directory: str | Path) -> "Run":
     """The run in an output directory. Raises InputError where there is none."""
-    path = Path(directory).expanduser()
+    path = as_path("load_run", str(directory))
     if (path / "config.yaml").is_file():
         return Run(path)
     # Sweeps are in outputs/ too, so one may be given by mistake.

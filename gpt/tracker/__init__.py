@@ -1,1 +1,1 @@
-"""What a run leaves behind and says meanwhile."""
+"""Logs, plots and the record of a run, and its lines on the terminal."""

@@ -7,8 +7,9 @@ from typing import Any
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.checkpoint.state import Progress
 from gpt.config.schema import Config
+from gpt.device import Compute
 from gpt.evaluation.metrics import PREFIX
-from gpt.evaluation.task import Compute, Task
+from gpt.evaluation.task import Task
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.rundir import SAMPLES
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint

@@ -21,8 +21,8 @@ from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.cli.compose import compose
 from gpt.cli.plan import plan
+from gpt.device import Compute
 from gpt.errors import InputError, TrainingError
-from gpt.evaluation.task import Compute
 from gpt.optim import check_optimizer
 from gpt.precision import check_precision, loss_scaler
 from gpt.tracker.logs import read_metrics

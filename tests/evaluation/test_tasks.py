@@ -84,7 +84,7 @@ def test_a_metric_that_is_not_finite_ends_the_run_before_anything_is_logged(trai
 
 
 def test_a_task_that_was_chosen_is_measured_or_refused():
-    tasks.check_measurable(list(tasks.TASKS), {"val": None})  # the default takes what there is
+    tasks.check_measurable([], {"val": None})  # the default takes what there is
     tasks.check_measurable(["val"], {"val": None})
     with pytest.raises(InputError, match="exact_match has nothing to measure"):
         tasks.check_measurable(["val", "exact_match"], {"val": None})

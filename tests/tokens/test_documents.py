@@ -15,9 +15,9 @@ from conftest import call
 from data.preparation import check_fits, prepare
 from data.sources.base import source_of
 from gpt.cli.compose import compose
+from gpt.device import Compute
 from gpt.errors import InputError
 from gpt.evaluation.exact_match import KEY, ExactMatch
-from gpt.evaluation.task import Compute
 from gpt.generate import generate
 from gpt.loss import loss_sum
 from gpt.tokens.loader import TokenDataset, count_targets, unpack
