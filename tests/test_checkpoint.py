@@ -80,6 +80,7 @@ def killed_at(call, function):
         os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_save_that_is_killed_at_any_call_loses_no_checkpoint(trainer):
     """What was best stays until the new best is there; a resumed run repairs links and deletes what is too much."""
     run = trainer("checkpoint.keep=1", "trainer.max_steps=4")

@@ -388,6 +388,7 @@ def test_gzip_is_given_the_bytes_that_are_evaluated(trainer):
     assert nats == pytest.approx(len(gzip.compress(text, 9)) * 8 * math.log(2) / len(text), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_compiled_gelu_is_that_of_gpt2():
     """Compiled, the model writes it with a sigmoid; both against the formula in float64."""
     x = torch.linspace(-8, 8, 4001)

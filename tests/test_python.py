@@ -32,6 +32,7 @@ def val_file(run, cache):
     return path
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(saved, val_file, monkeypatch, capsys):
     monkeypatch.setenv("MPLBACKEND", "agg")
     names = {}
@@ -48,6 +49,7 @@ def test_the_page_runs_as_it_stands(saved, val_file, monkeypatch, capsys):
     assert "torch.Size([3, 9, 32])" in said
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing(tmp_path):
     code = """
 import sys

@@ -38,6 +38,7 @@ def test_micro_batches_divide_the_work_and_nothing_else(trainer):
             assert (gradient - whole[name]).norm() <= 1e-5 * whole[name].norm(), name
 
 
+@pytest.mark.slow
 def test_a_run_with_padding_stays_with_the_run_without(trainer):
     def losses(vocab_multiple):
         run = trainer(f"model.vocab_multiple={vocab_multiple}", "trainer.max_steps=200")
@@ -122,6 +123,7 @@ def test_compile_changes_neither_losses_nor_names(trainer):
     assert results["true"] == pytest.approx(results["false"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_trains(trainer):
     result = trainer("precision=bf16", "trainer.max_steps=60").fit()
     assert result["val_loss"] < result["initial_loss"] - 1

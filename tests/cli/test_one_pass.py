@@ -54,6 +54,7 @@ def launched(monkeypatch):
 ONCE = dict.fromkeys(STEPS, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directory", ["fresh", "named", "existing"])
 def test_a_single_run_passes_once(directory, passes, launched, small, tmp_path):
     if directory == "existing":
@@ -65,6 +66,7 @@ def test_a_single_run_passes_once(directory, passes, launched, small, tmp_path):
     assert config.trainer.max_steps == 4
 
 
+@pytest.mark.slow
 def test_a_rank_that_follows_passes_once(passes, launched, small, tmp_path, monkeypatch):
     for key, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(key, value)
@@ -77,6 +79,7 @@ def test_a_rank_that_follows_passes_once(passes, launched, small, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_passes_once(passes, launched, small, saved, tmp_path):
     shutil.copytree(saved / "run", tmp_path / "run", symlinks=True)
     assert passes("resume=run", "trainer.max_steps=6") == ONCE
@@ -99,6 +102,7 @@ class Submitted:
         return "done", ""
 
 
+@pytest.mark.slow
 def test_jobs_that_a_sweep_submits_pass_once(passes, small, tmp_path, monkeypatch):
     monkeypatch.setattr("gpt.cluster.slurm.check_sbatch", lambda config, run_dir: None)
     monkeypatch.setattr("gpt.cluster.slurm.submit", Submitted)

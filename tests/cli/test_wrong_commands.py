@@ -201,6 +201,7 @@ def processor_seconds(script: str, arguments: list[str], cwd: Path) -> tuple[int
     return process.returncode, said, used.ru_utime + used.ru_stime
 
 
+@pytest.mark.slow
 def test_wrong_commands_of_users_are_refused_at_once(workplace):
     before = sorted(workplace.rglob("*"))
     with ThreadPoolExecutor(2) as pool:

@@ -26,6 +26,7 @@ def code():
     return _fingerprints(compose([]), "a text")["code"]
 
 
+@pytest.mark.slow
 def test_a_changed_byte_of_any_code_of_a_run_changes_its_fingerprint(project):
     before = code()
     files = [project / "train.py"]

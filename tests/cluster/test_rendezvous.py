@@ -125,6 +125,7 @@ def test_what_ranks_tell_one_another_is_not_unpickled(tmp_path):
     assert "JSON" in (tmp_path / "answer").read_text() or "utf-8" in (tmp_path / "answer").read_text()
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_join_is_missed(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "GRACE_SECONDS", 0)
     alone = process_group(World(0, 0, 2, store=tmp_path / "store"), torch.device("cpu"), 1)

@@ -74,6 +74,7 @@ def test_what_is_not_given_is_left_to_slurm():
         assert f"--{key}" not in text
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_slurm_and_leaves_nothing(small, tmp_path):
     shown = call(*small, *SLURM, "cluster.dry_run=true", cwd=tmp_path, env={"PATH": str(tmp_path)})
     assert shown.returncode == 0, shown.stderr

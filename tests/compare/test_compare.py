@@ -347,6 +347,7 @@ def test_a_baseline_is_named_as_an_arm_or_as_its_directory(sweep, name):
     assert compare([sweep], name, None).baseline == "vocab_multiple=128"
 
 
+@pytest.mark.slow
 def test_a_baseline_that_has_not_begun_stops_nothing(sweep):
     for path in sweep.glob("vocab_multiple-64_*"):
         shutil.rmtree(path)

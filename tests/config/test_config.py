@@ -17,6 +17,7 @@ from gpt.errors import InputError
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group, option", OPTIONS)
 def test_every_option_composes(group, option):
     assert isinstance(compose([f"{group}={option}"]), Config)

@@ -264,6 +264,7 @@ SPOOL = ".train_00001.h5.tokens"
 LEFT = [JOURNAL, SPOOL, ".val_00000.h5.doc_offsets", "train_00000.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEFT)
 @pytest.mark.parametrize("kind", ["emptied", "cut", "garbage", "removed", "directory", "sound"])
 def test_a_preparation_that_was_damaged_begins_anew(name, kind, interrupted, tmp_path, capsys):

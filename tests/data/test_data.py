@@ -214,6 +214,7 @@ raise ValueError("an error that nobody expects")
 """
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_does_not_wait_for_workers(dataset):
     command = [sys.executable, "-c", FAILING, dataset.windows.file.path]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)

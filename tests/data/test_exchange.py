@@ -143,6 +143,7 @@ def test_a_wrong_export_is_refused(arguments, problem, cure, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_data_is_shown_with_its_provenance_and_a_plot(tmp_path, text_file, gpt2_vocabulary):
     overrides = ["data=text", f"data.files=[{text_file}]", "data.tokenizer=gpt2", f"data.cache_dir={tmp_path}/c"]
     missing = module("data.show", *overrides, cwd=tmp_path, vocabulary=gpt2_vocabulary)

@@ -100,6 +100,7 @@ def test_a_lost_shard_is_refused_by_name_and_its_directory_can_be_prepared_again
     assert hashes(directory) == before
 
 
+@pytest.mark.slow
 def test_verify_names_what_was_altered(tmp_path, text_file):
     overrides = ["data=text", f"data.files=[{text_file}]", "data.shard_tokens=50_000", f"data.cache_dir={tmp_path}"]
     missing = call(*overrides, "verify=true", cwd=ROOT, script="data.show")
@@ -137,6 +138,7 @@ def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, gpt2_vocab
     assert np.concatenate(encode_all(tokenizer, parts)).tolist() == expected
 
 
+@pytest.mark.slow
 def test_ids_equal_tiktokens_for_every_character(gpt2_vocabulary):
     tokenizer, draws = get_tokenizer("gpt2"), random.Random(1)
     parts = ["a", "Z", " ", "  ", "\n", "\t", "'s", "'ll", "1", "é", "中", "\u3000", "\xa0", "\u2028", "🙂", "-", "'",
@@ -222,6 +224,7 @@ def preparing(corpus: Path, tmp_path: Path) -> tuple[subprocess.Popen, list[int]
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_workers_leave_ctrl_c_to_who_started_them(corpus, tmp_path):
     process, _ = preparing(corpus, tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # while workers are still importing
@@ -232,6 +235,7 @@ def test_workers_leave_ctrl_c_to_who_started_them(corpus, tmp_path):
     assert not processes_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_preparation_in_words(corpus, tmp_path):
     process, workers = preparing(corpus, tmp_path)
     time.sleep(0.5)  # concurrent.futures waits for ever where one is killed while another is being started
@@ -244,6 +248,7 @@ def test_a_worker_that_is_killed_ends_the_preparation_in_words(corpus, tmp_path)
     assert not processes_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_of_two_preparations_at_once_one_waits_for_the_other(corpus, tmp_path):
     arguments = ["data=text", f"data.files=['{corpus}/*.txt']", "data.processes=1", f"data.cache_dir={tmp_path}"]
     both = [Started(*arguments, cwd=ROOT, script="data.prepare") for _ in range(2)]

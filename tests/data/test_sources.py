@@ -278,6 +278,7 @@ def test_what_the_disk_will_not_hold_is_refused(documents, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_preparation_that_then_goes_on(documents, tmp_path, monkeypatch):
     overrides = [*of("jsonl", documents[0]), "data.tokenizer=bytes", "data.shard_tokens=1_000_000", "data.processes=1"]
     whole = hashes(Path(prepared(tmp_path / "whole", *overrides)[0].path).parent)

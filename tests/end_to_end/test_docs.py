@@ -56,6 +56,7 @@ def keys_of_options() -> frozenset[str]:
     return frozenset(key for option in options_of_groups for key in flatten(compose([option])))
 
 
+@pytest.mark.slow
 def test_named_tests_keys_files_and_images_exist():
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     keys = keys_of_options()
@@ -141,6 +142,7 @@ def test_the_results_of_sweeps_are_those_of_the_benchmark():
         assert re.search(rf"^{label} +3 +{row} ", readme, re.MULTILINE), label
 
 
+@pytest.mark.slow
 def test_a_sweep_as_the_docs_write_one_is_planned(tmp_path):
     whole, arms = re.findall(r"```yaml\n(.*?)```", ABLATIONS.read_text(), re.DOTALL)
     (tmp_path / "sweeps").mkdir()
@@ -154,6 +156,7 @@ def test_a_sweep_as_the_docs_write_one_is_planned(tmp_path):
         assert f"\n{first} " in done.stdout and f"\n{last} " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_refusal_of_a_sweep_is_as_shown(tmp_path):
     command, *said = re.search(r"^\$ python train.py (.*(?:\n(?!```).*)*)", ABLATIONS.read_text(), re.MULTILINE)[
         1

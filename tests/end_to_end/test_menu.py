@@ -100,6 +100,7 @@ def test_every_combination_trains_and_fp32_resumes_bitwise(tiny, precision, opti
         assert_same_end(run, resumed(tiny, run, overrides, step=10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "inverse_sqrt", "constant"])
 def test_other_schedules_reach_the_optimizer(trainer, name):
     run = trainer(f"schedule={name}", "schedule.warmup_tokens=1280", "trainer.max_steps=10", "sample.tokens=0")
@@ -121,6 +122,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tiny):
     assert rates == pytest.approx([2e-4, 5e-4, 5e-4])  # one schedule: both at a tenth of their peaks
 
 
+@pytest.mark.slow
 def test_a_custom_optimizer_trains_and_resumes_bitwise(tiny):
     overrides = ["optimizer=custom", "optimizer._target_=torch.optim.NAdam", "optimizer.betas=[0.8,0.99]",
                  "+optimizer.options.decoupled_weight_decay=true"]  # fmt: skip
@@ -148,6 +150,7 @@ def test_bf16_where_the_device_has_none_is_refused(monkeypatch):
         check_precision(precision, torch.device("cuda"))
 
 
+@pytest.mark.slow
 def test_fp16_scales_the_loss_skips_what_overflows_and_keeps_the_scale_in_the_checkpoint(trainer):
     """On the CPU, where the scaler works as on a GPU."""
     overrides = [
@@ -184,6 +187,7 @@ def ramped(text_file, cache, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_ramp_takes_the_tokens_it_specifies(ramped):
     run, tokens = ramped, 0
     for row in read_metrics(run.run_dir):
@@ -196,6 +200,7 @@ def test_a_ramp_takes_the_tokens_it_specifies(ramped):
     assert run.state.progress.samples * 64 == tokens
 
 
+@pytest.mark.slow
 def test_a_ramp_reads_the_same_samples_in_the_same_order(ramped, tiny):
     """The order hash of a run without ramp is the same after the same samples."""
     ramp, constant = ramped.state.progress, tiny("trainer.max_steps=1000")
@@ -324,6 +329,7 @@ def test_profile_writes_a_trace_and_a_table(small, tmp_path, ranks):
     assert 0 < share < 100 if ranks > 1 else share == 0
 
 
+@pytest.mark.slow
 def test_fast_does_everything_twice(text_file, cache, tmp_path):
     done = call(
         "data=text",
@@ -339,6 +345,7 @@ def test_fast_does_everything_twice(text_file, cache, tmp_path):
     assert (tmp_path / "run" / "loss.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where, said", [("wte", "the output of wte"), ("h.1.mlp.c_fc", "the output of h.1.mlp.c_fc")])
 def test_anomaly_names_the_module(tiny, where, said):
     run = tiny("debug=anomaly", "compile=true")
@@ -348,6 +355,7 @@ def test_anomaly_names_the_module(tiny, where, said):
         run.fit()
 
 
+@pytest.mark.slow
 def test_anomaly_names_the_operation_of_a_gradient(tiny):
     run = tiny("debug=anomaly")
     run.state.model.ln_f.register_forward_hook(lambda module, inputs, output: output + (output * 0).sqrt())
@@ -405,6 +413,7 @@ def test_experiments_are_planned_where_their_data_is_still_to_be_prepared(experi
         assert 0 <= about["stages"][-1][0] - 4_000_000_000 < 524_288  # on whole batches
 
 
+@pytest.mark.slow
 def test_a_plan_counts_ranks_and_what_checkpointing_keeps(tmp_path):
     common = ["model.n_layer=4", "model.seq_len=256", "device=cpu", "batch.global_tokens=16384"]
     abouts = []
@@ -485,6 +494,7 @@ def test_a_wrong_evaluation_is_refused(finished, tmp_path, arguments, problem, c
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_an_untied_head_or_other_tokens(finished, tmp_path):
     untied = call(f"resume={finished}", "model.tie_head=false", "trainer.max_steps=30", cwd=tmp_path)
     assert untied.returncode == 2
@@ -525,6 +535,7 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(small, tmp_pat
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == list(range(1, step + 4))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tiny, monkeypatch):
     run, real = tiny("checkpoint.every=5"), checkpoint.save_file
 

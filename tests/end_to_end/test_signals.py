@@ -50,6 +50,7 @@ def undisturbed(small, tmp_path_factory):
     return left_by(run_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["evaluation", "first evaluation", "last evaluation", "sample", "save", "step"])
 def test_a_signal_at_any_moment_loses_nothing(small, tmp_path, undisturbed, moment, monkeypatch):
     from data.preparation import prepare

@@ -114,6 +114,7 @@ def test_histograms_count_every_value():
     assert _histogram(torch.tensor([1.0, torch.nan])) is _histogram(torch.tensor([1.0, -torch.inf])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "room, others",
     [("trainer", {"wandb", "tensorboardX"}), ("tracker.mirror", {"torch"}), ("mirrors.wandb", {"torch"})],

@@ -232,6 +232,7 @@ def test_every_sweep_says_what_it_asks(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["ablation_toy", "gpt2_124m"])
 def test_sweeps_are_planned_job_by_job(experiment, tmp_path):
     done = call("sweeps=batch_ramp", f"experiment={experiment}", "plan=true", "seed=1,2", "cluster.threads=1", f"data.cache_dir={tmp_path}/none", cwd=tmp_path)  # fmt: skip

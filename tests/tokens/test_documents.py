@@ -156,6 +156,7 @@ def share_of(run: Trainer) -> float:
     )
 
 
+@pytest.mark.slow
 def test_exact_match_is_what_greedy_decoding_gets_right(trainer):
     overrides = ["data.files=[]", *ADDITION, "data.documents=separate", "trainer.max_steps=150", "model.init_std=0.1"]
     run = trainer(*overrides, "sample.tokens=0", "trainer.eval_every=64000")
@@ -251,6 +252,7 @@ def fitted(run: Trainer) -> list[dict]:
     return [{key: value for key, value in row.items() if not key.startswith("perf/")} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", ["separate", "masked"])
 def test_workers_checkpointing_and_micro_batches_change_nothing_about_documents(files, trainer, lines, documents):
     overrides = ["data=jsonl", f"data.files=[{lines}]", "data.tokenizer=bytes", f"data.documents={documents}",
