@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 # $(call timed,NAME,COMMAND): say how long it took.
 timed = @begun=$$(date +%s); echo '$(2)'; $(2); code=$$?; echo "$(1): $$(($$(date +%s) - begun)) s"; exit $$code
@@ -17,6 +17,7 @@ train: .venv/train
 test: .venv/dev lint
 	$(call timed,tests,$(PYTEST) $(ARGS))
 
+unit: WORKERS = 2
 unit: .venv/dev
 	$(call timed,unit tests,$(PYTEST) -m "not slow" $(ARGS))
 
