@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from gpt.console import mute
 from gpt.errors import InputError, Interrupted, TrainingError
-from gpt.signals import ending_at_once
 
 if TYPE_CHECKING:
     from gpt.cli.run_checks import CheckedRun
@@ -114,6 +113,8 @@ def _guard(command: Callable[[], None]) -> int:
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
         print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)
         return 2
+    from gpt.signals import ending_at_once  # not for --help, of which it would be half the time
+
     use_huge_pages()
     set_by_user = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
