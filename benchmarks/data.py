@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from harness import ROOT, alternate, arguments, report
 
@@ -190,28 +191,56 @@ def write_tokens(directory: Path, n_shards: int) -> Path:
     return directory / "train.h5"
 
 
+def reading_speed(batch: Callable[[], Any]) -> float:
+    """Read batches; return millions of tokens per second."""
+    begun = time.perf_counter()
+    for _ in range(BATCHES):
+        assert batch().shape == (BATCH, SEQ_LEN + 1)
+    return BATCHES * BATCH * (SEQ_LEN + 1) / (time.perf_counter() - begun) / 1e6
+
+
+def open_dataset(path: Path, read: str) -> Any:
+    """Return the Dataset of a token file, in the order of a run."""
+    from gpt.tokens.loader import TokenDataset
+    from gpt.tokens.order import SampleOrder
+    from gpt.tokens.tokenfile import open_tokens
+    from gpt.tokens.windows import open_windows
+
+    return TokenDataset(SampleOrder(1, open_windows(open_tokens(path), SEQ_LEN, "packed", read)))
+
+
+def loader_speed(path: Path) -> float:
+    """Read with one worker; return millions of tokens per second, without its start."""
+    from gpt.tokens.loader import OrderedSampler, micro_batches
+
+    sampler = OrderedSampler(
+        open_dataset(path, "mmap"),
+        consumed=0,
+        steps=10 + BATCHES * 5,
+        stages=[(0, BATCH * SEQ_LEN)],
+        micro_batch_size=BATCH,
+        rank=0,
+        world_size=1,
+    )
+    batches = micro_batches(sampler, num_workers=1, pin_memory=False)
+    for _ in range(10):  # the worker has started
+        next(batches)
+    return sum(reading_speed(lambda: next(batches)) for _ in range(5)) / 5
+
+
 def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
     """Return the readers; each reads as many random windows as int64, and returns millions of tokens per second."""
     import h5py
     import numpy as np
     import torch
 
-    from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
-    from gpt.tokens.order import SampleOrder
     from gpt.tokens.tokenfile import open_tokens
-    from gpt.tokens.windows import open_windows
 
     file = open_tokens(path)
     raw = np.memmap(path, file.dtype, "r", file.shards[0].offset, (file.n_tokens,))
     sliced = h5py.File(path)["tokens"]
     draws = np.random.default_rng(0)
     position = 0
-
-    def timed(batch) -> float:
-        begun = time.perf_counter()
-        for _ in range(BATCHES):
-            assert batch().shape == (BATCH, SEQ_LEN + 1)
-        return BATCHES * BATCH * (SEQ_LEN + 1) / (time.perf_counter() - begun) / 1e6
 
     def from_array(ids):
         starts = draws.integers(0, file.n_tokens - SEQ_LEN - 1, BATCH)
@@ -224,36 +253,23 @@ def loading(path: Path, sharded: Path) -> dict[str, Callable[[], float]]:
         starts = draws.integers(0, file.n_tokens - SEQ_LEN - 1, BATCH)
         return torch.stack([torch.from_numpy(raw[i : i + SEQ_LEN + 1].astype(np.int64)) for i in starts])
 
-    def dataset(tokens: Path, read: str) -> TokenDataset:
-        described = open_tokens(tokens)
-        return TokenDataset(SampleOrder(1, open_windows(described, SEQ_LEN, "packed", read)))
-
-    def from_dataset(dataset: TokenDataset):
+    def from_dataset(dataset):
         nonlocal position
         position += BATCH
         return dataset.__getitems__(range(position - BATCH, position))
 
-    def from_loader(tokens: Path) -> float:
-        stages = [(0, BATCH * SEQ_LEN)]
-        sampler = OrderedSampler(dataset(tokens, "mmap"), consumed=0, steps=10 + BATCHES * 5, stages=stages,
-                                 micro_batch_size=BATCH, rank=0, world_size=1)  # fmt: skip
-        batches = micro_batches(sampler, num_workers=1, pin_memory=False)
-        for _ in range(10):  # the worker has started
-            next(batches)
-        return sum(timed(lambda: next(batches)) for _ in range(5)) / 5
-
-    by_mmap = dataset(path, "mmap")
-    by_pread = dataset(path, "pread")
-    across = dataset(sharded, "mmap")
+    by_mmap = open_dataset(path, "mmap")
+    by_pread = open_dataset(path, "pread")
+    across = open_dataset(sharded, "mmap")
     return {
-        "raw np.memmap": lambda: timed(lambda: from_array(raw)),
-        "raw np.memmap, astype and stack": lambda: timed(from_memmap_as_nanogpt),
-        "h5py slicing": lambda: timed(lambda: from_array(sliced)),
-        "Dataset, data.read=mmap": lambda: timed(lambda: from_dataset(by_mmap)),
-        "Dataset, data.read=pread": lambda: timed(lambda: from_dataset(by_pread)),
-        "Dataset, 50 shards": lambda: timed(lambda: from_dataset(across)),
-        "DataLoader, one worker, one shard": lambda: from_loader(path),
-        "DataLoader, one worker, 50 shards": lambda: from_loader(sharded),
+        "raw np.memmap": lambda: reading_speed(lambda: from_array(raw)),
+        "raw np.memmap, astype and stack": lambda: reading_speed(from_memmap_as_nanogpt),
+        "h5py slicing": lambda: reading_speed(lambda: from_array(sliced)),
+        "Dataset, data.read=mmap": lambda: reading_speed(lambda: from_dataset(by_mmap)),
+        "Dataset, data.read=pread": lambda: reading_speed(lambda: from_dataset(by_pread)),
+        "Dataset, 50 shards": lambda: reading_speed(lambda: from_dataset(across)),
+        "DataLoader, one worker, one shard": lambda: loader_speed(path),
+        "DataLoader, one worker, 50 shards": lambda: loader_speed(sharded),
     }
 
 

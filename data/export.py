@@ -9,13 +9,15 @@ Takes the overrides of data.prepare, and prepares the data if need be. The token
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data.preparation import prepare
 from data.sources.tokenbin import HEADER, MAGIC, VERSION
 from gpt.cli import command
+from gpt.cli.arguments import split_arguments
+from gpt.cli.compose import compose
 from gpt.config.checks import check_names
 from gpt.errors import InputError
 from gpt.tokens.shard import BLOCK
@@ -101,17 +103,7 @@ def _write(part: Part) -> None:
 
 
 def main() -> None:
-    from gpt.cli.compose import compose, parse  # above data/: only the command needs it
-
-    # The arguments of this command, and the overrides of the config.
-    own: dict[str, Any] = {"format": None, "to": None}
-    overrides = []
-    for override in parse(sys.argv[1:]):
-        key = override.key_or_group
-        if key in own:
-            own[key] = override.value()
-        else:
-            overrides.append(override.input_line)
+    own, overrides = split_arguments(sys.argv[1:], {"format": None, "to": None})
     check_names("format", own["format"], list(FORMATS))
     if not isinstance(own["to"], str) or not own["to"]:
         raise InputError("no directory to write to is given", "give one: to=DIR")

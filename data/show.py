@@ -8,7 +8,7 @@ Takes the overrides of data.prepare, and prepares nothing.
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tiktoken
@@ -18,6 +18,8 @@ from rich.table import Table
 from data.manifest import MANIFEST, read_manifest, recorded_shards
 from data.preparation import open_prepared, prepared_directory
 from gpt.cli import command
+from gpt.cli.arguments import split_arguments
+from gpt.cli.compose import compose
 from gpt.errors import InputError
 from gpt.tokens.shard import DAMAGED, read_shard
 from gpt.tokens.tokenfile import TokenFile, open_tokens
@@ -246,21 +248,7 @@ def verify(directory: Path) -> None:
 
 
 def main() -> None:
-    from gpt.cli.compose import compose, parse  # above data/: only the command needs it
-
-    # The arguments of this command, and the overrides of the config.
-    own: dict[str, Any] = {
-        "documents": 3,
-        "png": None,
-        "verify": False,
-    }
-    overrides = []
-    for override in parse(sys.argv[1:]):
-        key = override.key_or_group
-        if key in own:
-            own[key] = override.value()
-        else:
-            overrides.append(override.input_line)
+    own, overrides = split_arguments(sys.argv[1:], {"documents": 3, "png": None, "verify": False})
     n_documents = own["documents"]
     if type(n_documents) is not int or n_documents < 0:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from conftest import ROOT
@@ -60,4 +60,9 @@ def test_imports_go_one_way():
 
 def test_there_are_no_circles():
     known = modules()
-    TopologicalSorter({module: imported(path, known) for module, path in known.items()}).prepare()
+    circle = []
+    try:
+        TopologicalSorter({module: imported(path, known) for module, path in known.items()}).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+    assert not circle

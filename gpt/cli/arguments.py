@@ -3,7 +3,7 @@
 import os
 import re
 from argparse import Namespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -109,6 +109,22 @@ def parse(overrides: list[str]) -> list[Override]:
         except (HydraException, ValueError, RecursionError) as error:
             raise unreadable(text, error) from error
     return parsed
+
+
+def split_arguments(argv: list[str], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of a command's own keys, which have ``defaults``, and the overrides of the config.
+
+    Raises InputError.
+    """
+    own = dict(defaults)
+    overrides = []
+    for override in parse(argv):
+        key = override.key_or_group
+        if key in own:
+            own[key] = override.value()
+        else:
+            overrides.append(override.input_line)
+    return own, overrides
 
 
 def unreadable(text: str, error: Exception) -> InputError:

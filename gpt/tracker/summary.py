@@ -112,7 +112,7 @@ def _closing(run_dir: Path, tasks: dict[str, Task], last: dict[str, float]) -> t
         figures |= more
         if line:
             lines.append(line)
-    samples = parse_samples((run_dir / SAMPLES).read_text())
+    samples = parse_samples((run_dir / SAMPLES).read_bytes().decode())  # as written, with its line ends
     if "sample" in tasks and samples:
         lines.append("a sample:\n  " + printable(samples[-1][1]))
     return figures, lines

@@ -238,7 +238,8 @@ def test_workers_leave_ctrl_c_to_who_started_them(corpus, tmp_path):
 @pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_preparation_in_words(corpus, tmp_path):
     process, workers = preparing(corpus, tmp_path)
-    time.sleep(0.5)  # concurrent.futures waits for ever where one is killed while another is being started
+    # concurrent.futures waits for ever where one is killed while another is being started: until it imports our code.
+    until(lambda: all("numpy" in Path(f"/proc/{pid}/maps").read_text() for pid in workers), 30)
     os.kill(workers[0], signal.SIGKILL)  # as a kernel without memory does
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1
