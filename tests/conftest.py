@@ -249,8 +249,12 @@ class Started:
         self.args = command(*arguments, script=script)
         self.output = tempfile.TemporaryDirectory()
         directory = Path(self.output.name)
+        # There from the start: a test may end the process before it opens them.
+        (directory / "err").touch()
         if stdout_is_pipe:
             os.mkfifo(directory / "out")
+        else:
+            (directory / "out").touch()
         settings = warm.Settings(environment(**(env or {})), constants or {}, file_size)
         self.process = WARM.Process(target=warm.run, args=(script, arguments, cwd, settings, directory))
         self.process.start()
