@@ -54,23 +54,23 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-# Signals since the command began: an import may have swallowed the exception that they raised.
-_received: list[int] = []
-
-
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Raise KeyboardInterrupt on every signal that asks for an end, as Ctrl-C does, while nothing else handles it."""
+    received: list[int] = []
 
     def end(number: int, frame) -> None:
         _mute_lost_terminal()
-        _received.append(number)
+        if _is_importing(frame):  # the exception would be swallowed there, or end in C++ with an abort
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+        received.append(number)
         raise KeyboardInterrupt
 
     # Python drops what is raised in a destructor or a callback: the signal is then sent once more.
     def send_again(unraisable) -> None:
-        if unraisable.exc_type is KeyboardInterrupt and _received:
-            os.kill(os.getpid(), _received[-1])
+        if unraisable.exc_type is KeyboardInterrupt and received:
+            os.kill(os.getpid(), received[-1])
         else:
             previous_hook(unraisable)
 
@@ -80,12 +80,18 @@ def ending_at_once() -> Iterator[None]:
         with _handling(dict.fromkeys(ALL_SIGNALS, end)):
             yield
     except Exception as error:
-        if _received:  # the signal interrupted something, which then failed
+        if received:  # the signal interrupted something, which then failed
             raise KeyboardInterrupt from error
         raise
     finally:
         sys.unraisablehook = previous_hook
-        _received.clear()
+
+
+def _is_importing(frame) -> bool:
+    """Return whether a module is being imported where the signal came in."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
@@ -160,9 +166,6 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._handling.__enter__()
-        if _received:  # before this context began
-            self._receive(_received[-1], None)
-            _received.clear()
         return self
 
     def __exit__(self, *error) -> None:
@@ -173,7 +176,8 @@ class Interrupt:
         _mute_lost_terminal()
         if not self.received:
             self.stop.value = FINISH_STEP
-            line = f"{_fresh_line()}{signal.Signals(number).name}: {self.promise}\n"
+            clear = "\r\x1b[2K" if os.isatty(2) else ""  # the progress bar, or the ^C that the terminal shows
+            line = f"{clear}{signal.Signals(number).name}: {self.promise}\n"
             with suppress(OSError):
                 os.write(2, line.encode())  # unbuffered: the signal may have interrupted another print
         elif number in INSISTENT:
@@ -183,11 +187,6 @@ class Interrupt:
         _mute_lost_terminal()
         self.stop.value = END_NOW
         raise KeyboardInterrupt
-
-
-def _fresh_line() -> str:
-    """Return the characters that clear the progress bar, or the ^C that the terminal shows."""
-    return "\r\x1b[2K" if os.isatty(2) else ""
 
 
 def _mute_lost_terminal() -> None:
