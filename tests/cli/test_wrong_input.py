@@ -272,26 +272,33 @@ def short(case):
     return ascii(" ".join(case[0]))[1:60].replace("\\", "")
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A directory with texts and token files, some of them spoilt, as the user's working directory."""
-    (tmp_path / "short.txt").write_text("some words " * 20)
-    (tmp_path / "empty.txt").write_text("")
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory):
+    """A directory with texts and token files, some of them spoilt, which no refused command changes."""
+    directory = tmp_path_factory.mktemp("spoilt")
+    (directory / "short.txt").write_text("some words " * 20)
+    (directory / "empty.txt").write_text("")
     for name in ("truncated", "foreign", "ids_too_high"):
-        (tmp_path / name).mkdir()
+        (directory / name).mkdir()
         for split in ("train", "val"):
             about = {"tokenizer": "bytes", "vocab_size": 257, "chars": None, "source": "test", "split": split}
-            with TokenWriter(tmp_path / name / f"{split}.h5", **about) as writer:
+            with TokenWriter(directory / name / f"{split}.h5", **about) as writer:
                 writer.add_document(np.arange(10_000) % 256)
-    whole = (tmp_path / "truncated" / "train.h5").read_bytes()
-    (tmp_path / "truncated" / "train.h5").write_bytes(whole[: len(whole) // 2])
-    with h5py.File(tmp_path / "foreign" / "train.h5", "w") as file:
+    whole = (directory / "truncated" / "train.h5").read_bytes()
+    (directory / "truncated" / "train.h5").write_bytes(whole[: len(whole) // 2])
+    with h5py.File(directory / "foreign" / "train.h5", "w") as file:
         file["images"] = np.zeros((3, 3))
-    with h5py.File(tmp_path / "ids_too_high" / "train.h5", "w") as file:
+    with h5py.File(directory / "ids_too_high" / "train.h5", "w") as file:
         file["tokens"] = np.arange(1000, dtype="u2")
         file.attrs.update(tokenizer="bytes", vocab_size=257)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return directory
+
+
+@pytest.fixture
+def workplace(spoilt, monkeypatch):
+    """The spoilt files' directory as the user's working directory."""
+    monkeypatch.chdir(spoilt)
+    return spoilt
 
 
 def refused(arguments, monkeypatch, capsys):
