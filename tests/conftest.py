@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import getpass
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,12 +19,11 @@ from typing import Any
 
 import pytest
 import warm
+from warm import WARM
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the workers share the cores
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # its pool of compilers takes seconds to start
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as gpt.cli.command does
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(warm.PRELOAD)
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SMALL = """
@@ -37,6 +35,14 @@ BRIEF = ["trainer.max_steps=4", "trainer.eval_every=512", "trainer.grad_clip=0.5
 
 
 # --- the session: signals, the order of files, what is left of failed tests, seconds
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the workers' commands forked from one process: each of its own would import for ten seconds."""
+    if getattr(config.option, "numprocesses", None):
+        warm.start_for_workers()
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        warm.use_that_of_all()
 
 
 def pytest_sessionstart() -> None:
@@ -73,12 +79,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(file) if file in LONGEST else len(LONGEST)
 
     items.sort(key=place)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Have commands forked from a process that has imported W&B's package too, if any of the tests will need it."""
-    if any("mirrors" in item.nodeid for item in session.items):
-        WARM.set_forkserver_preload([*warm.PRELOAD, "wandb"])
 
 
 @pytest.hookimpl(optionalhook=True)

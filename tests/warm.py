@@ -16,19 +16,36 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 PRELOAD = """
     torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.hydra_run gpt.cluster.launch gpt.cli.plan
-    gpt.sweep gpt.trainer warm_up
+    gpt.sweep gpt.trainer warm_up wandb
 """.split()
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(PRELOAD)
+ADDRESS = "GPTLAB_TESTS_WARM_PROCESS"  # the environment variable that tells pytest's workers where it listens
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
 FILES = ("train.py", "eval.py")  # and the modules of these packages are what is forked where a command starts it
 PACKAGES = ("gpt.", "data.", "torch.distributed.run")
+
+
+def start_for_workers() -> None:
+    """Start the warm process, for all workers of this session."""
+    forkserver.ensure_running()
+    os.environ[ADDRESS] = forkserver._forkserver._forkserver_address
+
+
+def use_that_of_all() -> None:
+    """Have this worker's commands forked from the process that the session has started."""
+    server = forkserver._forkserver
+    server._forkserver_address = os.environ[ADDRESS]
+    server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # the session holds the one that counts
+    server.ensure_running = resource_tracker.ensure_running
 
 
 @dataclass(frozen=True)

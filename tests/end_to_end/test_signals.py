@@ -1,6 +1,7 @@
 """How runs end on signals: at once where that loses nothing, in words, and to be gone on with exactly."""
 
 import contextlib
+import importlib
 import json
 import os
 import pty
@@ -18,7 +19,7 @@ from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.evaluation import validation as evaluate
 from gpt.rundir import METRICS
-from gpt.signals import Interrupt
+from gpt.signals import Interrupt, ending_at_once
 from gpt.step import Stepper
 from gpt.tracker.logs import read_metrics
 from gpt.trainer import Trainer
@@ -194,6 +195,20 @@ def catches(pid, number):
     """Whether a process has a handler of a signal, which is so from its first imports on."""
     caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_a_signal_during_an_import_waits_for_its_end(tmp_path, monkeypatch):
+    """An exception inside the imports of torch aborts the process, or is swallowed."""
+    signalled = (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nfor _ in range(1000):\n    pass\nis_whole = True\n"
+    )
+    (tmp_path / "signalled_here.py").write_text(signalled)
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = []
+    with pytest.raises(KeyboardInterrupt), ending_at_once():
+        imported.append(importlib.import_module("signalled_here"))
+        time.sleep(30)
+    assert imported[0].is_whole
 
 
 @pytest.mark.slow
