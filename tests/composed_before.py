@@ -7,6 +7,7 @@ Importing this module turns it on.
 """
 
 import copy
+import itertools
 import pickle  # copies a config in an eighth of copy.deepcopy's time
 from collections.abc import Hashable
 from pathlib import Path
@@ -81,9 +82,10 @@ def _not_copied_deeply(self, delegate):
 
 
 def _mode_before(self, config_name, overrides):
-    """Only options and Hydra's own keys tell whether a command is a sweep; other keys do not."""
+    """Options tell whether a command is a sweep, hydra.mode too; other keys do not."""
     names = [override.lstrip("+~").partition("=")[0] for override in overrides]
-    chosen = [one for name, one in zip(names, overrides, strict=True) if name in GROUPS or name.startswith("hydra")]
+    counts = [name in GROUPS or name.startswith(("hydra/", "hydra.mode", "hydra.searchpath")) for name in names]
+    chosen = itertools.compress(overrides, counts)
     key = (_sources(self.config_loader.repository), config_name, *chosen)
     if key not in _modes:
         _modes[key] = _mode(self, config_name, overrides)

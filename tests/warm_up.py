@@ -6,15 +6,20 @@ No figure is drawn: fonts would stay open, and processes that are forked share t
 import gc
 
 import composed_before  # noqa: F401
+import hydra
 import matplotlib._constrained_layout
 import matplotlib.backends.backend_agg
 import matplotlib.mathtext  # noqa: F401
 import plotly.graph_objects
+from hydra.core.global_hydra import GlobalHydra
 
 from gpt.cli.compose import compose
+from gpt.config.groups import CONF
 
-for overrides in ([], ["data=text"]):
+for overrides in ([], ["data=text"], ["data=text", "tracker=wandb"], ["data=text", "cluster=ddp"]):
     compose(overrides)
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        GlobalHydra.instance().hydra.get_mode("config", overrides)
 
 page = plotly.graph_objects.Figure()
 page.add_scatter(name="a", marker={"size": 3}, line={"width": 1})

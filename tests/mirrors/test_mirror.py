@@ -400,7 +400,7 @@ def test_a_server_that_comes_back_gets_everything(server, small, tmp_path):
     stop_at(60, process, tmp_path)
     until(lambda: server.turned_away)
     server.mood = "accept"
-    until(lambda: rows_in(server))
+    until(lambda: rows_in(server), seconds=180)  # the pauses between attempts double
     process.send_signal(signal.SIGCONT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "training goes on, and so do attempts" in said
