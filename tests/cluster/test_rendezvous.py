@@ -1,6 +1,7 @@
 """Where ranks meet: nobody else reaches those of one machine, and nothing that others write is unpickled."""
 
 import base64
+import contextlib
 import ipaddress
 import os
 import pickle
@@ -23,8 +24,10 @@ from gpt.tracker.logs import read_metrics
 
 def listening(process: int) -> list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
     """The addresses and ports at which a process takes connections."""
-    descriptors = Path(f"/proc/{process}/fd").iterdir()
-    own = {match[1] for path in descriptors if (match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(path)))}
+    own = set()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            own.update(re.findall(r"socket:\[(\d+)\]", os.readlink(descriptor)))
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
