@@ -293,8 +293,8 @@ def test_ranks_and_interruptions_change_nothing_about_masked_losses(small, cache
 def test_a_small_model_learns_to_add(cache, tmp_path):
     """The recipe of experiment=addition, made smaller: two digits, one layer."""
     done = call("experiment=addition", "data.digits=2", "data.problems=8_000", "data.val_problems=2_000", "model.n_layer=1",
-                "model.n_embd=64", "model.seq_len=9", "batch.global_tokens=2304", "schedule.warmup_tokens=46_080",
-                "trainer.max_steps=400", "sample.prompt='12+34='", "device=cpu", "cluster.threads=1",
+                "model.n_embd=64", "model.seq_len=9", "batch.global_tokens=1152", "schedule.warmup_tokens=23_040",
+                "trainer.max_steps=400", "trainer.eval_every=460_800", "optimizer.lr=4e-3", "sample.prompt='12+34='", "device=cpu", "cluster.threads=1",
                 f"data.cache_dir={cache}", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
