@@ -3,12 +3,12 @@
 Defaults, units and sources of the keys stand in conf/.
 """
 
-import itertools
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 from gpt.config import budget
 from gpt.config.budget import LinearRamp, Stages
+from gpt.config.derived import Derived
 from gpt.config.keys import ALLOWED, Allowed, choice, number, text
 from gpt.schedule import SHAPES, lr_multiplier
 
@@ -175,6 +175,14 @@ class BatchConfig:
     global_tokens: int = number(at_least=1, largest=100_000_000, reason="Llama 3 has 16,000,000")
     micro_batch_size: int | None = number(at_least=1)
 
+    def stages(self, seq_len: int, run_tokens: int) -> Stages:
+        """Return the batch as the keys give it, for a run of ``run_tokens`` with sequences of ``seq_len``."""
+        return [(0, self.global_tokens)]
+
+    def meant_by_null(self, seq_len: int, run_tokens: int) -> dict[str, Any]:
+        """Return the keys of the batch that are null and follow the length of the run, with what it gives them."""
+        return {}
+
 
 @dataclass(kw_only=True, slots=True)
 class Ramp:
@@ -187,6 +195,18 @@ class Ramp:
 class RampBatchConfig(BatchConfig):
     ramp: Ramp
 
+    def linear_ramp(self, seq_len: int, run_tokens: int) -> LinearRamp:
+        """Return the ramp, with what null means."""
+        return budget.linear_ramp(self.global_tokens, seq_len, run_tokens, **asdict(self.ramp))
+
+    def stages(self, seq_len: int, run_tokens: int) -> Stages:
+        return budget.linear_stages(*self.linear_ramp(seq_len, run_tokens))
+
+    def meant_by_null(self, seq_len: int, run_tokens: int) -> dict[str, Any]:
+        if self.ramp.over_tokens is not None:
+            return {}
+        return {"batch.ramp.over_tokens": self.linear_ramp(seq_len, run_tokens).over_tokens}
+
 
 @dataclass(kw_only=True, slots=True)
 class RampSteps:
@@ -196,6 +216,18 @@ class RampSteps:
 @dataclass(kw_only=True, slots=True)
 class RampStepsBatchConfig(BatchConfig):
     ramp: RampSteps
+
+    def stages(self, seq_len: int, run_tokens: int) -> Stages:
+        # The stages are given, or three doublings.
+        pairs = self.ramp.stages
+        if pairs is None:
+            pairs = budget.doublings(self.global_tokens, seq_len, run_tokens)
+        return budget.stages_of_pairs(pairs, self.global_tokens)
+
+    def meant_by_null(self, seq_len: int, run_tokens: int) -> dict[str, Any]:
+        if self.ramp.stages is not None:
+            return {}
+        return {"batch.ramp.stages": budget.doublings(self.global_tokens, seq_len, run_tokens)}
 
 
 VARIANTS["batch"].update(constant=BatchConfig, ramp=RampBatchConfig, ramp_steps=RampStepsBatchConfig)
@@ -213,10 +245,19 @@ class ClusterConfig:
     threads: int | None = number(at_least=1, largest=1_024, reason="a machine has fewer cores")
     timeout: int = number(at_least=1, largest=2**31 // 1000, reason="gloo and poll(2) count milliseconds in 32 bits")
 
+    @property
+    def n_machines(self) -> int:
+        """Number of machines."""
+        return 1
+
 
 @dataclass(kw_only=True, slots=True)
 class NodesConfig(ClusterConfig):
     nnodes: int = number(at_least=1)
+
+    @property
+    def n_machines(self) -> int:
+        return self.nnodes
 
 
 @dataclass(kw_only=True, slots=True)
@@ -308,7 +349,7 @@ class SampleConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class Config:
+class Config(Derived):
     """One run. Two runs differ only in what this says."""
 
     name: str = text()
@@ -336,94 +377,6 @@ class Config:
     def is_dry_run(self) -> bool:
         """True where a job file is to be shown, and nothing started."""
         return isinstance(self.cluster, SlurmConfig) and self.cluster.dry_run
-
-    # --- what follows from the keys; the arithmetic is in gpt/config/budget.py
-
-    @property
-    def world_size(self) -> int:
-        """Ranks on all machines; 1 until ``cluster.nproc`` is counted (:func:`gpt.cluster.machine.resolve_ranks`)."""
-        nnodes = self.cluster.nnodes if isinstance(self.cluster, NodesConfig) else 1
-        return nnodes * self.cluster.nproc if self.cluster.nproc else 1
-
-    @property
-    def unit_tokens(self) -> int:
-        """Tokens of the smallest possible batch: one micro-batch, as given, or one sequence, on every rank."""
-        return self.model.seq_len * (self.batch.micro_batch_size or 1) * self.world_size
-
-    @property
-    def nominal_tokens(self) -> int:
-        """Tokens of the run if every step had the full batch."""
-        return budget.nominal_tokens(self.batch.global_tokens, self.trainer.max_steps, self.trainer.max_tokens)
-
-    @property
-    def ramp(self) -> LinearRamp:
-        """The ramp of ``batch=ramp``, with what null means."""
-        ramp = self.batch.ramp
-        return budget.linear_ramp(
-            self.batch.global_tokens,
-            self.model.seq_len,
-            self.nominal_tokens,
-            start_tokens=ramp.start_tokens,
-            over_tokens=ramp.over_tokens,
-            multiple_of=ramp.multiple_of,
-        )
-
-    @property
-    def given_stages(self) -> Stages:
-        """The batch as the config asks for it."""
-        full = self.batch.global_tokens
-        if isinstance(self.batch, RampBatchConfig):
-            return budget.linear_stages(*self.ramp)
-        if not isinstance(self.batch, RampStepsBatchConfig):
-            return [(0, full)]
-
-        # The stages are given, or three doublings.
-        pairs = self.batch.ramp.stages
-        if pairs is None:
-            pairs = budget.doublings(full, self.model.seq_len, self.nominal_tokens)
-        return budget.stages_of_pairs(pairs, full)
-
-    @property
-    def stages(self) -> Stages:
-        """The batch over the run, as stages (tokens at which it begins, tokens per step)."""
-        return budget.whole_batches(self.given_stages)
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Sequences per rank and forward: as given, or as many as fit."""
-        if self.batch.micro_batch_size is not None:
-            return self.batch.micro_batch_size
-        return budget.micro_batch_size(self.stages, self.model.seq_len, self.world_size)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps until ``trainer.max_steps`` or ``trainer.max_tokens``, whichever comes first."""
-        return budget.run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[0]
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of the whole run, the clock of the learning-rate schedule."""
-        return budget.run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[1]
-
-    @property
-    def steps_in_words(self) -> str:
-        """The number of steps and their size, for a person."""
-        return budget.steps_in_words(
-            self.stages, self.total_steps, self.micro_batch_size, self.model.seq_len, self.world_size
-        )
-
-    @property
-    def meant_by_null(self) -> dict[str, Any]:
-        """The keys that are null and follow the length of the run, with the values that this length gives them."""
-        meant: dict[str, Any] = {}
-        if self.schedule.decay_until is None:
-            meant["schedule.decay_until"] = self.total_tokens
-        if isinstance(self.batch, RampBatchConfig) and self.batch.ramp.over_tokens is None:
-            meant["batch.ramp.over_tokens"] = self.ramp.over_tokens
-        if isinstance(self.batch, RampStepsBatchConfig) and self.batch.ramp.stages is None:
-            pairs = itertools.pairwise(self.given_stages)
-            meant["batch.ramp.stages"] = [[end, size] for (_, size), (end, _) in pairs]
-        return meant
 
 
 # --- what the schema says of a key
