@@ -1,6 +1,5 @@
 """The model against Hugging Face's GPT-2, and against itself in other forms."""
 
-import gzip
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -377,15 +376,6 @@ def test_validation_counts_every_token_once_for_any_micro_batch(trainer, max_tok
         assert validation.n_targets == targets
         loss = validation.measure(model, 0, Compute(torch.device("cpu"), nullcontext())).metrics["val/loss"]
         assert loss == pytest.approx(expected, abs=1e-5)
-
-
-def test_gzip_is_given_the_bytes_that_are_evaluated(trainer):
-    run = trainer("trainer.eval_tokens=null")
-    file = run.tasks["val"].windows.file
-    text = run.tasks["val"].tokenizer.decode_bytes(file.reader()(1, file.n_tokens).tolist())
-    n_bytes, nats = run.tasks["val"].bytes_and_gzip()
-    assert n_bytes == len(text)
-    assert nats == pytest.approx(len(gzip.compress(text, 9)) * 8 * math.log(2) / len(text), rel=1e-4)
 
 
 @pytest.mark.slow

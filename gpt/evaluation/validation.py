@@ -17,6 +17,7 @@ from gpt.evaluation.task import Measurement, Subject, Task, sum_over
 from gpt.loss import loss_sum
 from gpt.model import GPT
 from gpt.tokens.loader import unpack
+from gpt.tokens.tokenizer import end_of_text
 from gpt.tokens.windows import ID, NO_TARGET, Windows, open_windows
 
 KEY = "val/loss"
@@ -104,22 +105,37 @@ class Validation(Task):
 
     def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
         loss = last[KEY]
+        line = f"validation loss {loss:.4f} nats per token"
         figures = self.per_byte(loss)
-        return figures, (
-            f"validation loss {loss:.4f} nats per token, {figures['val_loss_per_byte']:.4f} per byte "
-            f"(gzip -9 on the same bytes: {figures['gzip_loss_per_byte']:.4f})"
-        )
+        if figures:
+            line += f", {figures['val_loss_per_byte']:.4f} per byte"
+            line += f" (zlib level 9 on the same bytes: {figures['gzip_loss_per_byte']:.4f})"
+        return figures, line
 
     def per_byte(self, loss: float) -> dict[str, float]:
-        """Return a loss per byte of text, beside what gzip needs for the same bytes (nats per byte)."""
+        """Return a loss per byte of text, beside what zlib needs for the same bytes (nats per byte).
+
+        The loss of all targets is divided by the bytes of their text: end-of-text has no bytes, and its loss is the
+        price of saying where documents end. Without text there is nothing to return.
+        """
         n_bytes, gzip_loss = self.bytes_and_gzip()
+        if n_bytes == 0:
+            return {}
         return {"val_loss_per_byte": loss * self.n_targets / n_bytes, "gzip_loss_per_byte": gzip_loss}
 
     def bytes_and_gzip(self) -> tuple[int, float]:
-        """Count the bytes of text of the evaluated tokens, and what ``gzip -9`` needs for them (nats per byte)."""
-        text = b"".join(self.tokenizer.decode_bytes(ids.tolist()) for ids in self.targets())
-        packed = zlib.compress(text, level=9, wbits=31)  # 31: with gzip's header
-        return len(text), len(packed) * 8 * math.log(2) / len(text)
+        """Count the bytes of text of the evaluated tokens, and what zlib's level 9 needs for them (nats per byte)."""
+        # End-of-text is no text: to decode it would give the thirteen letters of its name.
+        separator = end_of_text(self.tokenizer)
+        pieces = []
+        for ids in self.targets():
+            if separator is not None:
+                ids = ids[ids != separator]
+            pieces.append(self.tokenizer.decode_bytes(ids.tolist()))
+        text = b"".join(pieces)
+
+        packed = zlib.compress(text, level=9, wbits=31)  # 31: in gzip's format
+        return len(text), len(packed) * 8 * math.log(2) / max(1, len(text))
 
     def unigram_entropy(self) -> float:
         """Return the entropy (nats) of the token frequencies: the loss of a model that knows nothing else."""
