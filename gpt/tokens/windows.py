@@ -107,8 +107,12 @@ class Windows:
     @functools.cached_property
     def _ends_count(self) -> bool:
         """True if documents start with end-of-text, which is then a target of the document before."""
+        # The file itself may start within a document, where the text was split by position.
         separator = end_of_text(get_tokenizer(self.file.tokenizer, self.file.chars))
-        first_token = self._ids(0, 1)[0]
+        if separator is None or not len(self._offsets):
+            return False
+        first_start = int(self._offsets[0])
+        first_token = self._ids(first_start, first_start + 1)[0]
         return int(first_token) == separator
 
 
@@ -129,7 +133,10 @@ class MaskedWindows(Windows):
 
 
 class SeparateWindows(Windows):
-    """Windows that start with a document, or continue it; what comes after that document is no target."""
+    """Windows that start with a document, or continue it; what comes after that document is no target.
+
+    Where a file starts within a document, the rest of it is a document too.
+    """
 
     documents = "separate"
     all_count = False
@@ -148,15 +155,10 @@ class SeparateWindows(Windows):
         next_document = np.searchsorted(self._first_windows, windows, side="right")
         document = next_document - 1
         number = windows - self._first_windows[document]
-        return self._offsets[document] + number * self.seq_len
+        return self._begins[document] + number * self.seq_len
 
     def check_documents(self) -> None:
         _check_offsets(self)
-        if not len(self.file.doc_offsets()):
-            raise InputError(
-                f"data.documents=separate, and no document starts in {self.file.path}",
-                "take data.documents=packed or masked, or more documents: those of 100 files are not cut",
-            )
 
     def fill(self, row: np.ndarray, start: int) -> None:
         super().fill(row, start)
@@ -167,10 +169,17 @@ class SeparateWindows(Windows):
             row[end:] |= NO_TARGET
 
     @functools.cached_property
+    def _begins(self) -> np.ndarray:
+        """The first token of each document that has any; the first document has the first token of the file."""
+        begins = np.union1d([0], self._offsets)
+        return begins[begins < self.file.n_tokens]
+
+    @functools.cached_property
     def _first_windows(self) -> np.ndarray:
         """The number of each document's first window and, at the end, of all windows."""
         # A window holds seq_len targets of a document; the end-of-text after it may be one.
-        targets = self.file.doc_lengths() - 1 + self._ends_count
+        lengths = np.diff(self._begins, append=self.file.n_tokens)
+        targets = lengths - 1 + self._ends_count
         targets[-1] -= self._ends_count  # nothing follows the last document
         n_windows = -(-targets // self.seq_len)  # rounded up
         return np.concatenate([[0], np.cumsum(n_windows)])

@@ -127,7 +127,6 @@ WRONG = [
     ("prepare", [*TEXT, "data.val_fraction=1e-300"], "data.val_fraction=1e-300", "at least 1e-09"),
     ("train", [*TEXT, "data.val_fraction=nan"], "data.val_fraction=nan", "between 0 and 1"),
     ("prepare", [*TEXT, "data.val_fraction=null"], "data.val_fraction", "a number"),
-    ("train", [*TEXT, "data.documents=separate", "model.seq_len=16"], "no document starts in", "data.documents=packed"),
     ("prepare", ["data=text", "data.url=file:///etc/passwd"], "data.url=file:///etc/passwd is no address", "https://"),
     ("prepare", ["data=text", "data.url=ftp://x/y"], "data.url=ftp://x/y is no address", "https://"),
     ("prepare", ["data=text", "data.url=nonsense"], "data.url=nonsense is no address", "https://"),

@@ -84,6 +84,34 @@ def test_every_separate_window_comes_once_an_epoch(files):
     assert in_turn.starts(0, n).tolist() == epochs[0]
 
 
+@pytest.mark.parametrize("tokenizer, n_files", [("bytes", 3), ("bytes", 1), ("chars", 3)])
+def test_of_a_file_that_starts_within_a_document_every_target_counts(tmp_path, tokenizer, n_files):
+    """The validation part of few texts, which are split by position."""
+    length = 900 // n_files
+    for number in range(n_files):
+        (tmp_path / f"{number}.txt").write_text("abcdefghi"[number] * length)
+    overrides = [
+        "data=text",
+        f"data.files=['{tmp_path}/*.txt']",
+        f"data.tokenizer={tokenizer}",
+        "data.val_fraction=0.5",
+    ]
+    _, file = prepare(compose([*overrides, f"data.cache_dir={tmp_path}/cache"]).data)
+    offsets = file.doc_offsets().tolist()
+    assert len(offsets) == n_files // 2
+    assert 0 not in offsets
+    no_targets = {0} | (set(offsets) if tokenizer == "chars" else set())
+    expected = [i for i in range(file.n_tokens) if i not in no_targets]
+    for kind in ("separate", "masked"):
+        windows = open_windows(file, T, kind, "mmap")
+        windows.check_documents()
+        starts = windows.starts(np.arange(windows.n_windows))
+        seen = []
+        for start, row in zip(starts, filled(windows, starts), strict=True):
+            seen += (start + 1 + np.flatnonzero(row[1:] & NO_TARGET == 0)).tolist()
+        assert sorted(seen) == expected
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
 def test_masked_windows_are_packed_ones_that_say_where_documents_start(files, tokenizer):
     file, _ = files(f"data.tokenizer={tokenizer}")
