@@ -6,7 +6,9 @@ The tasks are val, exact_match and sample; without tasks=, all that the run and 
 DIR is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such as
 outputs/…/checkpoints/best. The run's own config is used; what may be changed:
 
-  data=OPTION, data.*           other data, prepared with the same tokenizer: data.dir=DIR, data.files=[…]
+  data=OPTION, data.*           other data: data=text data.files=[a.txt], or data.dir=DIR. Text is prepared with the
+                                model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
+                                is given
   trainer.eval_tokens=N         evaluate on so many tokens, spread over all; null: on all
   sample.prompt=TEXT            what the sample continues; also sample.tokens, sample.temperature, sample.top_k
   seed=N                        another sample
@@ -29,9 +31,7 @@ if TYPE_CHECKING:
 def main() -> None:
     from gpt.checkpoint.files import check_whole, find_checkpoint
     from gpt.cli.compose import compose_evaluation
-    from gpt.cli.evaluation import read_arguments
-    from gpt.cli.resume_checks import check_same_vocabulary
-    from gpt.cli.run_checks import check_and_prepare
+    from gpt.cli.evaluation import prepare_data, read_arguments
     from gpt.cluster.machine import check_machine
     from gpt.evaluation.results import add_results, read_results
     from gpt.evaluation.tasks import TASKS
@@ -43,8 +43,7 @@ def main() -> None:
     config = compose_evaluation(checkpoint.parents[1], overrides)
     files = None
     if any(TASKS[task].reads_data for task in chosen or TASKS):
-        files = check_and_prepare(config, None)
-        check_same_vocabulary(checkpoint, files[0].vocabulary)
+        files = prepare_data(config, checkpoint, overrides)
     check_machine(config)
     results = evaluate(config, checkpoint, chosen, files)
     command_line = {"tasks": chosen or list(TASKS), "overrides": overrides}
@@ -52,12 +51,12 @@ def main() -> None:
 
 
 def evaluate(
-    config: "Config", checkpoint: Path, chosen: list[str] | None, files: "tuple[TokenFile, TokenFile] | None"
+    config: "Config", checkpoint: Path, chosen: list[str] | None, files: "tuple[TokenFile | None, TokenFile] | None"
 ) -> dict[str, Any]:
     """Run the chosen tasks on a checkpoint; prints the results as they come and returns them by task.
 
     None chooses all that have something to measure. ``files`` are the training and the validation data, if a task
-    reads any.
+    reads any; without training data, all of it validates.
     """
     from gpt.checkpoint.files import read_state
     from gpt.checkpoint.state import load_model

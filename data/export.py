@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.preparation import prepare
+from data.preparation import check_trains, prepare
 from data.sources.tokenbin import HEADER, MAGIC, VERSION
 from gpt.cli import command
 from gpt.cli.arguments import split_arguments
@@ -108,6 +108,7 @@ def main() -> None:
     if not isinstance(own["to"], str) or not own["to"]:
         raise InputError("no directory to write to is given", "give one: to=DIR")
     config = compose(overrides)
+    check_trains(config.data)
     to = Path(own["to"]).expanduser()
     for path in export(prepare(config.data), config.data.name, own["format"], to):
         print(f"{path}: {path.stat().st_size:,} bytes")

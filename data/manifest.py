@@ -47,8 +47,8 @@ def recorded_shards(directory: Path) -> dict[str, dict[str, Any]]:
 def _check(content: dict[str, Any]) -> None:
     """Raise ValueError where something that is used later is missing, or of another type."""
     _check_keys(content, KEYS)
-    if set(content["splits"]) != {"train", "val"}:
-        raise ValueError("its splits are not train and val")
+    if set(content["splits"]) not in ({"train", "val"}, {"val"}):
+        raise ValueError("its splits are not train and val, or val alone")
     for split in content["splits"].values():
         _check_keys(split, SPLIT_KEYS)
         for shard in split["shards"]:

@@ -33,21 +33,30 @@ LIBRARIES = ("tiktoken", "gigatoken", "datasets", "h5py", "numpy")  # that can c
 COMMIT_TOKENS = 1 << 22  # after which an interrupted preparation goes on
 
 
-def prepare(data: DataConfig) -> tuple[TokenFile, TokenFile]:
+def prepare(data: DataConfig, chars: str | None = None) -> tuple[TokenFile | None, TokenFile]:
     """Return the training and the validation file of a source, prepared now if they are missing.
 
-    Raises InputError when the source cannot be read, or the files are no pair of token files.
+    With ``data.val_fraction=1`` all of it is for validation, and there is no training file. ``chars`` is the alphabet
+    of a model that is to read the text; None takes that of the text. Raises InputError when the source cannot be read,
+    has other characters, or the files are no pair of token files.
     """
-    directory = Path(data.dir) if data.dir else _prepare_into_cache(data)
+    directory = Path(data.dir) if data.dir else _prepare_into_cache(data, chars)
     return open_prepared(data, directory)
 
 
-def open_prepared(data: DataConfig, directory: Path) -> tuple[TokenFile, TokenFile]:
+def parts(data: DataConfig) -> list[str]:
+    """Return the names of the splits that data is prepared as."""
+    return ["val"] if data.val_fraction == 1 else list(NAMES)
+
+
+def open_prepared(data: DataConfig, directory: Path) -> tuple[TokenFile | None, TokenFile]:
     """Open the training and the validation file in a directory. Raises InputError if they are not as written."""
     cache_dir = ROOT / data.cache_dir
-    train = open_verified(directory / "train.h5", cache_dir)
+    train = None
+    if "train" in parts(data):
+        train = open_verified(directory / "train.h5", cache_dir)
     val = open_verified(directory / "val.h5", cache_dir)
-    if train.vocabulary != val.vocabulary:
+    if train is not None and train.vocabulary != val.vocabulary:
         raise InputError(
             f"{directory}: train.h5 and val.h5 have different tokenizers",
             "prepare them together",
@@ -65,24 +74,36 @@ def vocab_size(data: DataConfig) -> int | None:
     return None if alphabet is None else len(alphabet)
 
 
-def check_fits(config: Config, train: TokenFile, val: TokenFile) -> None:
+def check_trains(data: DataConfig) -> None:
+    """Refuse data of which nothing is for training. Raises InputError."""
+    if "train" not in parts(data):
+        raise InputError(
+            f"data.val_fraction={data.val_fraction:g} leaves nothing to train on",
+            "allowed: less than 1; eval.py and data.prepare take 1 too, for text that only evaluates",
+        )
+
+
+def check_fits(config: Config, train: TokenFile | None, val: TokenFile) -> None:
     """Refuse data without a window, without validation, or without the words of the prompt. Raises InputError."""
     seq_len = config.model.seq_len
+    files = [val] if train is None else [train, val]
 
     # At least one packed window, however documents are cut.
-    SampleOrder(config.data.seed, Windows(train, seq_len, config.data.read))
+    if train is not None:
+        SampleOrder(config.data.seed, Windows(train, seq_len, config.data.read))
 
     # A vocabulary that its tokenizer knows.
-    tokenizer = get_tokenizer(train.tokenizer, train.chars)
-    if train.vocab_size != tokenizer.n_vocab:
+    first = files[0]
+    tokenizer = get_tokenizer(first.tokenizer, first.chars)
+    if first.vocab_size != tokenizer.n_vocab:
         raise InputError(
-            f"{train.path}: its attribute vocab_size is {train.vocab_size:,}, and its tokenizer {train.tokenizer} has "
+            f"{first.path}: its attribute vocab_size is {first.vocab_size:,}, and its tokenizer {first.tokenizer} has "
             f"{tokenizer.n_vocab:,} tokens",
             "correct the one or the other; model.vocab_multiple makes the embedding larger",
         )
 
     # Documents, if windows need them, and something to validate on and to sample from.
-    for file in (train, val):
+    for file in files:
         open_windows(file, seq_len, config.data.documents, config.data.read).check_documents()
     if val.n_tokens < 2:
         raise InputError(
@@ -101,27 +122,35 @@ def _source(data: DataConfig) -> Source:
     return source_of(data, ROOT / data.cache_dir)
 
 
-def _cache_directory(data: DataConfig, source: Source) -> Path:
-    about = json.dumps([LAYOUT, data.tokenizer, data.val_fraction, data.shard_tokens, source.inputs()])
-    key = hashlib.sha256(about.encode()).hexdigest()[:12]
+def _cache_directory(data: DataConfig, source: Source, chars: str | None = None) -> Path:
+    """Return the directory of data that is prepared with its own alphabet, or with ``chars``."""
+    about = [LAYOUT, data.tokenizer, data.val_fraction, data.shard_tokens, source.inputs()]
+    if chars is not None:
+        about.append(chars)
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     return ROOT / data.cache_dir / f"{data.name}-{data.tokenizer}-{key}"
 
 
-def _prepare_into_cache(data: DataConfig) -> Path:
+def _prepare_into_cache(data: DataConfig, chars: str | None) -> Path:
     """Prepare the data unless that is done; returns its directory."""
-    # Mostly it is there already.
+    # Mostly it is there already; prepared with its own alphabet, it may have the one that is asked for.
     source = _source(data)
     directory = _cache_directory(data, source)
     make_directory(directory.parent)
-    if _is_whole(directory):
+    if _is_whole(data, directory) and chars in (None, open_tokens(directory / "val.h5").chars):
         return directory
+    if chars is not None:
+        directory = _cache_directory(data, source, chars)
+        if _is_whole(data, directory):
+            return directory
+        source.check_alphabet(chars)
 
     # One command prepares it, and others wait for that.
     with _only_one(directory):
         try:
-            if not _is_whole(directory):  # nobody has prepared it meanwhile
+            if not _is_whole(data, directory):  # nobody has prepared it meanwhile
                 say(f"preparing {source.describe()} as {data.tokenizer} -> {directory}")
-                _write(data, source, directory)
+                _write(data, source, directory, chars)
         except InputError:
             # What came from a hub, as its revision says, stays: the network or a login may be what is wrong.
             if not (source.revision and (directory / JOURNAL).exists()):
@@ -137,8 +166,9 @@ def _prepare_into_cache(data: DataConfig) -> Path:
     return directory
 
 
-def _is_whole(directory: Path) -> bool:
-    return all((directory / name).exists() for name in ("train.h5", "val.h5", MANIFEST))
+def _is_whole(data: DataConfig, directory: Path) -> bool:
+    names = [f"{split}.h5" for split in parts(data)]
+    return all((directory / name).exists() for name in [*names, MANIFEST])
 
 
 @contextlib.contextmanager
@@ -158,15 +188,15 @@ def _only_one(directory: Path) -> Iterator[None]:
         # The process before has failed and removed the directory: make it once more.
 
 
-def _write(data: DataConfig, source: Source, directory: Path) -> None:
-    """Write the shards of both splits, then the manifest, from where an interrupted preparation ended."""
+def _write(data: DataConfig, source: Source, directory: Path, chars: str | None) -> None:
+    """Write the shards of the splits, then the manifest, from where an interrupted preparation ended."""
     # Continue where an interrupted preparation ended, if what it left is sound.
     try:
-        about, splits, cursor = _begin(data, source, directory)
+        about, splits, cursor = _begin(data, source, directory, chars)
     except LostProgress as error:
         say(f"{error.problem}: the preparation begins anew")
         clear(directory, "*")
-        about, splits, cursor = _begin(data, source, directory)
+        about, splits, cursor = _begin(data, source, directory, chars)
 
     # Read, tokenize and write all of it.
     _add_tokens(data, source, about["chars"], directory, cursor, splits)
@@ -194,23 +224,24 @@ def _write(data: DataConfig, source: Source, directory: Path) -> None:
 
 
 def _begin(
-    data: DataConfig, source: Source, directory: Path
+    data: DataConfig, source: Source, directory: Path, chars: str | None
 ) -> tuple[dict[str, Any], dict[str, SplitShards], Cursor | None]:
     """Return the attributes of the token files, the splits as far as they are, and the source's cursor."""
     journal = read_journal(directory)
     source.revision = journal["revision"]
     source.resolve()
-    about = _attributes(data, source)
+    about = _attributes(data, source, chars)
     splits = {}
-    for name in NAMES:
+    for name in parts(data):
         state = journal["splits"].get(name)
         splits[name] = SplitShards(directory, data.shard_tokens, about | {"split": name}, state)
     return about, splits, journal["cursor"]
 
 
-def _attributes(data: DataConfig, source: Source) -> dict[str, Any]:
+def _attributes(data: DataConfig, source: Source, chars: str | None) -> dict[str, Any]:
     """Return the attributes that all token files of the data have in common."""
-    chars = source.read_alphabet() if data.tokenizer == "chars" else None
+    if data.tokenizer == "chars" and chars is None:
+        chars = source.read_alphabet()
     return {
         "tokenizer": data.tokenizer,
         "vocab_size": get_tokenizer(data.tokenizer, chars).n_vocab,
@@ -231,14 +262,15 @@ def _add_tokens(
 ) -> None:
     """Add the tokens of the source from ``cursor`` on, and commit them every few millions."""
     # Tokens of an interrupted preparation count, and are not committed twice.
-    itemsize = splits["train"].itemsize
+    itemsize = splits["val"].itemsize
     n_tokens = sum(split.n_tokens for split in splits.values())
     n_committed = n_tokens
     is_checked = cursor is not None  # an interrupted preparation is not thrown away
     with Meter(n_tokens, itemsize) as meter:
         for tokens_by_split, after in source.tokens(cursor, chars):
-            for name, tokens in tokens_by_split.items():
-                splits[name].add(tokens, cursor)
+            for name, split in splits.items():
+                if name in tokens_by_split:  # which may also have a training split that nobody asked for
+                    split.add(tokens_by_split[name], cursor)
             cursor = after
 
             # Progress on the terminal and, now and then, on the disk.

@@ -21,7 +21,8 @@ def main() -> None:
     train, val = prepare(config.data)
     check_fits(config, train, val)
     for file in (train, val):
-        say(f"{file.path}: {file.n_tokens:,} tokens, {file.tokenizer}, vocabulary {file.vocab_size:,}")
+        if file is not None:
+            say(f"{file.path}: {file.n_tokens:,} tokens, {file.tokenizer}, vocabulary {file.vocab_size:,}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.manifest import MANIFEST, read_manifest, recorded_shards
-from data.preparation import open_prepared, prepared_directory
+from data.preparation import open_prepared, parts, prepared_directory
 from gpt.cli import command
 from gpt.cli.arguments import split_arguments
 from gpt.cli.compose import compose
@@ -37,11 +37,11 @@ N_COMMON = 12  # tokens in the list of the most frequent
 def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Path) -> None:
     """Print all, and draw the plot."""
     console = Console(highlight=False, markup=False)
-    train = files["train"]
-    tokenizer = get_tokenizer(train.tokenizer, train.chars)
+    first = next(iter(files.values()))
+    tokenizer = get_tokenizer(first.tokenizer, first.chars)
 
     # Where it comes from.
-    for line in _provenance(directory, train):
+    for line in _provenance(directory, first):
         console.print(line, soft_wrap=True)
 
     # Documents: how many, how long, and a few of them.
@@ -49,8 +49,8 @@ def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Pa
     for split, file in files.items():
         lengths[split] = file.doc_lengths()
     console.print(_counts(files, lengths))
-    read = train.reader()
-    for start, length in _spread_documents(train, lengths["train"], n_documents):
+    read = first.reader()
+    for start, length in _spread_documents(first, next(iter(lengths.values())), n_documents):
         n_shown = min(length, MAX_SHOWN)
         ids = read(start, start + n_shown)
         text = printable(tokenizer.decode(ids.tolist()))
@@ -60,11 +60,11 @@ def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Pa
         console.print(f"\n{heading}\n  {text}", soft_wrap=True)
 
     # Tokens: which are frequent, and how many never occur.
-    frequencies = _count_tokens(train)
+    frequencies = _count_tokens(first)
     console.print(_most_frequent(frequencies, tokenizer))
     n_unseen = np.count_nonzero(frequencies == 0)
     console.print(
-        f"{n_unseen:,} of {train.vocab_size:,} tokens of the vocabulary do not occur in what was counted",
+        f"{n_unseen:,} of {first.vocab_size:,} tokens of the vocabulary do not occur in what was counted",
     )
 
     # Both distributions as a plot.
@@ -72,9 +72,9 @@ def show(files: dict[str, TokenFile], directory: Path, n_documents: int, png: Pa
     console.print(f"plot  {png}", soft_wrap=True)
 
 
-def _provenance(directory: Path, train: TokenFile) -> list[str]:
+def _provenance(directory: Path, file: TokenFile) -> list[str]:
     """Return lines about the origin of the data, as far as its manifest has it."""
-    tokens = f"tokenizer {train.tokenizer}, vocabulary {train.vocab_size:,}, stored as {train.dtype}"
+    tokens = f"tokenizer {file.tokenizer}, vocabulary {file.vocab_size:,}, stored as {file.dtype}"
     if not (directory / MANIFEST).exists():
         return [str(directory), tokens]
 
@@ -196,7 +196,7 @@ def _draw_frequencies(axes: "Axes", frequencies: np.ndarray) -> None:
     axes.loglog(ranks, descending, lw=1)
     axes.set(
         xlabel="rank of the token",
-        ylabel="times in training data",
+        ylabel="times in the data",
     )
 
 
@@ -224,7 +224,7 @@ def _draw_lengths(axes: "Axes", lengths: dict[str, np.ndarray]) -> None:
     axes.legend()
 
 
-def verify(directory: Path) -> None:
+def verify(directory: Path, splits: list[str]) -> None:
     """Read all tokens again, and print of each file whether they are what was written.
 
     Raises InputError for files that are not, and where there is no prepared data.
@@ -232,7 +232,7 @@ def verify(directory: Path) -> None:
     # The manifest is one witness, the attributes of each file are the other.
     recorded = recorded_shards(directory)
     altered = []
-    for split in ("train", "val"):
+    for split in splits:
         file = open_tokens(directory / f"{split}.h5")
         for shard in file.shards:
             path = Path(shard.path)
@@ -263,7 +263,7 @@ def main() -> None:
     data = config.data
     directory = prepared_directory(data)
     if own["verify"]:
-        verify(directory)
+        verify(directory, parts(data))
         return
 
     png = own["png"]
@@ -272,7 +272,7 @@ def main() -> None:
     if not (isinstance(png, str) and png.endswith(".png")):
         raise InputError(f"png={png} is no PNG file", "allowed: png=FILE.png")
     train, val = open_prepared(data, directory)
-    files = {"train": train, "val": val}
+    files = {"val": val} if train is None else {"train": train, "val": val}
     show(files, directory, n_documents, Path(png).expanduser())
 
 

@@ -5,6 +5,7 @@ A new kind is a module here with a class, its line in ``KINDS``, its keys in gpt
 
 import functools
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,9 @@ from data.pieces import Cursor, Piece, Row, batches, join_rows, pieces_of
 from data.sources import files
 from data.tokenize import Tokens, cores, in_order, tokenize
 from gpt.config.schema import DataConfig
+from gpt.errors import InputError
+
+MAX_NAMED = 10  # characters that a refusal lists
 
 KINDS = {  # data.source: module and class, imported when it is needed
     "stdlib": ("data.sources.text", "StandardLibrary"),
@@ -97,6 +101,32 @@ class Documents(Source):
         for piece, _ in self.pieces(None):
             characters.update(piece.text)
         return "".join(sorted(characters))
+
+    def check_alphabet(self, chars: str) -> None:
+        """Check that an alphabet has all characters of the text. Raises InputError."""
+        # How often each other character occurs; mostly there is none.
+        alphabet = set(chars)
+        n_characters = 0
+        others: Counter[str] = Counter()
+        for piece, _ in self.pieces(None):
+            text = (piece.question or "") + piece.text
+            n_characters += len(text)
+            for character in set(text) - alphabet:
+                others[character] += text.count(character)
+        if not others:
+            return
+
+        # The most frequent ones by name.
+        named = []
+        for character, count in others.most_common(MAX_NAMED):
+            named.append(f"{character!r} {count:,} times")
+        if len(others) > MAX_NAMED:
+            named.append("…")
+        raise InputError(
+            f"data={self.data.name}: {len(others):,} characters, {others.total() / n_characters:.2%} of the text, are "
+            f"none of the model's alphabet: {', '.join(named)}",
+            f"replace them, or take another text; the model reads {len(chars):,} characters: {chars!r}",
+        )
 
 
 class Rows(Documents):

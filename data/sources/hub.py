@@ -168,6 +168,8 @@ class Hub(Parquet):
 
     @property
     def splits(self) -> dict[str, str | None]:
+        if self.data.val_split and self.data.val_fraction == 1:  # nothing is for training
+            return {self.data.val_split: "val"}
         if self.data.val_split:
             return {self.data.split: "train", self.data.val_split: "val"}
         return {self.data.split: None}

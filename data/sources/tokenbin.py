@@ -22,7 +22,7 @@ BLOCK = 1 << 20  # tokens at a time
 
 
 class TokenBin(Source):
-    """The files of ``data.files``: those with val in their name are for validation.
+    """The files of ``data.files``: those with val in their name are for validation, or all of them.
 
     Documents start at end-of-text where the first token is one (build-nanogpt, llm.c), else after it (nanoGPT).
     """
@@ -40,9 +40,9 @@ class TokenBin(Source):
         # All files for training come first, then those for validation.
         by_split: dict[str, list[np.ndarray]] = {"train": [], "val": []}
         for path in self.paths:
-            split = "val" if "val" in path.stem else "train"
-            by_split[split].append(_map_tokens(path))
-        if not all(by_split.values()):
+            is_val = "val" in path.stem or data.val_fraction == 1
+            by_split["val" if is_val else "train"].append(_map_tokens(path))
+        if not all(by_split.values()) and data.val_fraction < 1:
             raise InputError(
                 f"data.files: {files.count_files(self.paths)}, of which {len(by_split['val'])} for validation",
                 "files with val in their name are for validation, all others for training: give both",

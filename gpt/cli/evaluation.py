@@ -1,13 +1,20 @@
-"""The command line of eval.py."""
+"""The command line of eval.py, and the data that it asks for."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gpt.checkpoint.files import read_state
 from gpt.cli.arguments import check_group, parse
+from gpt.cli.resume_checks import check_same_vocabulary
 from gpt.config.groups import GROUPS
+from gpt.config.schema import Config
+from gpt.console import say
 from gpt.errors import InputError
 from gpt.evaluation.tasks import TASKS
 from gpt.files import as_path
+
+if TYPE_CHECKING:
+    from gpt.tokens.tokenfile import TokenFile
 
 
 def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
@@ -54,3 +61,47 @@ def _are_tasks(value: Any) -> bool:
         if not isinstance(name, str) or name not in TASKS:
             return False
     return len(set(value)) == len(value)
+
+
+def prepare_data(config: Config, checkpoint: Path, overrides: list[str]) -> "tuple[TokenFile | None, TokenFile]":
+    """Prepare the data of an evaluation, and return its training file, if it has one, and its validation file.
+
+    Text is prepared with the tokenizer and the alphabet of the checkpoint. Raises InputError.
+    """
+    vocabulary = read_state(checkpoint)["tokenizer"]
+    keys = {override.key_or_group for override in parse(overrides)}
+    _take_files(config, keys)
+    _take_tokenizer(config, checkpoint, vocabulary["name"], keys)
+
+    # numpy and h5py are imported once the config is right.
+    from data.preparation import check_fits, prepare
+
+    train, val = prepare(config.data, vocabulary["chars"])
+    check_fits(config, None, val)  # nothing is trained
+    check_same_vocabulary(checkpoint, val.vocabulary)
+    return train, val
+
+
+def _take_files(config: Config, keys: set[str]) -> None:
+    """Evaluate on the files that are given, and on all of their text, unless the ``keys`` say otherwise."""
+    data = config.data
+    if "data.files" not in keys or not data.files or (data.dir and "data.dir" in keys):
+        return
+    data.dir = None  # of the run
+    if "data.val_fraction" not in keys:
+        data.val_fraction = 1.0
+        say("text        all of it is evaluated; its last tenth: data.val_fraction=0.1")
+
+
+def _take_tokenizer(config: Config, checkpoint: Path, name: str, keys: set[str]) -> None:
+    """Prepare text with the tokenizer called ``name``, that of the checkpoint. Raises InputError if it cannot be."""
+    data = config.data
+    if data.dir or data.tokenizer == name:  # prepared data says itself what made it
+        return
+    if data.source == "bin" or "data.tokenizer" in keys:
+        raise InputError(
+            f"data.tokenizer={data.tokenizer}, and {checkpoint} was trained with {name}",
+            f"give text, which is prepared with {name}: data=text data.files=[…], without data.tokenizer",
+        )
+    say(f"tokenizer   {name}, with which the model was trained; data={data.name} has {data.tokenizer}")
+    data.tokenizer = name

@@ -64,9 +64,10 @@ def check_and_prepare(config: Config, run_dir: Path | None) -> "tuple[TokenFile,
             check_unused(run_dir)
 
     # numpy and h5py are imported once config and directory are right.
-    from data.preparation import check_fits, prepare
+    from data.preparation import check_fits, check_trains, prepare
     from gpt.tokens.tokenfile import data_fingerprint
 
+    check_trains(config.data)
     train, val = prepare(config.data)
     check_fits(config, train, val)
     if state is not None:
@@ -105,9 +106,11 @@ def _check_plan(config: Config, run_dir: Path | None) -> int | None:
     if run_dir is not None:
         check_unused(run_dir)
 
-    from data.preparation import vocab_size
+    from data.preparation import check_trains, vocab_size
+
+    check_trains(config.data)
+    size = vocab_size(config.data)
     from gpt.device import pick_device
 
-    size = vocab_size(config.data)
     pick_device(config.device)
     return size

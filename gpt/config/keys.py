@@ -87,6 +87,8 @@ def _bounds_in_words(
 ) -> str:
     """Bounds for a person: at most one at each end."""
     # An open bound at the bottom.
+    if above is not None and at_most is not None:
+        return f"more than {above:,}, up to {at_most:,}"
     if above is not None:
         return f"more than {above:,}" if below is None else f"between {above:,} and {below:,}"
 

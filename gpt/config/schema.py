@@ -57,10 +57,8 @@ class DataConfig:
     documents: str = choice(["masked", "packed", "separate"])
     val_fraction: float = number(
         above=0,
-        below=1,
+        at_most=1,
         smallest=1e-9,
-        largest=0.999_999_999,
-        reason="of a billion tokens that leaves one for training",
         problem="leaves a part empty",
     )
     shard_tokens: int = number(at_least=100, at_most=1 << 40)

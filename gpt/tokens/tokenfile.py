@@ -325,6 +325,8 @@ def _has_dataset(shard: Shard, name: str) -> bool:
         return name in file
 
 
-def data_fingerprint(train: TokenFile, val: TokenFile) -> str:
-    """Return the identity of the data that a run was trained and validated on."""
+def data_fingerprint(train: TokenFile | None, val: TokenFile) -> str:
+    """Return the identity of the data that a run was trained and validated on, or that only validates."""
+    if train is None:
+        return val.sha256
     return f"{train.sha256}-{val.sha256}"

@@ -125,7 +125,7 @@ WRONG = [
     ("prepare", [*TEXT, "data.processes=100000"], "data.processes=100000 makes no sense", "between 1 and 1,024"),
     ("prepare", [*TEXT, "data.processes=0"], "data.processes=0 makes no sense", "between 1 and 1,024"),
     ("prepare", [*TEXT, "data.val_fraction=1e-300"], "data.val_fraction=1e-300", "at least 1e-09"),
-    ("train", [*TEXT, "data.val_fraction=nan"], "data.val_fraction=nan", "between 0 and 1"),
+    ("train", [*TEXT, "data.val_fraction=nan"], "data.val_fraction=nan", "more than 0, up to 1"),
     ("prepare", [*TEXT, "data.val_fraction=null"], "data.val_fraction", "a number"),
     ("prepare", ["data=text", "data.url=file:///etc/passwd"], "data.url=file:///etc/passwd is no address", "https://"),
     ("prepare", ["data=text", "data.url=ftp://x/y"], "data.url=ftp://x/y is no address", "https://"),

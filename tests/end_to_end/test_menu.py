@@ -457,9 +457,11 @@ def test_eval_gives_what_training_gave(finished, text_file, cache, tmp_path):
     assert entry["val"]["val_loss"] == read_metrics(finished)[9]["val/loss"]
     assert "sample" not in entry
 
-    other = evaluated(f"checkpoint={finished}", "tasks=[val]", "data=text", f"data.files=[{ROOT / 'README.md'}]",
+    other = evaluated(f"checkpoint={finished}", "tasks=[val]", "data=shakespeare", f"data.files=[{ROOT / 'README.md'}]",
                       f"data.cache_dir={cache}", "trainer.eval_tokens=null", cwd=tmp_path)  # fmt: skip
     assert other.returncode == 0, other.stderr
+    entries = json.loads((finished / "checkpoints" / "eval-step_00000020.json").read_text())
+    assert entries[1]["val"]["tokens"] == len((ROOT / "README.md").read_bytes())  # end-of-text first, and then all
     choice = ["sample.prompt='class A'", "sample.temperature=0.1", "sample.top_k=5", "sample.tokens=9", "seed=3"]
     sampled = [evaluated(f"checkpoint={finished}", "tasks=[sample]", *choice, cwd=tmp_path) for _ in range(2)]
     assert sampled[0].returncode == 0, sampled[0].stderr
@@ -474,7 +476,7 @@ WRONG_EVALUATIONS = [
     (["checkpoint=nothing"], "checkpoint=nothing: no checkpoint there", "DIR/checkpoints/best"),
     (["checkpoint=RUN", "tasks=[hellaswg]"], "tasks=['hellaswg'] is not known", "val, exact_match, sample"),
     (["checkpoint=RUN", "model.tie_head=false"], "model.tie_head belongs to the run", "allowed: data"),
-    (["checkpoint=RUN", "data.tokenizer=chars"], "the data has tokenizer chars with ", "data.tokenizer=bytes"),
+    (["checkpoint=RUN", "data.tokenizer=chars"], "data.tokenizer=chars, and ", "prepared with bytes"),
     (["checkpoint=RUN", "precision=fp16"], "precision=fp16 is not supported on cpu", "fp32, bf16"),
     (["checkpoint=RUN", "sample.top_k=0"], "sample.top_k=0 makes no sense", "at least 1"),
     (["checkpoint=RUN", "sampel.top_k=1"], "sampel.top_k belongs to the run", "allowed: data"),
