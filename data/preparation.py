@@ -137,7 +137,7 @@ def _prepare_into_cache(data: DataConfig, chars: str | None) -> Path:
     source = _source(data)
     directory = _cache_directory(data, source)
     make_directory(directory.parent)
-    if _is_whole(data, directory) and chars in (None, open_tokens(directory / "val.h5").chars):
+    if _is_whole(data, directory) and (chars is None or open_tokens(directory / "val.h5").chars == chars):
         return directory
     if chars is not None:
         directory = _cache_directory(data, source, chars)
