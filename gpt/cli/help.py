@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt.config.groups import CONF, GROUPS, options
-from gpt.config.keys import Choice, Range, Text
+from gpt.config.keys import COUNTS, Choice, Range, Text
 
 COMMON_KEYS = """
     name tags seed device compile resume plan
@@ -91,6 +91,7 @@ def _evaluated(declaration: ast.Call) -> Choice | Range | Text:
     kinds = {"choice": Choice, "number": Range, "text": Text}
     values = [ast.literal_eval(argument) for argument in declaration.args]
     named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in declaration.keywords}
+    named.pop(COUNTS, None)
     return kinds[declaration.func.id](*values, **named)
 
 

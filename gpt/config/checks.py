@@ -380,10 +380,10 @@ def _check_ramp_steps(config: Config) -> None:
     Raises InputError.
     """
     stages = config.batch.ramp.stages
-    if any(len(stage) != 2 for stage in stages or []):
+    if any(len(stage) != 2 or not all(type(size) is int for size in stage) for stage in stages or []):
         raise InputError(
             f"batch.ramp.stages={stages} are not pairs",
-            "allowed: [[until_tokens, tokens_per_step], …], such as [[1_000_000,16_384],[2_000_000,32_768]]",
+            "allowed: [[until_tokens, tokens_per_step], …], in whole numbers, such as [[1M,16_384],[2M,32_768]]",
         )
     # With the pairs as stages: they begin one after the other, and each takes whole micro-batches on all ranks.
     begins = [begin for begin, _ in config.given_stages]

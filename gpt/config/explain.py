@@ -11,8 +11,9 @@ from omegaconf.errors import (
 )
 
 from gpt.config.checks import did_you_mean
+from gpt.config.counts import FORMS
 from gpt.config.keys import Choice, Range
-from gpt.config.schema import VARIANTS, allowed_of, fields_of
+from gpt.config.schema import VARIANTS, allowed_of, counted_by, fields_of
 from gpt.errors import InputError
 
 TYPES_IN_WORDS = {
@@ -23,7 +24,7 @@ TYPES_IN_WORDS = {
     list[str]: "a list: [a,b]",
     list[float]: "a list of numbers: [0.9,0.95]",
     list[int]: "a list of whole numbers: [1000,64]",
-    list[list[int]]: "a list of pairs: [[1000,64],[2000,128]]",
+    list[list[Any]]: "a list of pairs: [[1000,64],[2000,128]]",
     dict[str, float]: "names and numbers: {a: 1.5}",
     dict[str, Any]: "names and values: {a: 1.5, b: text}",
 }
@@ -79,9 +80,12 @@ def expected_type(key: str) -> str:
     """Return the type of a dotted key in words; ``key[0]`` is an element of a list."""
     name, *indices = key.split("[")
     kind, is_optional = _type_of(name)
+    counts = counted_by(name)
     for _ in indices:
         kind = kind.__args__[0]
     or_null = ", or null" if is_optional and not indices else ""
+    if kind is int and counts:
+        return f"a whole number of {counts}, such as {FORMS}{or_null}"
     return TYPES_IN_WORDS.get(kind, OF_A_SECTION) + or_null
 
 

@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-ALLOWED = "allowed"  # the name of a declaration in the metadata of a field
+# Names of declarations in the metadata of a field.
+ALLOWED = "allowed"
+COUNTS = "counts"  # what a key counts, "tokens" or "steps": it takes 5M and 1e6 (gpt/config/counts.py)
 
 
 class Choice:
@@ -107,21 +109,28 @@ Allowed = Choice | Range | Text
 
 def choice(values: Iterable[str]) -> Any:
     """Declare a key that takes one of some values."""
-    return _declare(Choice(values))
+    return _declare({ALLOWED: Choice(values)})
 
 
-def number(**bounds: Any) -> Any:
-    """Declare a key that takes a number, or a list of numbers, within bounds (:class:`Range`)."""
-    return _declare(Range(**bounds))
+def number(counts: str | None = None, **bounds: Any) -> Any:
+    """Declare a key that takes a number, or a list of numbers, within bounds (:class:`Range`), and what it counts."""
+    if counts is None:
+        return _declare({ALLOWED: Range(**bounds)})
+    return _declare({ALLOWED: Range(**bounds), COUNTS: counts})
+
+
+def pairs(counts: str) -> Any:
+    """Declare a key that takes a list of pairs of whole numbers, and what they count."""
+    return _declare({COUNTS: counts})
 
 
 def text() -> Any:
     """Declare a key that takes any text."""
-    return _declare(Text())
+    return _declare({ALLOWED: Text()})
 
 
-def _declare(allowed: Allowed) -> Any:
+def _declare(metadata: dict[str, Any]) -> Any:
     """Return a field of a dataclass without a default, which stands in conf/."""
     from dataclasses import field  # takes as long as all the rest of --help
 
-    return field(metadata={ALLOWED: allowed})
+    return field(metadata=metadata)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt.config import layouts
 from gpt.config.checks import check, check_names
 from gpt.config.explain import expected_type, explain
+from gpt.config.nodes import structured
 from gpt.config.schema import VARIANTS, Config
 from gpt.errors import InputError, TrainingError
 from gpt.files import CURE, read_yaml, write_text
@@ -24,10 +25,10 @@ OPTION_KEYS = {"data": "source"}  # the key that says which variant of a group i
 
 # The names by which files in conf/ begin with a schema: defaults: [_muon, _self_].
 _store = ConfigStore.instance()
-_store.store(name="schema", node=Config)
+_store.store(name="schema", node=structured(Config))
 for group, variants in VARIANTS.items():
     for name, variant in variants.items():
-        _store.store(group=group, name=f"_{name}", node=variant)
+        _store.store(group=group, name=f"_{name}", node=structured(variant))
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -65,9 +66,9 @@ def load(composed: DictConfig) -> Config:
         raw = OmegaConf.to_container(composed, resolve=False)
         raw.pop("hydra", None)
         options = _schema_of(raw)
-        schema = OmegaConf.structured(Config)
+        schema = structured(Config)
         for group in VARIANTS:
-            schema[group] = options[group]
+            schema[group] = structured(options[group])
         config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from gpt.config import budget
 from gpt.config.budget import LinearRamp, Stages
+from gpt.config.counts import as_count
 from gpt.config.derived import Derived
-from gpt.config.keys import ALLOWED, Allowed, choice, number, text
+from gpt.config.keys import ALLOWED, COUNTS, Allowed, choice, number, pairs, text
 from gpt.schedule import SHAPES, lr_multiplier
 
 # The groups whose options have keys of their own: the schema of each option, filled in below the classes. A file in
@@ -32,7 +33,7 @@ class ModelConfig:
     n_head: int = number(at_least=1)
     n_embd: int = number(at_least=1, largest=100_000, reason="GPT-3 has 12,288")
     seq_len: int = number(
-        at_least=1, largest=10_000_000, reason="as long as the longest published contexts (Gemini 1.5)"
+        counts="tokens", at_least=1, largest=10_000_000, reason="as long as the longest published contexts (Gemini 1.5)"
     )
     vocab_multiple: int = number(at_least=1, largest=1_000_000, reason="large vocabularies have 256,000 tokens")
     bias: bool
@@ -61,7 +62,7 @@ class DataConfig:
         smallest=1e-9,
         problem="leaves a part empty",
     )
-    shard_tokens: int = number(at_least=100, at_most=1 << 40)
+    shard_tokens: int = number(counts="tokens", at_least=100, at_most=1 << 40)
     processes: int | None = number(at_least=1, at_most=1_024)
     dir: str | None = text()
     cache_dir: str = text()
@@ -157,10 +158,10 @@ VARIANTS["optimizer"].update(adamw=AdamWConfig, muon=MuonConfig, custom=CustomCo
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
     name: str = choice(SHAPES)
-    warmup_tokens: int | None = number(at_least=0)
+    warmup_tokens: int | None = number(counts="tokens", at_least=0)
     min_lr_ratio: float = number(at_least=0, at_most=1)
     decay_fraction: float = number(at_least=0, at_most=1)
-    decay_until: int | None = number(at_least=1)
+    decay_until: int | None = number(counts="tokens", at_least=1)
 
     def multiplier(self, tokens: int, total_tokens: int) -> float:
         """Return the factor on the peak learning rate (:func:`gpt.schedule.lr_multiplier`)."""
@@ -170,7 +171,7 @@ class ScheduleConfig:
 @dataclass(kw_only=True, slots=True)
 class BatchConfig:
     name: str = choice(VARIANTS["batch"])
-    global_tokens: int = number(at_least=1, largest=100_000_000, reason="Llama 3 has 16,000,000")
+    global_tokens: int = number(counts="tokens", at_least=1, largest=100_000_000, reason="Llama 3 has 16,000,000")
     micro_batch_size: int | None = number(at_least=1)
 
     def stages(self, seq_len: int, run_tokens: int) -> Stages:
@@ -184,9 +185,9 @@ class BatchConfig:
 
 @dataclass(kw_only=True, slots=True)
 class Ramp:
-    start_tokens: int | None = number(at_least=1)
-    over_tokens: int | None = number(at_least=1)
-    multiple_of: int | None = number(at_least=1)
+    start_tokens: int | None = number(counts="tokens", at_least=1)
+    over_tokens: int | None = number(counts="tokens", at_least=1)
+    multiple_of: int | None = number(counts="tokens", at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -208,7 +209,10 @@ class RampBatchConfig(BatchConfig):
 
 @dataclass(kw_only=True, slots=True)
 class RampSteps:
-    stages: list[list[int]] | None
+    stages: list[list[Any]] | None = pairs(counts="tokens")  # noqa: RUF009 (a field, no list)
+
+    def __post_init__(self):
+        self.stages = as_count(self.stages)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -292,7 +296,7 @@ VARIANTS["cluster"].update(
 class TrackerConfig:
     name: str = choice(VARIANTS["tracker"])
     plot: bool
-    histograms_every: int | None = number(at_least=1)
+    histograms_every: int | None = number(counts="steps", at_least=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -310,11 +314,11 @@ VARIANTS["tracker"].update(local=TrackerConfig, wandb=WandbConfig, wandb_offline
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
-    max_steps: int | None = number(at_least=1)
-    max_tokens: int | None = number(at_least=1)
-    eval_every: int = number(at_least=1)
-    eval_tokens: int | None = number(at_least=1)
-    log_every: int = number(at_least=1)
+    max_steps: int | None = number(counts="steps", at_least=1)
+    max_tokens: int | None = number(counts="tokens", at_least=1)
+    eval_every: int = number(counts="tokens", at_least=1)
+    eval_tokens: int | None = number(counts="tokens", at_least=1)
+    log_every: int = number(counts="steps", at_least=1)
     grad_clip: float = number(at_least=0)
     one_batch: bool
     profile: bool
@@ -323,7 +327,7 @@ class TrainerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    every: int = number(at_least=1)
+    every: int = number(counts="steps", at_least=1)
     keep: int = number(at_least=1)
 
 
@@ -339,7 +343,7 @@ class SweepConfig:
 @dataclass(kw_only=True, slots=True)
 class SampleConfig:
     tokens: int = number(
-        at_least=0, largest=100_000, reason="they are drawn one after the other, after each evaluation"
+        counts="tokens", at_least=0, largest=100_000, reason="they are drawn one after the other, after each evaluation"
     )
     prompt: str | None = text()
     temperature: float = number(above=0, smallest=0.01)
@@ -398,4 +402,10 @@ def fields_of(key: str) -> list[Field[Any]]:
 def allowed_of(key: str) -> Allowed | None:
     """Return what a dotted key may hold; None where its type says it all."""
     declared = [field.metadata.get(ALLOWED) for field in fields_of(key)]
+    return declared[0] if declared else None
+
+
+def counted_by(key: str) -> str | None:
+    """Return what a dotted key counts, tokens or steps; None for other keys."""
+    declared = [field.metadata.get(COUNTS) for field in fields_of(key)]
     return declared[0] if declared else None

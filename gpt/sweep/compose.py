@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from omegaconf import open_dict
 
 from gpt.cli.compose import explain_composition
+from gpt.config.counts import as_count
 from gpt.config.load import load
+from gpt.config.schema import counted_by
 from gpt.errors import InputError
 from gpt.files import read_yaml
 from gpt.rundir import read_result
@@ -30,6 +32,7 @@ def compose_jobs(
     Raises InputError, with the job's number, for one that cannot be composed.
     """
     config = launcher.config
+    job_overrides = [[_plain(override) for override in job] for job in job_overrides]
     keys = swept_keys(config, job_overrides)
     names = known_names(job_names(job_overrides, keys, config.name), job_overrides, index.content)
     _check_different(names)
@@ -46,6 +49,12 @@ def compose_jobs(
                 job = _compose_job(launcher, name, overrides, first + number)
         jobs.append(job)
     return jobs
+
+
+def _plain(override: str) -> str:
+    """Return an override whose count of tokens or steps is a plain number, so that 1e6 and 1M are the same job."""
+    key, _, value = override.partition("=")
+    return f"{key}={as_count(value)}" if counted_by(key.lstrip("+")) else override
 
 
 def _check_different(names: list[str]) -> None:

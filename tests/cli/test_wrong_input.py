@@ -25,7 +25,7 @@ WRONG = [
     (["bf16"], "cannot read 'bf16'", "KEY=VALUE"),
     (["data.files=[a"], "cannot read 'data.files=[a'", "KEY=VALUE"),
     (["model.n_layer=four"], "model.n_layer=four: Value 'four'", "a whole number"),
-    (["trainer.max_steps=1e9"], "trainer.max_steps=1e9: Value '1000000000.0'", "a whole number, such as 1000 or 1_000, or null"),
+    (["trainer.max_steps=1.5"], "trainer.max_steps=1.5: Value '1.5'", "a whole number of steps, such as 1000, 1_000, 1e6, 300k, 5M, 1.5M or 10B, or null"),
     (["compile=maybe"], "compile=maybe: Value 'maybe'", "true or false"),
     (["optimizer.lr=fast"], "optimizer.lr=fast: Value 'fast'", "a number, such as 0.1 or 6e-4"),
     (["data.files=a.txt"], "data.files=a.txt", "a list: [a,b]"),

@@ -118,6 +118,7 @@ def test_seeds_are_added_to_a_sweep_of_one(small, tmp_path):
     ]
     assert sweep(*given, "seed=1", cwd=tmp_path).returncode == 0
     assert list(results(tmp_path / "sweep")) == [name]
+    given[1] = "trainer.max_steps=0.004k"  # the same job, written in another way
     more = sweep(*given, "seed=1,2", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
     assert (events(more.stdout, "kept"), events(more.stdout, "done")) == ([name], ["seed-2"])
