@@ -1,12 +1,12 @@
 """Evaluate a checkpoint.
 
-    python eval.py checkpoint=DIR [tasks=[val,sample]] [KEY=VALUE] …
+    python eval.py DIR [tasks=[val,sample]] [KEY=VALUE] …
 
 The tasks are val, exact_match and sample; without tasks=, all that the run and its data allow.
-DIR is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such as
-outputs/…/checkpoints/best. The run's own config is used; what may be changed:
+DIR, or checkpoint=DIR, is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such
+as outputs/…/checkpoints/best. The run's own config is used; what may be changed:
 
-  data=OPTION, data.*           other data: data=text data.files=[a.txt], or data.dir=DIR. Text is prepared with the
+  data=OPTION, data.*           other data: data=text data.files=a.txt, or data.dir=DIR. Text is prepared with the
                                 model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
                                 is given
   trainer.eval_tokens=N         evaluate on so many tokens, spread over all; null: on all

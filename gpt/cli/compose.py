@@ -55,7 +55,8 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
     saved = read_saved(run_dir / "config.yaml")
 
     # First whole options, then keys: of the option that is given, or else of the saved one.
-    others = OmegaConf.structured(compose([override.input_line for override in groups]))
+    composed = compose([override.input_line for override in groups])
+    others = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(composed)))  # types come with load
     for override in groups:
         group = override.key_or_group
         OmegaConf.update(saved, group, OmegaConf.select(others, group), merge=False)

@@ -1,5 +1,6 @@
 """The command line of eval.py, and the data that it asks for."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,25 @@ from gpt.files import as_path
 if TYPE_CHECKING:
     from gpt.tokens.tokenfile import TokenFile
 
+USAGE = "python eval.py DIR [tasks=[val]], or checkpoint=DIR"
+
 
 def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
     """Return the checkpoint, the chosen tasks (None: all), and the overrides of the run's config. Raises InputError."""
-    # The keys of eval.py itself; all others override the run's config.
+    # A directory by itself is the checkpoint, as typed: a path may hold characters that no override can.
     own: dict[str, Any] = {}
+    assignments = []
+    for argument in argv:
+        if argument.startswith("-") or ("=" in argument and not os.path.isdir(argument)):
+            assignments.append(argument)
+        elif "checkpoint" in own:
+            raise InputError(f"{argument}: one checkpoint is evaluated, and {own['checkpoint']} is given", USAGE)
+        else:
+            own["checkpoint"] = argument
+
+    # The keys of eval.py itself; all others override the run's config.
     overrides = []
-    for override in parse(argv):
+    for override in parse(assignments):
         key = override.key_or_group
         line = override.input_line
         if key in GROUPS:
@@ -32,10 +45,7 @@ def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
             continue
         is_plain = line.startswith(f"{key}=") and not override.is_sweep_override()
         if not is_plain or key in own:
-            raise InputError(
-                f"{line}: {key} is given once, as {key}=…",
-                "python eval.py checkpoint=DIR tasks=[val]",
-            )
+            raise InputError(f"{line}: {key} is given once, as {key}=…", USAGE)
         own[key] = override.value()
 
     tasks = own.get("tasks")
@@ -46,10 +56,7 @@ def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
         )
     checkpoint = own.get("checkpoint")
     if not checkpoint:
-        raise InputError(
-            "no checkpoint is given",
-            "python eval.py checkpoint=DIR, the output directory of a run",
-        )
+        raise InputError("no checkpoint is given", f"{USAGE}; DIR is the output directory of a run")
     return as_path("checkpoint", str(checkpoint)), tasks, overrides
 
 

@@ -1,8 +1,9 @@
-"""The schema as typed nodes of OmegaConf, among them one for keys that count. Imports no torch."""
+"""The schema as typed nodes of OmegaConf, some of which take more forms of a value. Imports no torch."""
 
 from dataclasses import fields, is_dataclass
 
-from omegaconf import DictConfig, IntegerNode, OmegaConf
+from omegaconf import AnyNode, DictConfig, IntegerNode, ListConfig, OmegaConf
+from omegaconf._utils import ValueKind, get_value_kind
 
 from gpt.config.counts import as_count
 from gpt.config.keys import COUNTS
@@ -20,13 +21,34 @@ class CountNode(IntegerNode):
         return node
 
 
+class TextsNode(ListConfig):
+    """A list of text; a single text is a list of one."""
+
+    def _set_value_impl(self, value: object, flags: dict[str, bool] | None = None) -> None:
+        if isinstance(value, AnyNode):  # as a merge gives it
+            value = value._value()
+        is_text = isinstance(value, str) and get_value_kind(value) == ValueKind.VALUE  # no ${…}, and not ???
+        super()._set_value_impl([value] if is_text else value, flags)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "TextsNode":
+        return _take_texts(super().__deepcopy__(memo))
+
+
+def _take_texts(node: ListConfig) -> TextsNode:
+    """Return a list of text as one that also takes a single text."""
+    object.__setattr__(node, "__class__", TextsNode)  # ListConfig's own would set an element
+    return node
+
+
 def structured(kind: type) -> DictConfig:
-    """Return a class of the schema as a typed config, whose keys that count take all forms of a count."""
+    """Return a class of the schema as a typed config, whose keys take all forms of a count, or of a list of text."""
     config = OmegaConf.structured(kind)
     for field in fields(kind):
         if is_dataclass(field.type):
             config[field.name] = structured(field.type)
             continue
+        if field.type == list[str]:
+            _take_texts(config._get_node(field.name))
         options = getattr(field.type, "__args__", ())
         is_optional = type(None) in options
         if COUNTS in field.metadata and (field.type is int or int in options):
