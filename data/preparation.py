@@ -74,6 +74,23 @@ def vocab_size(data: DataConfig) -> int | None:
     return None if alphabet is None else len(alphabet)
 
 
+def describe_tokenizer(config: Config) -> str | None:
+    """Return a line about what the tokenizer does to the size of the model, for text that is still to be prepared."""
+    data = config.data
+    has_choice = data.dir is None and data.source not in ("bin", "arithmetic")
+    if not has_choice or _is_whole(data, prepared_directory(data)):
+        return None
+
+    # A token is a row of the embedding; the tokenizer that was chosen comes first.
+    names = sorted(VOCAB_SIZES, key=lambda name: name != data.tokenizer)
+    choices = [] if data.tokenizer in names else [f"{data.tokenizer}: a token for each character of the text"]
+    for name in names:
+        label = name if name == data.tokenizer else f"data.tokenizer={name}"
+        size = VOCAB_SIZES[name]
+        choices.append(f"{label}: {size:,} tokens, {size * config.model.n_embd:,} parameters of {config.model.name}")
+    return f"tokenizer   {'; '.join(choices)}"
+
+
 def check_trains(data: DataConfig) -> None:
     """Refuse data of which nothing is for training. Raises InputError."""
     if "train" not in parts(data):

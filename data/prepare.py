@@ -10,7 +10,7 @@ Interrupted, it goes on where it was when the command is given again.
 
 import sys
 
-from data.preparation import check_fits, prepare
+from data.preparation import check_fits, describe_tokenizer, prepare
 from gpt.cli import command
 from gpt.cli.compose import compose
 from gpt.console import say
@@ -18,6 +18,9 @@ from gpt.console import say
 
 def main() -> None:
     config = compose(sys.argv[1:])
+    line = describe_tokenizer(config)
+    if line:
+        say(line)
     train, val = prepare(config.data)
     check_fits(config, train, val)
     for file in (train, val):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpt.cli.resume_checks import check_resumable, check_same_data, check_unused
 from gpt.config.schema import Config
+from gpt.console import say
 from gpt.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,10 +65,13 @@ def check_and_prepare(config: Config, run_dir: Path | None) -> "tuple[TokenFile,
             check_unused(run_dir)
 
     # numpy and h5py are imported once config and directory are right.
-    from data.preparation import check_fits, check_trains, prepare
+    from data.preparation import check_fits, check_trains, describe_tokenizer, prepare
     from gpt.tokens.tokenfile import data_fingerprint
 
     check_trains(config.data)
+    line = describe_tokenizer(config)
+    if line:
+        say(line)
     train, val = prepare(config.data)
     check_fits(config, train, val)
     if state is not None:

@@ -15,9 +15,10 @@ import tiktoken
 import torch
 from conftest import ROOT, environment
 
-from data.preparation import prepare
+from data.preparation import describe_tokenizer, prepare
 from data.sources.text import library
 from gpt.cli.compose import compose
+from gpt.cli.run_checks import check_and_prepare
 from gpt.errors import InputError
 from gpt.tokens.loader import OrderedSampler, TokenDataset, micro_batches
 from gpt.tokens.order import SampleOrder
@@ -41,6 +42,26 @@ def test_few_documents_are_split_by_position(cache, text_file, tokenizer):
     train, val = prepared(cache, "data=text", f"data.files=[{text_file}]", f"data.tokenizer={tokenizer}")
     assert text_of(train) + text_of(val) == text
     assert text_of(train) == text[: int(len(text) * 0.9)]
+
+
+def test_before_text_is_prepared_the_size_of_the_vocabulary_is_said(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("ab" * 999)
+    text = ["data=text", f"data.files={tmp_path}/a.txt", f"data.cache_dir={tmp_path}/cache", "model.n_embd=8"]
+    bytes_, gpt2 = "257 tokens, 2,056 parameters of tiny", "50,257 tokens, 402,056 parameters of tiny"
+    lines = {
+        "bytes": f"tokenizer   bytes: {bytes_}; data.tokenizer=gpt2: {gpt2}",
+        "gpt2": f"tokenizer   gpt2: {gpt2}; data.tokenizer=bytes: {bytes_}",
+        "chars": "tokenizer   chars: a token for each character of the text; "
+        f"data.tokenizer=bytes: {bytes_}; data.tokenizer=gpt2: {gpt2}",
+    }
+    for tokenizer, line in lines.items():
+        assert describe_tokenizer(compose([*text, f"data.tokenizer={tokenizer}"])) == line
+
+    # Once: what is prepared, or has no text, leaves no choice.
+    for expected in (1, 0):
+        check_and_prepare(compose(text), None)
+        assert capsys.readouterr().out.count(lines["bytes"]) == expected
+    assert describe_tokenizer(compose(["data=addition", f"data.cache_dir={tmp_path}/cache"])) is None
 
 
 def test_gpt2_ids_are_tiktokens_own(cache, text_file, gpt2_vocabulary):
