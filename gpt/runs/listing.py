@@ -77,6 +77,25 @@ def find(directory: Path) -> Iterator[Path]:
             yield Path(root)
 
 
+def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
+    """Return the run below a directory that was last at work and can go on, with ``or_done`` also one that is done.
+
+    Runs in use are left out, and so are the jobs of sweeps, which go on with the command of the sweep. Raises
+    InputError for a result that cannot be read.
+    """
+    runs = []
+    for path in find(directory):
+        if (path / CONFIG).is_file() and not (path.parent / INDEX).exists():
+            runs.append(path)
+    runs.sort(key=last_change, reverse=True)
+    for path in runs:
+        result = read_result(path)
+        is_done = result is not None and result["status"] == "done"
+        if (or_done or not is_done) and not is_in_use(path):
+            return path
+    return None
+
+
 def read_entry(path: Path) -> Entry:
     """Read a run. Raises InputError, with the path, for files that are damaged or that this version cannot read."""
     config = _flat(read_values(path / CONFIG))

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from conftest import ROOT
 
 from gpt.cli import command
+from gpt.cli.resume import with_resume
+from gpt.errors import InputError
 from gpt.files import locked, write_json
 from gpt.rundir import write_result
 from gpt.runs import __main__ as runs
+from gpt.runs.listing import newest_unfinished
 
 CONFIG = (ROOT / "tests" / "fixtures" / "configs" / "tiny" / "config.yaml").read_text()
 
@@ -111,3 +115,30 @@ def test_a_run_that_is_locked_is_running(shown, outputs):
 def test_wrong_arguments_are_refused(shown, argument, problem, cure):
     code, text = shown(argument)
     assert code == 2 and text.startswith(f"error: {problem}") and cure in text
+
+
+def test_the_last_run_is_the_newest_that_can_go_on(outputs):
+    """No job of a sweep, no run in use, and none that is done, unless it is made longer."""
+    shutil.rmtree(outputs / "2026-11-22")
+    resumed = newest_unfinished(outputs, or_done=False)
+    assert resumed == outputs / "2026-11-21/10-00-00-tiny"
+    with locked(resumed):
+        assert newest_unfinished(outputs, or_done=False) is None
+        assert newest_unfinished(outputs, or_done=True) == outputs / "2026-11-20/10-00-00-tiny"
+
+
+def test_resume_last_names_that_run(outputs, capsys):
+    shutil.rmtree(outputs / "2026-11-22")
+    run = outputs / "2026-11-21/10-00-00-tiny"
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text("- seed=2\n")
+    arguments = with_resume(["resume=last", "trainer.log_every=1"])
+    assert arguments == ["seed=2", "trainer.log_every=1", f"resume='{run}'", f"hydra.run.dir='{run}'", "hydra.mode=RUN"]
+    assert capsys.readouterr().out == "resume=last is outputs/2026-11-21/10-00-00-tiny\n"
+
+    # Ranks cannot look for themselves, and a run that is done needs another length.
+    with pytest.raises(InputError, match="name the run: resume=DIR"):
+        with_resume(["resume=last", "cluster.node_rank=1"])
+    shutil.rmtree(run)
+    with pytest.raises(InputError, match="no run in outputs/ can go on"):
+        with_resume(["resume=last"])
