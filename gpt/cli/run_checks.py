@@ -107,7 +107,10 @@ def _check_plan(config: Config, run_dir: Path | None) -> int | None:
 
     from data.preparation import vocab_size
     from gpt.device import pick_device
+    from gpt.optim import check_optimizer
 
+    # Not the precision: the plan may be for another machine.
     size = vocab_size(config.data)
-    pick_device(config.device)
+    device = pick_device(config.device)
+    check_optimizer(config.optimizer, device)
     return size
