@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from typing import Any
 
 import torch
@@ -112,9 +113,10 @@ def _custom(config: CustomConfig, model: nn.Module) -> Optimizer:
 def _import_optimizer(target: str) -> type[Optimizer]:
     """The class called ``package.Class``. Raises InputError where there is none, or it is no optimizer."""
     module, _, name = target.rpartition(".")
+    sys.path.append("")  # where the command runs; last, so that it hides no package
     try:
         imported = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise InputError(
             f"optimizer._target_={target} cannot be imported: {error}",
             "give package.Class, importable from where the command runs",

@@ -53,7 +53,8 @@ def _read_flags(argv: list[str]) -> Namespace:
 
     def refuse(message: str) -> NoReturn:
         first = message.split(": ")[-1].split(" ")[0]
-        raise InputError(message, f"flags: {', '.join(FLAGS)}{did_you_mean(first, FLAGS)}; anything else is KEY=VALUE")
+        hint = _as_override(first, argv) or did_you_mean(first, FLAGS)
+        raise InputError(message, f"flags: {', '.join(FLAGS)}; anything else is KEY=VALUE{hint}")
 
     parser = get_args_parser()
     parser.allow_abbrev = False
@@ -78,6 +79,21 @@ def _read_flags(argv: list[str]) -> Namespace:
     if given.cfg is None and (given.resolve or given.package is not None):
         raise InputError("--resolve and --package say how --cfg prints", "python train.py --cfg job --resolve")
     return given
+
+
+def _as_override(flag: str, argv: list[str]) -> str:
+    """Return the question whether ``--seed 3`` meant ``seed=3``; nothing where the flag is no key."""
+    from gpt.config.schema import dotted_keys
+
+    # The value is behind an equals sign, or the next argument.
+    name, equals, value = flag.lstrip("-").partition("=")
+    if not equals and flag in argv:
+        following = argv[argv.index(flag) + 1 :][:1]
+        value = next((text for text in following if text[:1] != "-" and "=" not in text), "…")
+    word = name.replace("-", "_")
+    keys = [*GROUPS, *dotted_keys()]
+    meant = [key for key in keys if key == word] or [key for key in keys if key.endswith(f".{word}")]
+    return f"; did you mean {' or '.join(f'{key}={value}' for key in meant)}?" if meant else ""
 
 
 def _write_flags(given: Namespace) -> list[str]:

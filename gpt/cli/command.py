@@ -35,7 +35,7 @@ def run(task: "Callable[[CheckedRun], Any]") -> int:
     if _asks_for_help():
         from gpt.cli.help import help_text
 
-        return _print_help(help_text())
+        return _print_help(help_text(_config_dirs(sys.argv[1:])))
 
     def compose_and_run() -> None:
         from gpt.cli.hydra_run import run_hydra
@@ -54,6 +54,16 @@ def script(command: Callable[[], None], about: str) -> int:
 
 def _asks_for_help() -> bool:
     return "--help" in sys.argv[1:] or "-h" in sys.argv[1:]
+
+
+def _config_dirs(argv: list[str]) -> list[Path]:
+    """Return the directories of options that --config-dir names."""
+    directories = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            directories.append(Path(value if equals else following).expanduser())
+    return directories
 
 
 def _print_help(text: str) -> int:
@@ -121,6 +131,7 @@ def _guard(command: Callable[[], None]) -> int:
     try:
         with ending_at_once():
             command()
+        sys.stdout.flush()  # here, where a closed pipe is no traceback
     except (InputError, TrainingError, Interrupted) as error:
         if set_by_user == "1":
             traceback.print_exc()

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt.config.counts import FORMS
 from gpt.config.groups import CONF, GROUPS, options
 from gpt.config.keys import COUNTS, Choice, Range, Text
 
@@ -95,13 +96,16 @@ def _evaluated(declaration: ast.Call) -> Choice | Range | Text:
     return kinds[declaration.func.id](*values, **named)
 
 
-def help_text() -> str:
-    """Return the answer to --help."""
+def help_text(more: list[Path]) -> str:
+    """Return the answer to --help; ``more`` are the directories of --config-dir, with options of one's own."""
     # Every option of every group, with the line that opens its file.
     lines = ["Train a GPT:  python train.py [GROUP=OPTION] [KEY=VALUE] …"]
     for group in GROUPS:
         lines.append("")
-        for option, about in options(group).items():
+        described = {}
+        for directory in (CONF, *more):
+            described |= options(group, directory)
+        for option, about in described.items():
             choice = f"{group}={option}"
             lines.append(f"{choice:<33}{about}")
 
@@ -115,5 +119,7 @@ def help_text() -> str:
             line += f" [{limits[key]}]"
         lines.append(line)
 
+    lines.append(f"  tokens and steps are counted as {FORMS}")
+    lines += ["", "options of your own: --config-dir DIR, with files DIR/GROUP/OPTION.yaml; --help lists them too"]
     lines += ["", "examples:", EXAMPLES]
     return "\n".join(lines)

@@ -68,7 +68,8 @@ def run_hydra(task: Callable[[CheckedRun], Any]) -> None:
         error = refused.args[0]
         raise explain_composition(error) if isinstance(error, OmegaConfBaseException) else error from None
     except Exception as error:
-        if job.is_running or isinstance(error, (InputError, TrainingError)):
+        # A closed pipe is no error of the config, though an OSError.
+        if job.is_running or isinstance(error, (InputError, TrainingError, BrokenPipeError)):
             raise
         raise explain_composition(error) from error
     finally:
@@ -86,7 +87,7 @@ class _Job:
         functools.update_wrapper(self, task)  # Hydra looks for the file of the function
         self.task = task
         self.is_running = False
-        self.error: InputError | TrainingError | None = None
+        self.error: InputError | TrainingError | BrokenPipeError | None = None
         self.submitted: Any = None
 
     def __call__(self, composed: DictConfig, checked: CheckedRun | None = None) -> Any:
@@ -101,7 +102,7 @@ class _Job:
                 checked = check_run(load(composed), run_dir)
             checked.run_dir = run_dir
             result = self.task(checked)
-        except (InputError, TrainingError) as error:
+        except (InputError, TrainingError, BrokenPipeError) as error:
             if not is_single:
                 raise
             self.error = error

@@ -23,7 +23,7 @@ from gpt.schedule import warmup
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer without its text: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves
-UNITS = {"days": 24.0, "hours": 1.0, "minutes": 1 / 60}  # of time, in hours
+UNITS = {"years": 8766.0, "days": 24.0, "hours": 1.0, "minutes": 1 / 60}  # of time, in hours
 COMMON_GPUS = ("H100", "A100")  # of the known GPUs, those that the plan of a sweep shows
 MATMUL_SIZE = 1024
 MATMUL_REPEATS = 5
@@ -318,7 +318,7 @@ def _in_words(hours: float) -> str:
             number = hours / length
             return f"{number:,.1f} {unit}"
     seconds = hours * 3600
-    return f"{seconds:,.1f} seconds"
+    return f"{seconds:,.1f} seconds" if seconds >= 1 else "< 1 second"
 
 
 def _plot(config: Config, path: Path) -> None:

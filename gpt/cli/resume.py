@@ -1,18 +1,23 @@
-"""``resume=DIR``: the arguments that continue a run, made from its saved overrides and those of the command."""
+"""``resume=DIR`` and ``resume=last``: the arguments that continue a run, from its saved overrides and the command's."""
 
+import os
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
 from gpt.cli.arguments import MULTIRUN, parse
 from gpt.config import layouts
-from gpt.config.load import flatten, read
+from gpt.config.load import LENGTH, flatten, read
+from gpt.console import say
 from gpt.errors import InputError, TrainingError
 from gpt.files import as_path, read_yaml, write_text
+from gpt.runs.listing import newest_unfinished
 
 # Hydra rewrites its file in place at each resume, so that its content is kept in the other one until then.
 OVERRIDES = ".hydra/overrides.yaml"
 OVERRIDES_BEFORE = ".hydra/.overrides.yaml"
+LAST = "last"  # in place of a directory: the newest run that can go on
+OUTPUTS = Path("outputs")  # where runs are made, unless they are given another directory
 CURE = "restore it from a copy, or write it: a line '- KEY=VALUE' for each override of the run's command"
 
 
@@ -37,6 +42,9 @@ def with_resume(argv: list[str]) -> list[str]:
     path = _as_typed(resumed[-1]) if resumed else "null"
     if path == "null":
         return argv
+    if path == LAST and not Path(path).exists():
+        path = _newest_run(others)
+        say(f"resume=last is {path}")
     if not path:
         raise InputError("resume= names no directory", "give the output directory of a run, or leave resume out")
     if any(flag in argv for flag in MULTIRUN):
@@ -60,6 +68,24 @@ def with_resume(argv: list[str]) -> list[str]:
         "hydra.mode=RUN",
     ]
     return saved + others + directory
+
+
+def _newest_run(others: list[str]) -> str:
+    """Return the newest run in outputs/ that can go on beside the ``others`` among the arguments. Raises InputError."""
+    # The ranks and machines of one run start one after the other, and each would look for itself.
+    if "TORCHELASTIC_RUN_ID" in os.environ or any(argument.startswith("cluster.node_rank=") for argument in others):
+        raise InputError("resume=last is for one process, and ranks are started here", "name the run: resume=DIR")
+
+    # A run that is done goes on only if it is made longer.
+    keys = {argument.partition("=")[0] for argument in others}
+    newest = newest_unfinished(OUTPUTS, or_done=not keys.isdisjoint(LENGTH))
+    if newest is None:
+        raise InputError(
+            f"resume=last: no run in {OUTPUTS}/ can go on",
+            "runs that are done go on with a larger trainer.max_steps or trainer.max_tokens, the jobs of a sweep with "
+            "its command; all runs: python -m gpt.runs",
+        )
+    return str(newest)
 
 
 def _as_typed(argument: str) -> str:

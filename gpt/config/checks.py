@@ -22,6 +22,8 @@ FILE_NAME = r"[A-Za-z0-9._-]+"
 WANDB_NAME = r"(?=.*\S)[^/\\#?%:]{1,128}"  # W&B's rule for the names of projects and users
 SBATCH_OPTION = r"[A-Za-z][A-Za-z0-9_-]*"
 HOST_AND_PORT = r"(\[.+\]|[^:]+):([0-9]{1,5})"
+# Names that torch and others have for our values.
+SYNONYMS = {"gpu": "cuda", "metal": "mps", "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 SOURCES_WITHOUT_FILES = ("stdlib", "arithmetic")
 
 
@@ -59,6 +61,8 @@ def check(config: Config) -> None:
 
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """Return a closing question for a message, or nothing when no allowed word is close."""
+    if SYNONYMS.get(word) in allowed:
+        return f"; did you mean {SYNONYMS[word]}?"
     close = difflib.get_close_matches(word, allowed, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

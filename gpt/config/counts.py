@@ -1,7 +1,6 @@
 """Numbers of tokens and of steps as people write them: 1_000_000, 1e6, 300k, 5M, 1.5B. Here they become ints."""
 
 import re
-from fractions import Fraction
 from typing import Any
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -18,7 +17,9 @@ def as_count(value: Any) -> Any:
     if match is None:
         return value
 
-    # Fractions are exact: 1.5M is whole, and 1.5 is not.
+    # Fractions are exact: 1.5M is whole, and 1.5 is not. --help, which shows the forms, need not wait for them.
+    from fractions import Fraction
+
     digits, suffix = match.groups()
     number = Fraction(digits) * SUFFIXES[suffix.lower()]
     return int(number) if number.denominator == 1 else value

@@ -1,5 +1,6 @@
 """Explanations of OmegaConf's errors: which key, what was given, what is allowed."""
 
+import difflib
 from dataclasses import fields
 from typing import Any
 
@@ -12,8 +13,9 @@ from omegaconf.errors import (
 
 from gpt.config.checks import did_you_mean
 from gpt.config.counts import FORMS
+from gpt.config.groups import GROUPS
 from gpt.config.keys import Choice, Range
-from gpt.config.schema import VARIANTS, allowed_of, counted_by, fields_of
+from gpt.config.schema import VARIANTS, allowed_of, counted_by, dotted_keys, fields_of
 from gpt.errors import InputError
 
 TYPES_IN_WORDS = {
@@ -69,11 +71,33 @@ def _unknown_key(key: str, known: list[str]) -> InputError:
         keys = [field.name for field in fields(variant)]
         if name in keys:
             owners.append(f"{section}={option}")
-    hint = did_you_mean(name, known)
+    hint = _similar(name, known, section)
     if owners:
         hint = f"; it is a key of {' and '.join(owners)}"
     heading = f"keys of {section}" if section else "keys"
     return InputError(f"unknown key {key}", f"{heading}: {', '.join(known)}{hint}")
+
+
+def unknown_key(key: str) -> InputError:
+    """Return the error for a dotted key that no option has."""
+    names = [*GROUPS, *dotted_keys()]
+    hint = _similar(key.rpartition(".")[2], names)
+    return InputError(f"unknown key {key}", f"keys: python train.py --cfg job{hint}")
+
+
+def _similar(name: str, known: list[str], section: str = "") -> str:
+    """Return a closing question for a message: a key of another section, or a similar one, or nothing."""
+    # The same word in another section, such as optimizer.lr for lr, is likelier than a slip of the keyboard.
+    by_word: dict[str, list[str]] = {}
+    for key in dotted_keys():
+        by_word.setdefault(key.rpartition(".")[2], []).append(key)
+    if name not in by_word and not section:
+        close = did_you_mean(name, known)
+        matches = difflib.get_close_matches(name, by_word, n=1)
+        name = name if close or not matches else matches[0]
+    if name in by_word and name != "name":
+        return f"; did you mean {' or '.join(by_word[name])}?"
+    return did_you_mean(name, known)
 
 
 def expected_type(key: str) -> str:

@@ -7,16 +7,16 @@ CONF = Path(__file__).parents[2] / "conf"
 GROUPS = "model data optimizer schedule batch precision cluster tracker experiment sweeps debug".split()
 
 
-def options(group: str) -> dict[str, str]:
-    """Return the options of a config group, each with the line that opens its file."""
-    paths = list((CONF / group).glob("[!_]*.yaml"))
+def options(group: str, directory: Path = CONF) -> dict[str, str]:
+    """Return the options of a config group in a directory, each with the line that opens its file."""
+    paths = list((directory / group).glob("[!_]*.yaml"))
     paths.sort(key=_numeric_order)
     described = {}
     for path in paths:
         # The first comment, but for the one that is an instruction to Hydra.
         text = path.read_text()
         match = re.search(r"^# (?!@package)(.*)", text, re.MULTILINE)
-        described[path.stem] = match[1]
+        described[path.stem] = match[1] if match else ""
     return described
 
 

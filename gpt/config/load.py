@@ -99,6 +99,16 @@ def read(path: Path) -> Config:
 
 def read_saved(path: Path) -> DictConfig:
     """Read a saved config in today's keys, not yet typed and checked. Raises InputError, with the path."""
+    raw = read_values(path)
+    try:
+        return OmegaConf.create(raw)
+    except OmegaConfBaseException as error:  # an interpolation that nobody can read
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged, or none of ours: {reason}", CURE) from error
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read the values of a saved config, section in section, in today's keys. Raises InputError, with the path."""
     raw = read_yaml(path, dict)
     if not any(isinstance(raw.get(group), dict) for group in VARIANTS):
         sections = " and no ".join(VARIANTS)
@@ -111,12 +121,9 @@ def read_saved(path: Path) -> DictConfig:
         layouts.check_there(raw, option_keys)
         schema = _schema_of(raw)
         layouts.complete(raw, _names_of(schema))
-        return OmegaConf.create(raw)
+        return raw
     except InputError as error:
         raise InputError(f"{path}: {error.problem}", error.cure) from error
-    except OmegaConfBaseException as error:  # an interpolation that nobody can read
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is damaged, or none of ours: {reason}", CURE) from error
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

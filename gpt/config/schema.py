@@ -399,6 +399,24 @@ def fields_of(key: str) -> list[Field[Any]]:
     return named
 
 
+def dotted_keys() -> list[str]:
+    """Return all keys of all options, dotted."""
+    keys = _keys_below(Config)
+    for group, variants in VARIANTS.items():
+        for variant in variants.values():
+            keys += _keys_below(variant, f"{group}.")
+    return list(dict.fromkeys(keys))
+
+
+def _keys_below(section: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys of a section and of those below it."""
+    keys = []
+    for field in fields(section):
+        key = prefix + field.name
+        keys += _keys_below(field.type, f"{key}.") if is_dataclass(field.type) else [key]
+    return keys
+
+
 def allowed_of(key: str) -> Allowed | None:
     """Return what a dotted key may hold; None where its type says it all."""
     declared = [field.metadata.get(ALLOWED) for field in fields_of(key)]

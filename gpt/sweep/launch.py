@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from hydra.core.utils import JobReturn, JobStatus
 
 from gpt.cli.hydra_run import Refused
+from gpt.cli.run_checks import check_run
 from gpt.errors import TrainingError
-from gpt.sweep.jobs import Job, State
+from gpt.sweep.jobs import Job, State, naming_job
 from gpt.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ def _print_sbatch_files(jobs: list[Job]) -> None:
 
 
 def _print_plan(jobs: list[Job]) -> None:
-    from data.preparation import vocab_size
     from gpt.cli.plan import plan_jobs
 
     rows = []
-    for job in jobs:
-        vocabulary = vocab_size(job.config.data)
-        rows.append((job.name, job.config, vocabulary))
+    for number, job in enumerate(jobs):
+        with naming_job(number, len(jobs), [job.name]):
+            checked = check_run(job.config, None)
+        rows.append((job.name, job.config, checked.vocab_size))
     plan_jobs(rows)
 
 

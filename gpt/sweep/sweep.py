@@ -21,6 +21,7 @@ from gpt.cli.hydra_run import output_path
 from gpt.cli.run_checks import CheckedRun, check_and_prepare
 from gpt.cluster.machine import check_machines
 from gpt.config.schema import Config
+from gpt.console import say
 from gpt.errors import InputError, Interrupted, TrainingError, Unavailable
 from gpt.files import locked
 from gpt.signals import Interrupt, end_with
@@ -30,6 +31,7 @@ from gpt.sweep.index import Index
 from gpt.sweep.jobs import REPLACED, Job, State, determine_state, in_state, naming_job, set_aside
 from gpt.sweep.scheduler import Scheduler
 from gpt.sweep.slots import Process, Slot, share_out
+from gpt.tracker.mirror import what_next
 
 if TYPE_CHECKING:
     from gpt.cluster.slurm import Submitted
@@ -185,6 +187,8 @@ class Sweep:
 
         has_new = bool(in_state(self.jobs, State.DONE))
         board.conclude(_compare(self.dir, has_new))
+        for line in what_next(self.config.tracker.name, self.dir):
+            say(line)
         self._raise_early_end(interrupt.received)
 
     def _write_index(self) -> None:

@@ -114,6 +114,15 @@ class Mirror:
         self.unread += f"mirror      {text}\n".encode()
 
 
+def what_next(tracker: str, directory: Path) -> list[str]:
+    """Return the line that says how a run or a sweep is uploaded, or looked at, where that is left to the user."""
+    if tracker == "wandb_offline":
+        return [f"upload      python -m {MODULES[tracker]} {directory}"]
+    if tracker == "tensorboard":
+        return [f"look        tensorboard --logdir {directory}"]
+    return []
+
+
 def how_to_send_rest(module: str, run_dir: Path) -> str:
     """Return, in words for the user, the command that copies what is missing."""
     return f"for the rest: python -m {module} {run_dir}"

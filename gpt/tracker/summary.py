@@ -15,6 +15,7 @@ from gpt.rundir import SAMPLES
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint
 from gpt.tokens.tokenizer import printable
 from gpt.tracker.logs import parse_samples, read_metrics
+from gpt.tracker.mirror import what_next
 from gpt.tracker.plot import grad_norm_warnings, plot
 from gpt.tracker.tracker import NullTracker, Tracker
 
@@ -100,6 +101,7 @@ def summarize(
     if config.tracker.plot and rows:
         lines.append(f"plot        {plot(rows, run_dir / 'loss.png', config.name, references)}")
     lines.append(f"checkpoint  {latest_checkpoint(run_dir)}")
+    lines += what_next(config.tracker.name, run_dir)
     return result, lines
 
 

@@ -168,7 +168,7 @@ def test_a_python_too_new_for_hydra_is_refused_at_once(monkeypatch, capsys):
 
 
 def test_help_names_groups_options_keys_and_examples():
-    text = help_text()
+    text = help_text([])
     assert all(f"{group}={option}" in text for group, option in OPTIONS)
     assert all(key in text for key in COMMON_KEYS)
     assert text.count("python train.py") >= 4

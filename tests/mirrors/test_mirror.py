@@ -354,7 +354,9 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
     os.kill(only(children(process.pid)), signal.SIGKILL)
     process.communicate(timeout=200)
     assert process.returncode == 1
-    assert call("--multirun", *arguments, cwd=tmp_path, timeout=200, **AWAKE).returncode == 0
+    again = call("--multirun", *arguments, cwd=tmp_path, timeout=200, **AWAKE)
+    assert again.returncode == 0
+    assert again.stdout.endswith("upload      python -m gpt.mirrors.wandb sweep\n")
     from gpt.mirrors.wandb_file import _history
 
     ids = set()
@@ -471,6 +473,7 @@ def test_tensorboard_shows_every_row_once(small, tmp_path):
 
     done = call(*small, *RUN, "tracker=tensorboard", "tracker.histograms_every=10", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "look        tensorboard --logdir run\n" in done.stdout
 
     def scalars() -> dict[str, list]:
         found = {}

@@ -1,0 +1,1 @@
+"""All runs and sweeps below a directory: ``python -m gpt.runs``, and the run that ``resume=last`` continues."""

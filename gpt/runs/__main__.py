@@ -1,0 +1,71 @@
+"""List runs and sweeps: python -m gpt.runs [DIR…] [KEY=VALUE]… [sort=COLUMN] [format=json]
+
+Shows every run and sweep below DIR (outputs/), with its state, size in parameters, tokens, validation loss, date, and
+the commit of its code. A key of the config, or state, leaves the runs with that value: model=tiny seed=1,2
+state=failed. sort=loss puts the lowest loss first, sort=-loss the highest; other columns are run, state, model, size,
+tokens, when and commit. format=json prints the same for programs. Damaged directories are named and skipped.
+"""
+
+import json
+import os
+import sys
+
+from gpt.cli import command
+from gpt.config.checks import check_names
+from gpt.console import plain_console
+from gpt.errors import InputError
+
+OWN = ("sort", "format")  # arguments with a value
+USAGE = "python -m gpt.runs [DIR…] [KEY=VALUE]… [sort=COLUMN] [format=json]"
+DEFAULT = "outputs"
+
+
+def main() -> None:
+    from gpt.cli.arguments import parse
+    from gpt.compare.tables import as_table
+    from gpt.runs.listing import list_runs
+    from gpt.runs.select import check_filters, matches
+    from gpt.runs.tables import COLUMNS, as_json, runs_grid, sort_entries, sweeps_grid
+
+    # Directories, how to show them, and filters.
+    filters = []
+    others = []
+    for argument in sys.argv[1:]:
+        key, equals, _ = argument.partition("=")
+        is_filter = equals and key not in OWN and not os.path.exists(argument)
+        (filters if is_filter else others).append(argument)
+    if all(argument.partition("=")[0] in OWN for argument in others):
+        others.append(DEFAULT)
+    directories, given = command.directories_and_values(others, OWN, USAGE)
+    column = given.get("sort", "when")
+    form = given.get("format", "text")
+    check_names("sort", column.removeprefix("-"), list(COLUMNS))
+    check_names("format", form, ["text", "json"])
+    for directory in directories:
+        if not directory.is_dir():
+            raise InputError(f"{directory}: no such directory", f"give one that holds runs; usage: {USAGE}")
+
+    # Several values of a key are alternatives.
+    values = {}
+    for override in parse(filters):
+        value = override.value()
+        values[override.key_or_group] = value.list if override.is_choice_sweep() else [value]
+    wanted = check_filters(values)
+
+    listing = list_runs(directories)
+    entries = [entry for entry in listing.runs if matches(entry, wanted)]
+    entries = sort_entries(entries, column)
+    if form == "json":
+        print(json.dumps(as_json(entries, listing), indent=1))
+        return
+
+    console = plain_console()
+    console.print(as_table(runs_grid(entries)))
+    if listing.sweeps and not filters:
+        console.print(as_table(sweeps_grid(listing)))
+    for error in listing.skipped:
+        console.print(f"\nskipped  {error.problem}")
+
+
+if __name__ == "__main__":
+    sys.exit(command.script(main, __doc__))
