@@ -43,6 +43,7 @@ RESULT_KINDS = {
     "tokenizer": dict,
     "references": dict,
     "data_fingerprint": str,
+    "data_masks": dict,
     "data_order_hash": str,
 }
 NUMBER = (int, float, NoneType)
@@ -101,7 +102,7 @@ def read_about(run_dir: Path) -> dict[str, Any] | None:
     check_kinds(path, about, {"starts": list})
 
     # Every start is a section; a list without any is refused too.
-    kinds = {"git": (dict, NoneType), "machine": dict, "versions": dict}
+    kinds = {"git": (dict, NoneType), "machine": dict, "versions": dict, "torch": dict}
     for start in about["starts"] or [None]:
         check_kinds(path, {"a start": start}, {"a start": dict})
         check_kinds(path, start, kinds)

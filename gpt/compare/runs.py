@@ -13,7 +13,7 @@ from gpt.config.load import flatten, read
 from gpt.errors import InputError
 from gpt.evaluation.metrics import METRICS, PREFIX
 from gpt.rundir import METRICS as METRICS_FILE
-from gpt.rundir import read_result, read_sweep
+from gpt.rundir import read_about, read_result, read_sweep
 from gpt.tracker.logs import read_metrics
 
 VAL = "val/loss"
@@ -25,7 +25,7 @@ Row = dict[str, Any]  # of metrics.jsonl
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Run:
-    """Contents of a run's directory: its flattened config, its result ({} where there is none) and its metrics."""
+    """Contents of a run's directory: its flattened config, result ({} where there is none), metrics and starts."""
 
     name: str
     path: Path
@@ -33,6 +33,7 @@ class Run:
     config: dict[str, Any]
     result: dict[str, Any]
     rows: list[Row]
+    starts: list[dict[str, Any]]  # of about.json
 
     @property
     def seed(self) -> int:
@@ -222,12 +223,21 @@ def load(path: Path, name: str) -> Run:
     config = flatten(read(path / "config.yaml"))
     result = read_result(path) or {}
     rows = read_rows(path)
+    about = read_about(path) or {"starts": []}
     # The result is that of an earlier end, if the run has gone on.
     state = result.get("status", "unfinished")
     end = result.get("step", math.inf)
     if rows and rows[-1]["step"] > end:
         state = "unfinished"
-    return Run(name=name, path=path, state=state, config=config, result=result, rows=rows)
+    return Run(
+        name=name,
+        path=path,
+        state=state,
+        config=config,
+        result=result,
+        rows=rows,
+        starts=about["starts"],
+    )
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -51,7 +51,8 @@ def make_run(path, *overrides, seed=1, loss=3.0, status="done", tokens=1000, n=1
             "peak_memory_bytes": 2**30, "tokenizer": {"name": "bytes", "vocab_size": 257, "chars": None},
             "data_fingerprint": "aa-bb", "data_order_hash": f"{config.data.seed} {tokens}", "seconds": 1.0,
         }  # fmt: skip
-        write_result(path, whole | result)
+        known = {key: value for key, value in (whole | result).items() if value is not None}
+        write_result(path, known)
     elif status == "failed":
         write_result(path, {"status": status, "seconds": 1.0})
     return path
