@@ -6,7 +6,7 @@ from typing import Any
 from gpt.compare.arms import Arm
 from gpt.compare.provenance import check_provenance
 from gpt.compare.runs import Run, Selection
-from gpt.compare.statistics import have_no_spread
+from gpt.compare.statistics import SEEDS, are_paired, have_no_spread
 from gpt.compare.words import group, name_groups, name_runs, shorten
 
 Groups = dict[Any, list[Run]]  # runs by what they have in common
@@ -67,21 +67,27 @@ def _order_hash(run: Run) -> str | None:
 
 
 def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
-    """Yield warnings about arms that share no seed with the reference, and arms with different seeds."""
-    # Arms without a common seed cannot be paired with the reference.
+    """Yield warnings about arms that share no or few seeds with the reference, and arms with different seeds."""
+    # Arms with too few common seeds cannot be paired with the reference.
     reference_seeds = set(reference.counted)
     apart = []
+    few = []
     rest = []
     for arm in arms:
         seeds = arm.counted.keys()
         have_seeds = reference_seeds and seeds
         if have_seeds and reference_seeds.isdisjoint(seeds):
             apart.append(arm.label)
+        elif have_seeds and not are_paired(seeds, reference_seeds):
+            few.append(arm.label)
         else:
             rest.append(arm)
     if apart:
         labels = shorten(apart)
         yield f"no seed in common with {reference.label}, so other weights and other data: {labels}"
+    if few:
+        labels = shorten(few)
+        yield f"fewer than {SEEDS} seeds in common with {reference.label}, so Welch's test over all of them: {labels}"
 
     # The other arms may still have different seeds.
     groups = group(rest, _seeds)
@@ -90,9 +96,9 @@ def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
     parts = []
     for seeds, alike in groups.items():
         labels = shorten(arm.label for arm in alike)
-        numbers = ", ".join(map(str, seeds))
+        numbers = shorten(map(str, seeds))
         parts.append(f"{numbers} ({labels})")
-    listed = "; ".join(parts)
+    listed = shorten(parts, "; ")
     yield f"not the same seeds in every arm (tests take those in common): {listed}"
 
 
@@ -125,7 +131,7 @@ def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         names = []
         for runs in groups.values():
             names.append(name_runs(arms, runs))
-        listed = "; another for ".join(names)
+        listed = shorten(names, "; another for ")
         yield f"different {what}: {listed}"
     if unknown:
         yield f"result.json does not say which data, so it may be another: {name_runs(arms, unknown)}"
@@ -133,8 +139,8 @@ def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
 
 def _check_masks(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     """Yield warnings about other targets among the same tokens: loss masks, and where documents start."""
-    names = {"loss_mask": "loss masks", "documents": "starts of documents"}
-    for key, what in names.items():
+    kinds = {"loss_mask": "loss masks", "documents": "starts of documents"}
+    for key, what in kinds.items():
         groups: Groups = {}
         for run in finished:
             # Runs from before masks were recorded may have the same.
@@ -142,7 +148,8 @@ def _check_masks(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
             if key in masks:
                 groups.setdefault(masks[key], []).append(run)
         if len(groups) > 1:
-            listed = "; another for ".join(name_runs(arms, runs) for runs in groups.values())
+            names = [name_runs(arms, runs) for runs in groups.values()]
+            listed = shorten(names, "; another for ")
             yield f"different {what}: {listed}"
 
 
@@ -193,7 +200,7 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         n_tokens = tokenizer["vocab_size"]
         run_names = name_runs(arms, runs)
         parts.append(f"{name} with {n_tokens:,} tokens ({run_names})")
-    listed = "; ".join(parts)
+    listed = shorten(parts, "; ")
     yield f"different tokenizers, so losses per token mean different things: {listed}"
 
 
@@ -224,17 +231,22 @@ def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
         warnings.append(f"no validation loss, so left out of the statistics: {names}")
 
     # Seeds that are there twice, or make no difference.
+    repeated = []
+    without_effect = []
     for arm in arms:
         counted = arm.counted
         for run in arm.repeated:
             first = counted[run.seed]
-            warnings.append(
-                f"seed {run.seed} of {arm.label} is there twice: {run.name} is left out of the statistics, "
-                f"{first.name} counts"
-            )
+            repeated.append(f"{run.name} ({first.name} counts)")
         losses = [run.val_loss for run in counted.values()]
         if len(losses) > 1 and have_no_spread(losses):
-            warnings.append(f"all seeds of {arm.label} end at the same loss, which says nothing about chance")
+            without_effect.append(arm.label)
+    if repeated:
+        names = shorten(repeated)
+        warnings.append(f"a seed is there twice in an arm, so left out of the statistics: {names}")
+    if without_effect:
+        labels = shorten(without_effect)
+        warnings.append(f"all seeds end at the same loss, which says nothing about chance: {labels}")
     return warnings
 
 

@@ -113,7 +113,7 @@ def report(directories: list[Path], baseline: str | None = None, out: Path | Non
 def compare(directories: list[Path], baseline: str | None, out: Path | None) -> Comparison:
     """Compute the comparison and write nothing. Raises InputError."""
     selection = find(directories)
-    arms = find_arms(selection.runs)
+    arms = find_arms(selection.runs, is_sweep=bool(selection.index))
     # The user's baseline must be there; the sweep's may not have begun.
     chosen = _find_baseline(arms, baseline or selection.baseline)
     if chosen is None and baseline:

@@ -9,7 +9,7 @@ from typing import Any
 from gpt.compare.arms import Arm
 from gpt.compare.curves import AXES, Curve
 from gpt.compare.runs import TRAIN, VAL
-from gpt.compare.series import LONG, POINTS, Series, all_series, axis_titles, colors, curve_keys, loss_range
+from gpt.compare.series import LONG, POINTS, Series, all_series, axis_titles, colors, curve_keys, loss_range, main_key
 from gpt.compare.tables import STYLES, Grid
 from gpt.evaluation.metrics import PREFIX, metric_of
 
@@ -37,11 +37,12 @@ def page(
         "measures": measures,
     }
     # Buttons by which the reader chooses what is shown.
+    shown_first = main_key(lines)
     names = {key: measure["button"] for key, measure in measures.items()}
     controls = [
-        _buttons("measure", names),
-        _buttons("axis", {axis: axis for axis in AXES}),
-        _buttons("scale", {"linear": "linear", "log": "log"}),
+        _buttons("measure", names, shown_first),
+        _buttons("axis", {axis: axis for axis in AXES}, AXES[0]),
+        _buttons("scale", {"linear": "linear", "log": "log"}, "linear"),
     ]
     # Escaped, so that no name in it ends the script.
     script = json.dumps(content, separators=(",", ":"), allow_nan=False)
@@ -54,6 +55,7 @@ def page(
         below=_as_html(grids[-1]),
         controls="".join(controls),
         plot=_interactive_plot(lines, legend),
+        measure=shown_first,
         points=POINTS,
         content=script,
     )
@@ -141,11 +143,11 @@ def _table_row(tag: str, grid: Grid, row: list[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>\n"
 
 
-def _buttons(of: str, choices: dict[str, str]) -> str:
-    """Return a row of buttons of which one, at first the first, is pressed."""
+def _buttons(of: str, choices: dict[str, str], chosen: str) -> str:
+    """Return a row of buttons of which one is pressed."""
     buttons = []
-    for i, (value, text) in enumerate(choices.items()):
-        is_pressed = "true" if i == 0 else "false"
+    for value, text in choices.items():
+        is_pressed = "true" if value == chosen else "false"
         buttons.append(
             f'<button type="button" data-of="{of}" value="{html.escape(value)}" aria-pressed="{is_pressed}">'
             f"{html.escape(text)}</button>"
