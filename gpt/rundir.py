@@ -115,7 +115,7 @@ def read_sweep(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     sweep = read_json(path, ("jobs",))
-    check_kinds(path, sweep, {"jobs": dict, "baseline": (str, NoneType), "left_out": dict})
+    check_kinds(path, sweep, {"jobs": dict, "baseline": (str, NoneType), "left_out": dict, "about": dict})
 
     # Every job is a section with a list of overrides.
     check_kinds(path, sweep["jobs"], dict.fromkeys(sweep["jobs"], dict))

@@ -18,15 +18,18 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 
 def page(
     title: str,
+    about: dict[str, str],
     notes: list[str],
     is_fine: bool,
     grids: list[Grid],
+    answer: str,
     arms: list[Arm],
     legend: list[str],
 ) -> str:
     """Return the whole page, with plotly's program in it.
 
-    ``notes``: the warnings, or (``is_fine``) that there are none. The last of ``grids`` stands below the plot.
+    ``notes``: the warnings, or (``is_fine``) that there are none. ``answer``: the forest plot. The last of ``grids``
+    stands below the plot.
     """
     # Data for the script of the page.
     lines = all_series(arms)
@@ -50,6 +53,8 @@ def page(
     template = Template(TEMPLATE.read_text())
     return template.substitute(
         title=html.escape(title),
+        about=_about(about),
+        answer=answer,
         notes=_notes(notes, is_fine),
         above="".join(map(_as_html, grids[:-1])),
         below=_as_html(grids[-1]),
@@ -112,6 +117,19 @@ def _plain_curves(line: Series) -> dict[str, Curve]:
 
 def _rounded(value: float) -> float:
     return value if isinstance(value, int) else round(value, 5)
+
+
+def _about(about: dict[str, str]) -> str:
+    """Return what the runs were made for and with; the question is the title."""
+    rows = []
+    for name, text in about.items():
+        if name == "question":
+            continue
+        shown = html.escape(text)
+        if name == "command":
+            shown = f"<code>{shown}</code>"
+        rows.append(f"<dt>{name}</dt><dd>{shown}</dd>\n")
+    return f"<dl>{''.join(rows)}</dl>" if rows else ""
 
 
 def _notes(notes: list[str], is_fine: bool) -> str:
