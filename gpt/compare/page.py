@@ -31,25 +31,9 @@ def page(
     ``notes``: the warnings, or (``is_fine``) that there are none. ``answer``: the forest plot. The last of ``grids``
     stands below the plot.
     """
-    # Data for the script of the page.
     lines = all_series(arms)
     measures = _measures(curve_keys(arms), lines)
-    content = {
-        "curves": [_plain_curves(line) for line in lines],
-        "axes": _axes(lines),
-        "measures": measures,
-    }
-    # Buttons by which the reader chooses what is shown.
     shown_first = main_key(lines)
-    names = {key: measure["button"] for key, measure in measures.items()}
-    controls = [
-        _buttons("measure", names, shown_first),
-        _buttons("axis", {axis: axis for axis in AXES}, AXES[0]),
-        _buttons("scale", {"linear": "linear", "log": "log"}, "linear"),
-    ]
-    # Escaped, so that no name in it ends the script.
-    script = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    script = script.replace("<", "\\u003c")
     template = Template(TEMPLATE.read_text())
     return template.substitute(
         title=html.escape(title),
@@ -58,12 +42,35 @@ def page(
         notes=_notes(notes, is_fine),
         above="".join(map(_as_html, grids[:-1])),
         below=_as_html(grids[-1]),
-        controls="".join(controls),
+        controls=_controls(measures, shown_first),
         plot=_interactive_plot(lines, legend),
         measure=shown_first,
         points=POINTS,
-        content=script,
+        content=_script_content(lines, measures),
     )
+
+
+def _controls(measures: dict[str, dict[str, Any]], shown_first: str) -> str:
+    """Return the buttons by which the reader chooses what is shown."""
+    names = {key: measure["button"] for key, measure in measures.items()}
+    rows = [
+        _buttons("measure", names, shown_first),
+        _buttons("axis", {axis: axis for axis in AXES}, AXES[0]),
+        _buttons("scale", {"linear": "linear", "log": "log"}, "linear"),
+    ]
+    return "".join(rows)
+
+
+def _script_content(lines: list[Series], measures: dict[str, dict[str, Any]]) -> str:
+    """Return the data for the script of the page."""
+    content = {
+        "curves": [_plain_curves(line) for line in lines],
+        "axes": _axes(lines),
+        "measures": measures,
+    }
+    # Escaped, so that no name in it ends the script.
+    script = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return script.replace("<", "\\u003c")
 
 
 def _measures(keys: list[str], lines: list[Series]) -> dict[str, dict[str, Any]]:
