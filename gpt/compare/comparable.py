@@ -7,7 +7,7 @@ from gpt.compare.arms import Arm
 from gpt.compare.provenance import check_provenance
 from gpt.compare.runs import Run, Selection
 from gpt.compare.statistics import SEEDS, are_paired, have_no_spread
-from gpt.compare.words import group, name_groups, name_runs, shorten
+from gpt.compare.words import SHOWN_OF_GROUP, group, name_groups, name_others, name_runs, shorten
 
 Groups = dict[Any, list[Run]]  # runs by what they have in common
 
@@ -95,7 +95,7 @@ def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
         return
     parts = []
     for seeds, alike in groups.items():
-        labels = shorten(arm.label for arm in alike)
+        labels = shorten([arm.label for arm in alike], shown=SHOWN_OF_GROUP)
         numbers = shorten(map(str, seeds))
         parts.append(f"{numbers} ({labels})")
     listed = shorten(parts, "; ")
@@ -128,11 +128,7 @@ def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     for what, groups in halves.items():
         if len(groups) <= 1:
             continue
-        names = []
-        for runs in groups.values():
-            names.append(name_runs(arms, runs))
-        listed = shorten(names, "; another for ")
-        yield f"different {what}: {listed}"
+        yield f"different {what}: {name_others(arms, groups)}"
     if unknown:
         yield f"result.json does not say which data, so it may be another: {name_runs(arms, unknown)}"
 
@@ -148,9 +144,7 @@ def _check_masks(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
             if key in masks:
                 groups.setdefault(masks[key], []).append(run)
         if len(groups) > 1:
-            names = [name_runs(arms, runs) for runs in groups.values()]
-            listed = shorten(names, "; another for ")
-            yield f"different {what}: {listed}"
+            yield f"different {what}: {name_others(arms, groups)}"
 
 
 def _check_documents(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
@@ -198,7 +192,7 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         tokenizer = runs[0].result["tokenizer"]
         name = tokenizer["name"]
         n_tokens = tokenizer["vocab_size"]
-        run_names = name_runs(arms, runs)
+        run_names = name_runs(arms, runs, SHOWN_OF_GROUP)
         parts.append(f"{name} with {n_tokens:,} tokens ({run_names})")
     listed = shorten(parts, "; ")
     yield f"different tokenizers, so losses per token mean different things: {listed}"

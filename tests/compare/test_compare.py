@@ -268,6 +268,12 @@ def test_warnings_about_many_runs_are_short(tmp_path):
     ]  # fmt: skip
     assert all(len(line) <= 160 for line in warnings)
     assert all(line.endswith("and 8 more") for line in warnings)
+    for i in range(12):
+        fields = {"tokens": 2000 + i % 2, "data_fingerprint": f"{i % 2}-0"}
+        make_run(tmp_path / "groups" / f"a-run-with-a-name-{i}", f"optimizer.lr={i + 1}e-4", **fields)
+    warnings = compare([tmp_path / "groups"], None, None).warnings
+    assert len(warnings) == 2
+    assert warnings[0].endswith("lr=0.0001, lr=0.0003 and 4 more; another for lr=0.0002, lr=0.0004 and 4 more")
 
 
 def test_labels_take_only_keys_that_tell_more_apart():
@@ -623,6 +629,16 @@ def test_the_page_works_in_a_browser_and_asks_nobody(sweep, browser):
         page.wait_for_function(f"JSON.stringify(({TITLES})()) === '{json.dumps(titles, separators=(',', ':'))}'")
         assert page.evaluate(VISIBLE) == 8
     assert page.evaluate("line => document.getElementById('losses').data[line].x.at(-1)", line) == 6000
+
+    # On a telephone only tables are wider than the screen, each within its own box.
+    narrow = browser.new_page(viewport={"width": 420, "height": 800})
+    narrow.goto(path.as_uri())
+    narrow.wait_for_selector("#losses .legend .traces")
+    assert narrow.evaluate("document.documentElement.scrollWidth") == 420
+    verdicts = narrow.locator(".forest em")
+    assert verdicts.all_inner_texts() == ["worse", "better"]
+    for box in [verdict.bounding_box() for verdict in verdicts.all()]:
+        assert 0 < box["x"] < box["x"] + box["width"] <= 420
 
     assert said == []
     assert asked == [path.as_uri()]
