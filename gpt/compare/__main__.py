@@ -34,7 +34,7 @@ def main() -> None:
         print(comparison.text, end="")
     print()
     for kind, path in comparison.files.items():
-        print(f"{kind}  {path}")
+        print(f"{kind:4}  {path}")
 
 
 if __name__ == "__main__":

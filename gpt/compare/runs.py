@@ -13,12 +13,14 @@ from gpt.config.load import flatten, read
 from gpt.errors import InputError
 from gpt.evaluation.metrics import METRICS, PREFIX
 from gpt.rundir import METRICS as METRICS_FILE
-from gpt.rundir import read_about, read_result, read_sweep
+from gpt.rundir import RESULT, read_about, read_result, read_sweep
 from gpt.tracker.logs import read_metrics
 
 VAL = "val/loss"
 TRAIN = "train/loss"
 SPEED = "perf/tokens_per_sec"
+
+CURE = "leave that run out, or restore what its run wrote"
 
 Row = dict[str, Any]  # of metrics.jsonl
 
@@ -227,6 +229,9 @@ def load(path: Path, name: str) -> Run:
     """Read a run. Raises InputError, with the path, for files that are damaged or that this version cannot read."""
     config = flatten(read(path / "config.yaml"))
     result = read_result(path) or {}
+    for key, value in result.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path / RESULT} cannot be read: {key} is {value}", CURE)
     rows = read_rows(path)
     about = read_about(path) or {"starts": []}
     # The result is that of an earlier end, if the run has gone on.
@@ -259,7 +264,7 @@ def read_rows(path: Path) -> list[Row]:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise InputError(
             f"{place} cannot be read: {error!r:.100}",
-            "leave that run out, or restore what its run wrote",
+            CURE,
         ) from error
 
 

@@ -471,11 +471,11 @@ def module(*arguments, cwd):
 
 
 def test_the_command_prints_and_says_where_the_files_are(sweep):
-    done = module("padding", "baseline=vocab_multiple-256", cwd=sweep.parent)
+    done = module("padding", "baseline=vocab_multiple-256", "formats=[svg, pdf]", cwd=sweep.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith((sweep / "compare.txt").read_text())
     assert done.stdout.endswith("page  padding/compare.html\nplot  padding/compare.png\ntext  padding/compare.txt\n"
-                                "data  padding/compare.json\n")  # fmt: skip
+                                "data  padding/compare.json\npdf   padding/compare.pdf\nsvg   padding/compare.svg\n")  # fmt: skip
     assert re.search(r"vocab_multiple=128 +\+0\.1767 .* worse", done.stdout)
     assert not [line for line in done.stdout.splitlines() if line != line.rstrip()]
 
@@ -490,6 +490,7 @@ def test_the_command_prints_and_says_where_the_files_are(sweep):
         (["padding", "out="], "out= names nothing", "usage: "),
         (["padding", "baseline=vocab_multiple=12"], "baseline=vocab_multiple=12 is none of the arms",
          "arms: vocab_multiple=64, vocab_multiple=128, vocab_multiple=256; did you mean vocab_multiple=128?"),
+        (["padding", "formats=[svg,jpg]"], "formats=jpg is not known", "allowed: png, pdf, svg"),
         (["padding", "out=padding/sweep.json/x"], "the report cannot be written", "out=DIR"),
     ],
 )  # fmt: skip
@@ -532,6 +533,10 @@ def spoil_row(path, number, key, value):
         (lambda run: (run / "config.yaml").unlink(), "runs holds no run: no config.yaml"),
         (lambda run: (run / "metrics.jsonl").unlink(), "no run there has logged a step yet"),
         (lambda run: spoil(run, "result.json", '{"layout": 99}'), "result.json has layout 99"),
+        (
+            lambda run: spoil(run, "result.json", '{"layout": 1, "status": "done", "flops_per_token": NaN}'),
+            "a/result.json cannot be read: flops_per_token is nan",
+        ),
         (lambda run: spoil(run, "result.json", "[1, 2]"), "result.json is damaged, or none of ours"),
         (lambda run: spoil(run.parent, "sweep.json", "{}"), "sweep.json is damaged, or none of ours"),
         (lambda run: spoil(run.parent, "sweep.json", '{"layout": 2}'), "sweep.json has layout 2"),
