@@ -223,8 +223,11 @@ def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
     if without_loss:
         names = shorten(without_loss)
         warnings.append(f"no validation loss, so left out of the statistics: {names}")
+    return [*warnings, *_check_chance(arms)]
 
-    # Seeds that are there twice, or make no difference.
+
+def _check_chance(arms: list[Arm]) -> Iterator[str]:
+    """Yield warnings about seeds that are there twice, or make no difference."""
     repeated = []
     without_effect = []
     for arm in arms:
@@ -237,11 +240,10 @@ def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
             without_effect.append(arm.label)
     if repeated:
         names = shorten(repeated)
-        warnings.append(f"a seed is there twice in an arm, so left out of the statistics: {names}")
+        yield f"a seed is there twice in an arm, so left out of the statistics: {names}"
     if without_effect:
         labels = shorten(without_effect)
-        warnings.append(f"all seeds end at the same loss, which says nothing about chance: {labels}")
-    return warnings
+        yield f"all seeds end at the same loss, which says nothing about chance: {labels}"
 
 
 def agreement(arms: list[Arm]) -> str | None:

@@ -2,12 +2,13 @@
 
 import html
 import math
+from collections.abc import Callable
 
 from gpt.compare.arms import ABSENT
 from gpt.compare.statistics import SEEDS, Difference
 
 MARGIN = 0.06  # of the extent, beside the outermost interval
-TICKS = 5  # at most, about
+TICKS = 6  # at most, about
 
 
 def forest(differences: dict[str, Difference], baseline: str) -> str:
@@ -41,7 +42,7 @@ def forest(differences: dict[str, Difference], baseline: str) -> str:
     )
 
 
-def _row(label: str, difference: Difference, at) -> str:
+def _row(label: str, difference: Difference, at: Callable[[float], str]) -> str:
     """Return the row of an arm: its name, its interval, its figures."""
     marks = [f'<i class="zero" style="left:{at(0)}"></i>']
     figures = ABSENT

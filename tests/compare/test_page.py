@@ -99,7 +99,7 @@ def test_a_forest_needs_a_difference():
 
 
 @pytest.mark.parametrize(
-    "extent, step, shown", [(0.34, 0.1, "+0.1"), (0.02, 0.005, "+0.005"), (9, 2, "+2"), (300, 100, "+100")]
+    "extent, step, shown", [(0.34, 0.1, "+0.1"), (0.02, 0.005, "+0.005"), (9, 2, "+2"), (300, 50, "+50")]
 )
 def test_ticks_are_round_numbers(extent, step, shown):
     assert _step(extent) == pytest.approx(step)
