@@ -43,6 +43,7 @@ RESULT_KINDS = {
     "tokenizer": dict,
     "references": dict,
     "data_fingerprint": str,
+    "data_masks": dict,
     "data_order_hash": str,
 }
 NUMBER = (int, float, NoneType)
@@ -101,7 +102,7 @@ def read_about(run_dir: Path) -> dict[str, Any] | None:
     check_kinds(path, about, {"starts": list})
 
     # Every start is a section; a list without any is refused too.
-    kinds = {"git": (dict, NoneType), "machine": dict, "versions": dict}
+    kinds = {"git": (dict, NoneType), "machine": dict, "versions": dict, "torch": dict}
     for start in about["starts"] or [None]:
         check_kinds(path, {"a start": start}, {"a start": dict})
         check_kinds(path, start, kinds)
@@ -114,7 +115,7 @@ def read_sweep(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     sweep = read_json(path, ("jobs",))
-    check_kinds(path, sweep, {"jobs": dict, "baseline": (str, NoneType), "left_out": dict})
+    check_kinds(path, sweep, {"jobs": dict, "baseline": (str, NoneType), "left_out": dict, "about": dict})
 
     # Every job is a section with a list of overrides.
     check_kinds(path, sweep["jobs"], dict.fromkeys(sweep["jobs"], dict))

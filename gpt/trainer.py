@@ -85,8 +85,8 @@ class Trainer:
 
         # All that is done to the model for speed; its parameters stay those of the state.
         self.compiler_problem = compiler_problem(device) if config.compile else None
-        compiled = config.compile and not config.trainer.anomaly and not self.compiler_problem
-        loss_sum = parallelize(self.state.model, device, world, compiled)
+        self.facts["compiled"] = config.compile and not config.trainer.anomaly and not self.compiler_problem
+        loss_sum = parallelize(self.state.model, device, world, self.facts["compiled"])
         self.stepper = Stepper(config, self.state, dataset, loss_sum, self.compute)
 
     def _build_state(self, dataset: TokenDataset, vocab_size: int) -> TrainState:

@@ -9,10 +9,12 @@ from gpt.compare.runs import Run
 
 ABSENT = "–"  # in place of a value that is not known, or that an option has no key for
 
-# Keys that name the run or its place, and do not change what it computes.
+LONGEST = 45  # characters of a name that is made of keys; longer ones tell less than the names of runs
+
+# Keys that name the run or its place, and do not change what it computes, but for rounding.
 # data.seed is left out where it follows the seed.
 ADMINISTRATIVE = re.compile(
-    r"seed|name|tags|resume|plan|plan_mfu|tracker\..*|checkpoint\..*|sweep\.(?!arm$).*"
+    r"seed|name|tags|resume|plan|plan_mfu|cluster\..*|tracker\..*|checkpoint\..*|sweep\.(?!arm$).*"
     r"|data\.(dir|cache_dir|files|processes|references)|trainer\.log_every"
 )
 
@@ -59,8 +61,11 @@ def all_runs(arms: list[Arm]) -> list[Run]:
     return runs
 
 
-def find_arms(runs: list[Run]) -> list[Arm]:
-    """Group runs that agree in all keys but the seed, in the order of their first runs."""
+def find_arms(runs: list[Run], is_sweep: bool = False) -> list[Arm]:
+    """Group runs that agree in all keys but the seed, in the order of their first runs.
+
+    Arms of a sweep are named by the keys that it sweeps over.
+    """
     groups: dict[tuple[str, ...], Arm] = {}
     differing = _differing(runs)
     for run, values in zip(runs, differing, strict=True):
@@ -74,9 +79,21 @@ def find_arms(runs: list[Run]) -> list[Arm]:
     # An arm alone keeps the name of its run.
     if len(arms) > 1:
         labels = _labels([arm.values for arm in arms])
+        longest = max(map(len, labels))
+        if longest > LONGEST and not is_sweep:
+            labels = _names_of_runs(arms)
         for arm, label in zip(arms, labels, strict=True):
             arm.label = label
     return arms
+
+
+def _names_of_runs(arms: list[Arm]) -> list[str]:
+    """Return the names that the first runs of arms were given, or those of their directories if some are equal."""
+    firsts = [arm.runs[0] for arm in arms]
+    names = [run.config["name"] for run in firsts]
+    if len(set(names)) == len(names):
+        return names
+    return [run.name for run in firsts]
 
 
 def _differing(runs: list[Run]) -> list[Values]:

@@ -1,13 +1,13 @@
 """Checks whether runs can be compared: what they must have in common, in words where they have not."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from gpt.compare.arms import Arm
+from gpt.compare.provenance import check_provenance
 from gpt.compare.runs import Run, Selection
-from gpt.compare.statistics import have_no_spread
-
-SHOWN = 8  # names in a warning
+from gpt.compare.statistics import SEEDS, are_paired, have_no_spread
+from gpt.compare.words import SHOWN_OF_GROUP, group, name_groups, name_others, name_runs, shorten
 
 Groups = dict[Any, list[Run]]  # runs by what they have in common
 
@@ -21,16 +21,19 @@ def check_alike(arms: list[Arm], reference: Arm) -> list[str]:
         *_check_order(arms, finished, reference),
         *_check_seeds(arms, reference),
         *_check_data(arms, finished),
+        *_check_masks(arms, finished),
+        *_check_documents(arms, finished),
         *_check_targets(arms, finished),
         *_check_tokenizers(arms, finished),
         *_check_budgets(arms, finished),
+        *check_provenance(arms, finished),
     ]
 
 
 def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterator[str]:
     """Yield a warning unless runs of equal seed and tokens have equal hashes: the same samples in the same order."""
     unlike: list[Run] = []
-    groups = _group(finished, _seed_and_tokens)
+    groups = group(finished, _seed_and_tokens)
     for alike in groups.values():
         # Compare with the reference where it has a run of this seed and length.
         first = alike[0]
@@ -50,7 +53,7 @@ def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterat
     lengths = {run.config["model.seq_len"] for run in finished}
     if len(lengths) > 1:
         why = "; with another model.seq_len the windows necessarily differ"
-    names = _name(arms, unlike)
+    names = name_runs(arms, unlike)
     condition = f"as {reference.label} at equal seed and tokens"
     yield f"not the same data in the same order {condition}: {names}{why}"
 
@@ -64,32 +67,38 @@ def _order_hash(run: Run) -> str | None:
 
 
 def _check_seeds(arms: list[Arm], reference: Arm) -> Iterator[str]:
-    """Yield warnings about arms that share no seed with the reference, and arms with different seeds."""
-    # Arms without a common seed cannot be paired with the reference.
+    """Yield warnings about arms that share no or few seeds with the reference, and arms with different seeds."""
+    # Arms with too few common seeds cannot be paired with the reference.
     reference_seeds = set(reference.counted)
     apart = []
+    few = []
     rest = []
     for arm in arms:
         seeds = arm.counted.keys()
         have_seeds = reference_seeds and seeds
         if have_seeds and reference_seeds.isdisjoint(seeds):
             apart.append(arm.label)
+        elif have_seeds and not are_paired(seeds, reference_seeds):
+            few.append(arm.label)
         else:
             rest.append(arm)
     if apart:
-        labels = _shorten(apart)
+        labels = shorten(apart)
         yield f"no seed in common with {reference.label}, so other weights and other data: {labels}"
+    if few:
+        labels = shorten(few)
+        yield f"fewer than {SEEDS} seeds in common with {reference.label}, so Welch's test over all of them: {labels}"
 
     # The other arms may still have different seeds.
-    groups = _group(rest, _seeds)
+    groups = group(rest, _seeds)
     if len(groups) <= 1:
         return
     parts = []
     for seeds, alike in groups.items():
-        labels = _shorten(arm.label for arm in alike)
-        numbers = ", ".join(map(str, seeds))
+        labels = shorten([arm.label for arm in alike], shown=SHOWN_OF_GROUP)
+        numbers = shorten(map(str, seeds))
         parts.append(f"{numbers} ({labels})")
-    listed = "; ".join(parts)
+    listed = shorten(parts, "; ")
     yield f"not the same seeds in every arm (tests take those in common): {listed}"
 
 
@@ -102,9 +111,12 @@ def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     """Yield warnings about different training data and validation sets: the halves of the fingerprint."""
     by_train: Groups = {}
     by_val: Groups = {}
+    unknown = []
     for run in finished:
         fingerprint = run.result.get("data_fingerprint")
-        if fingerprint is not None:
+        if fingerprint is None:
+            unknown.append(run)
+        else:
             train, _, val = fingerprint.partition("-")
             alike_in_train = by_train.setdefault(train, [])
             alike_in_train.append(run)
@@ -116,11 +128,30 @@ def _check_data(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     for what, groups in halves.items():
         if len(groups) <= 1:
             continue
-        names = []
-        for runs in groups.values():
-            names.append(_name(arms, runs))
-        listed = "; another for ".join(names)
-        yield f"different {what}: {listed}"
+        yield f"different {what}: {name_others(arms, groups)}"
+    if unknown:
+        yield f"result.json does not say which data, so it may be another: {name_runs(arms, unknown)}"
+
+
+def _check_masks(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
+    """Yield warnings about other targets among the same tokens: loss masks, and where documents start."""
+    kinds = {"loss_mask": "loss masks", "documents": "starts of documents"}
+    for key, what in kinds.items():
+        groups: Groups = {}
+        for run in finished:
+            # Runs from before masks were recorded may have the same.
+            masks = run.result.get("data_masks", {})
+            if key in masks:
+                groups.setdefault(masks[key], []).append(run)
+        if len(groups) > 1:
+            yield f"different {what}: {name_others(arms, groups)}"
+
+
+def _check_documents(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
+    """Yield a warning about windows that are cut or masked in another way, in validation too."""
+    groups = group(finished, lambda run: run.config["data.documents"])
+    if len(groups) > 1:
+        yield f"validated with different data.documents, so on other contexts: {name_groups(arms, groups)}"
 
 
 def _check_targets(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
@@ -131,15 +162,15 @@ def _check_targets(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         if n_targets:
             groups.setdefault(n_targets, []).append(run)
     if len(groups) > 1:
-        counts = _list_counts(arms, groups)
+        counts = name_groups(arms, groups)
         yield f"validated on different numbers of tokens: {counts}"
 
 
 def _check_budgets(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
     """Yield a warning about different numbers of training tokens."""
-    groups = _group(finished, lambda run: run.tokens)
+    groups = group(finished, lambda run: run.tokens)
     if len(groups) > 1:
-        counts = _list_counts(arms, groups)
+        counts = name_groups(arms, groups)
         yield f"different numbers of tokens: {counts}"
 
 
@@ -161,9 +192,9 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         tokenizer = runs[0].result["tokenizer"]
         name = tokenizer["name"]
         n_tokens = tokenizer["vocab_size"]
-        run_names = _name(arms, runs)
+        run_names = name_runs(arms, runs, SHOWN_OF_GROUP)
         parts.append(f"{name} with {n_tokens:,} tokens ({run_names})")
-    listed = "; ".join(parts)
+    listed = shorten(parts, "; ")
     yield f"different tokenizers, so losses per token mean different things: {listed}"
 
 
@@ -175,12 +206,12 @@ def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
     for run in selection.runs:
         if run.state != "done":
             not_done.append(run)
-    by_state = _group(not_done, lambda run: run.state)
+    by_state = group(not_done, lambda run: run.state)
     for state, runs in by_state.items():
-        names = _shorten(run.name for run in runs)
+        names = shorten(run.name for run in runs)
         warnings.append(f"{state}, so left out of the statistics: {names}")
     if selection.not_started:
-        names = _shorten(selection.not_started)
+        names = shorten(selection.not_started)
         warnings.append(f"not started: {names}")
 
     # Runs that have ended well, and were never validated.
@@ -190,22 +221,29 @@ def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:
         if is_done and run.val_loss is None:
             without_loss.append(run.name)
     if without_loss:
-        names = _shorten(without_loss)
+        names = shorten(without_loss)
         warnings.append(f"no validation loss, so left out of the statistics: {names}")
+    return [*warnings, *_check_chance(arms)]
 
-    # Seeds that are there twice, or make no difference.
+
+def _check_chance(arms: list[Arm]) -> Iterator[str]:
+    """Yield warnings about seeds that are there twice, or make no difference."""
+    repeated = []
+    without_effect = []
     for arm in arms:
         counted = arm.counted
         for run in arm.repeated:
             first = counted[run.seed]
-            warnings.append(
-                f"seed {run.seed} of {arm.label} is there twice: {run.name} is left out of the statistics, "
-                f"{first.name} counts"
-            )
+            repeated.append(f"{run.name} ({first.name} counts)")
         losses = [run.val_loss for run in counted.values()]
         if len(losses) > 1 and have_no_spread(losses):
-            warnings.append(f"all seeds of {arm.label} end at the same loss, which says nothing about chance")
-    return warnings
+            without_effect.append(arm.label)
+    if repeated:
+        names = shorten(repeated)
+        yield f"a seed is there twice in an arm, so left out of the statistics: {names}"
+    if without_effect:
+        labels = shorten(without_effect)
+        yield f"all seeds end at the same loss, which says nothing about chance: {labels}"
 
 
 def agreement(arms: list[Arm]) -> str | None:
@@ -217,48 +255,3 @@ def agreement(arms: list[Arm]) -> str | None:
     same_data = "same data in the same order, " if has_arms else ""
     n_tokens = runs[0].tokens
     return f"comparable: {same_data}{n_tokens:,} tokens each, same validation set and tokenizer"
-
-
-def _group(items: Iterable, key: Callable[..., Hashable]) -> dict[Any, list]:
-    """Group items that have a key in common, in the order in which they come."""
-    groups: dict[Any, list] = {}
-    for item in items:
-        group = groups.setdefault(key(item), [])
-        group.append(item)
-    return groups
-
-
-def _name(arms: list[Arm], runs: list[Run]) -> str:
-    """Name runs in words: an arm all of whose finished runs are meant by its label."""
-    names = []
-    for arm in arms:
-        finished = arm.finished
-        meant = []
-        for run in finished:
-            if run in runs:
-                meant.append(run.name)
-        is_whole = len(meant) == len(finished)
-        if meant and is_whole:
-            names.append(arm.label)
-        else:
-            names += meant
-    return _shorten(names)
-
-
-def _list_counts(arms: list[Arm], groups: Groups) -> str:
-    """Return numbers of tokens in words, each with its runs."""
-    parts = []
-    for count, runs in groups.items():
-        names = _name(arms, runs)
-        parts.append(f"{count:,} ({names})")
-    return "; ".join(parts)
-
-
-def _shorten(names: Iterable[str]) -> str:
-    """Return a list in words that does not fill the screen."""
-    names = list(names)
-    text = ", ".join(names[:SHOWN])
-    n_more = len(names) - SHOWN
-    if n_more > 0:
-        text += f" and {n_more} more"
-    return text

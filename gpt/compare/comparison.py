@@ -4,17 +4,20 @@ import contextlib
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.text import Text
 
+from gpt.compare.about import describe
 from gpt.compare.arms import Arm, all_runs, find_arms
 from gpt.compare.comparable import agreement, check_alike, check_counted
+from gpt.compare.forest import forest
 from gpt.compare.page import page
-from gpt.compare.plot import plot
+from gpt.compare.plot import FORMATS, plot
 from gpt.compare.runs import TRAIN, Run, Selection, find, metric_names
 from gpt.compare.statistics import Difference, Losses, Mean, differences, summarize
 from gpt.compare.tables import (
@@ -28,7 +31,7 @@ from gpt.compare.tables import (
     runs_grid,
     with_error,
 )
-from gpt.config.checks import did_you_mean
+from gpt.config.checks import check_names, did_you_mean
 from gpt.errors import InputError
 from gpt.files import LAYOUT
 
@@ -42,6 +45,7 @@ class Comparison:
     """Result of :func:`report`. Means and differences are of final validation losses, by the label of the arm."""
 
     title: str
+    about: dict[str, str]  # question, expected, command, commit, date, as far as they are known
     directory: Path  # of the files
     arms: list[Arm]
     baseline: str | None
@@ -49,6 +53,12 @@ class Comparison:
     agreement: str | None  # what the runs have in common, where there are no warnings
     means: dict[str, Mean]
     differences: dict[str, Difference]
+    formats: list[str] = field(default_factory=list)  # of the plot, beside PNG
+
+    @property
+    def heading(self) -> str:
+        """Question that the runs answer, or else their title."""
+        return self.about.get("question", self.title)
 
     @property
     def text(self) -> str:
@@ -61,12 +71,15 @@ class Comparison:
     @property
     def files(self) -> dict[str, Path]:
         """Paths of the files, by what they hold."""
-        return {
+        files = {
             "page": self.directory / PAGE,
             "plot": self.directory / "compare.png",
             "text": self.directory / "compare.txt",
             "data": self.directory / "compare.json",
         }
+        for name in self.formats:
+            files[name] = self.directory / f"compare.{name}"
+        return files
 
     @property
     def notes(self) -> list[str]:
@@ -85,35 +98,57 @@ class Comparison:
         return texts
 
 
-def report(directories: list[Path], baseline: str | None = None, out: Path | None = None) -> Comparison:
+def report(
+    directories: list[Path],
+    baseline: str | None = None,
+    out: Path | None = None,
+    formats: Sequence[str] = (),
+) -> Comparison:
     """Compare the runs that the directories are or hold, and write compare.html, .png, .txt and .json; prints nothing.
 
-    Raises InputError, and then writes nothing.
+    ``formats`` are those in which the plot is written beside PNG. Raises InputError, and then writes nothing.
     """
     comparison = compare(directories, baseline, out)
+    comparison.formats = check_formats(formats)
     # Make the content of all files, and then write them.
     arms = comparison.arms
     legend = comparison.legend
     html = page(
-        comparison.title, comparison.notes, not comparison.warnings, _grids(comparison), arms=arms, legend=legend
+        comparison.heading,
+        comparison.about,
+        comparison.notes,
+        not comparison.warnings,
+        _grids(comparison),
+        answer=forest(comparison.differences, comparison.baseline or ""),
+        arms=arms,
+        legend=legend,
     )
+    plots = plot(comparison.heading, arms, legend, ["png", *comparison.formats])
     data = json.dumps(_as_json(comparison), indent=1, allow_nan=False) + "\n"
     files = comparison.files
-    _write(
-        {
-            files["page"]: html.encode(),
-            files["plot"]: plot(comparison.title, arms, legend),
-            files["text"]: comparison.text.encode(),
-            files["data"]: data.encode(),
-        }
-    )
+    contents = {
+        files["page"]: html.encode(),
+        files["plot"]: plots["png"],
+        files["text"]: comparison.text.encode(),
+        files["data"]: data.encode(),
+    }
+    for name in comparison.formats:
+        contents[files[name]] = plots[name]
+    _write(contents)
     return comparison
+
+
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """Return the formats without the one that is always written. Raises InputError for another one."""
+    for name in formats:
+        check_names("formats", name, list(FORMATS))
+    return [name for name in FORMATS if name in formats and name != "png"]
 
 
 def compare(directories: list[Path], baseline: str | None, out: Path | None) -> Comparison:
     """Compute the comparison and write nothing. Raises InputError."""
     selection = find(directories)
-    arms = find_arms(selection.runs)
+    arms = find_arms(selection.runs, is_sweep=bool(selection.index))
     # The user's baseline must be there; the sweep's may not have begun.
     chosen = _find_baseline(arms, baseline or selection.baseline)
     if chosen is None and baseline:
@@ -130,6 +165,7 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
         means[arm.label] = summarize(list(by_seed.values()))
     return Comparison(
         title=selection.sweep.resolve().name if selection.sweep else f"{len(selection.runs)} runs",
+        about=describe(selection),
         directory=out or selection.sweep or OUT,
         arms=arms,
         baseline=chosen.label if chosen else None,
@@ -197,6 +233,7 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
         "title": comparison.title,
+        "about": comparison.about,
         "warnings": comparison.warnings,
         "agreement": comparison.agreement,
         "baseline": comparison.baseline,

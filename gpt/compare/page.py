@@ -9,7 +9,7 @@ from typing import Any
 from gpt.compare.arms import Arm
 from gpt.compare.curves import AXES, Curve
 from gpt.compare.runs import TRAIN, VAL
-from gpt.compare.series import LONG, POINTS, Series, all_series, axis_titles, colors, curve_keys, loss_range
+from gpt.compare.series import LONG, POINTS, Series, all_series, axis_titles, colors, curve_keys, loss_range, main_key
 from gpt.compare.tables import STYLES, Grid
 from gpt.evaluation.metrics import PREFIX, metric_of
 
@@ -18,45 +18,59 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 
 def page(
     title: str,
+    about: dict[str, str],
     notes: list[str],
     is_fine: bool,
     grids: list[Grid],
+    answer: str,
     arms: list[Arm],
     legend: list[str],
 ) -> str:
     """Return the whole page, with plotly's program in it.
 
-    ``notes``: the warnings, or (``is_fine``) that there are none. The last of ``grids`` stands below the plot.
+    ``notes``: the warnings, or (``is_fine``) that there are none. ``answer``: the forest plot. The last of ``grids``
+    stands below the plot.
     """
-    # Data for the script of the page.
     lines = all_series(arms)
     measures = _measures(curve_keys(arms), lines)
+    shown_first = main_key(lines)
+    template = Template(TEMPLATE.read_text())
+    return template.substitute(
+        title=html.escape(title),
+        about=_about(about),
+        answer=answer,
+        notes=_notes(notes, is_fine),
+        above="".join(map(_as_html, grids[:-1])),
+        below=_as_html(grids[-1]),
+        controls=_controls(measures, shown_first),
+        plot=_interactive_plot(lines, legend),
+        measure=shown_first,
+        points=POINTS,
+        content=_script_content(lines, measures),
+    )
+
+
+def _controls(measures: dict[str, dict[str, Any]], shown_first: str) -> str:
+    """Return the buttons by which the reader chooses what is shown."""
+    names = {key: measure["button"] for key, measure in measures.items()}
+    rows = [
+        _buttons("measure", names, shown_first),
+        _buttons("axis", {axis: axis for axis in AXES}, AXES[0]),
+        _buttons("scale", {"linear": "linear", "log": "log"}, "linear"),
+    ]
+    return "".join(rows)
+
+
+def _script_content(lines: list[Series], measures: dict[str, dict[str, Any]]) -> str:
+    """Return the data for the script of the page."""
     content = {
         "curves": [_plain_curves(line) for line in lines],
         "axes": _axes(lines),
         "measures": measures,
     }
-    # Buttons by which the reader chooses what is shown.
-    names = {key: measure["button"] for key, measure in measures.items()}
-    controls = [
-        _buttons("measure", names),
-        _buttons("axis", {axis: axis for axis in AXES}),
-        _buttons("scale", {"linear": "linear", "log": "log"}),
-    ]
     # Escaped, so that no name in it ends the script.
     script = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    script = script.replace("<", "\\u003c")
-    template = Template(TEMPLATE.read_text())
-    return template.substitute(
-        title=html.escape(title),
-        notes=_notes(notes, is_fine),
-        above="".join(map(_as_html, grids[:-1])),
-        below=_as_html(grids[-1]),
-        controls="".join(controls),
-        plot=_interactive_plot(lines, legend),
-        points=POINTS,
-        content=script,
-    )
+    return script.replace("<", "\\u003c")
 
 
 def _measures(keys: list[str], lines: list[Series]) -> dict[str, dict[str, Any]]:
@@ -112,6 +126,19 @@ def _rounded(value: float) -> float:
     return value if isinstance(value, int) else round(value, 5)
 
 
+def _about(about: dict[str, str]) -> str:
+    """Return what the runs were made for and with; the question is the title."""
+    rows = []
+    for name, text in about.items():
+        if name == "question":
+            continue
+        shown = html.escape(text)
+        if name == "command":
+            shown = f"<code>{shown}</code>"
+        rows.append(f"<dt>{name}</dt><dd>{shown}</dd>\n")
+    return f"<dl>{''.join(rows)}</dl>" if rows else ""
+
+
 def _notes(notes: list[str], is_fine: bool) -> str:
     if not notes:
         return ""
@@ -141,11 +168,11 @@ def _table_row(tag: str, grid: Grid, row: list[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>\n"
 
 
-def _buttons(of: str, choices: dict[str, str]) -> str:
-    """Return a row of buttons of which one, at first the first, is pressed."""
+def _buttons(of: str, choices: dict[str, str], chosen: str) -> str:
+    """Return a row of buttons of which one is pressed."""
     buttons = []
-    for i, (value, text) in enumerate(choices.items()):
-        is_pressed = "true" if i == 0 else "false"
+    for value, text in choices.items():
+        is_pressed = "true" if value == chosen else "false"
         buttons.append(
             f'<button type="button" data-of="{of}" value="{html.escape(value)}" aria-pressed="{is_pressed}">'
             f"{html.escape(text)}</button>"

@@ -13,19 +13,21 @@ from gpt.config.load import flatten, read
 from gpt.errors import InputError
 from gpt.evaluation.metrics import METRICS, PREFIX
 from gpt.rundir import METRICS as METRICS_FILE
-from gpt.rundir import read_result, read_sweep
+from gpt.rundir import RESULT, read_about, read_result, read_sweep
 from gpt.tracker.logs import read_metrics
 
 VAL = "val/loss"
 TRAIN = "train/loss"
 SPEED = "perf/tokens_per_sec"
 
+CURE = "leave that run out, or restore what its run wrote"
+
 Row = dict[str, Any]  # of metrics.jsonl
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Run:
-    """Contents of a run's directory: its flattened config, its result ({} where there is none) and its metrics."""
+    """Contents of a run's directory: its flattened config, result ({} where there is none), metrics and starts."""
 
     name: str
     path: Path
@@ -33,6 +35,7 @@ class Run:
     config: dict[str, Any]
     result: dict[str, Any]
     rows: list[Row]
+    starts: list[dict[str, Any]]  # of about.json
 
     @property
     def seed(self) -> int:
@@ -122,8 +125,13 @@ class Selection:
 
     runs: list[Run] = field(default_factory=list)
     sweep: Path | None = None
-    baseline: str | None = None  # of sweep.json
+    index: dict[str, Any] = field(default_factory=dict)  # sweep.json of that directory, where it has one
     not_started: list[str] = field(default_factory=list)  # jobs of the sweep without a directory
+
+    @property
+    def baseline(self) -> str | None:
+        """Name of the arm that the sweep compares with."""
+        return self.index.get("baseline")
 
 
 def find(directories: list[Path]) -> Selection:
@@ -141,7 +149,7 @@ def find(directories: list[Path]) -> Selection:
                     selection.not_started.append(name)
         if len(directories) == 1 and inside != [directory]:
             selection.sweep = directory
-            selection.baseline = sweep and sweep.get("baseline")
+            selection.index = sweep or {}
     # Directories of several sweeps may have equal names.
     names = _unique_names(list(paths))
     for path, name in zip(paths.values(), names, strict=True):
@@ -221,44 +229,60 @@ def load(path: Path, name: str) -> Run:
     """Read a run. Raises InputError, with the path, for files that are damaged or that this version cannot read."""
     config = flatten(read(path / "config.yaml"))
     result = read_result(path) or {}
+    for key, value in result.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path / RESULT} cannot be read: {key} is {value}", CURE)
     rows = read_rows(path)
+    about = read_about(path) or {"starts": []}
     # The result is that of an earlier end, if the run has gone on.
     state = result.get("status", "unfinished")
     end = result.get("step", math.inf)
     if rows and rows[-1]["step"] > end:
         state = "unfinished"
-    return Run(name=name, path=path, state=state, config=config, result=result, rows=rows)
+    return Run(
+        name=name,
+        path=path,
+        state=state,
+        config=config,
+        result=result,
+        rows=rows,
+        starts=about["starts"],
+    )
 
 
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of metrics.jsonl, none where the run has not begun. Raises InputError for a damaged file."""
+    place = str(path / METRICS_FILE)
     try:
         rows = read_metrics(path)
-        for row in rows:
+        for number, row in enumerate(rows, 1):
+            place = f"{path / METRICS_FILE}, line {number},"
             _check_row(row)
         return rows
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise InputError(
-            f"{path / METRICS_FILE} cannot be read: {error!r:.100}",
-            "leave that run out, or restore what its run wrote",
+            f"{place} cannot be read: {error!r:.100}",
+            CURE,
         ) from error
 
 
 def _check_row(row: Row) -> None:
     """Check that a row has what a comparison needs. Raises ValueError, KeyError, TypeError or AttributeError."""
-    needed = [row["step"], row["tokens"], row[TRAIN], row[SPEED]]
     # What validation measures may be absent; a metric may also be null.
-    for key, value in row.items():
-        is_metric = key.startswith(PREFIX) and value is not None
-        if key == VAL or is_metric:
-            needed.append(value)
-    is_finite = all(math.isfinite(value) for value in needed)
-    if not is_finite or row[SPEED] <= 0:
-        raise ValueError("a row that is not finite")
+    needed = ["step", "tokens", TRAIN, SPEED]
+    if VAL in row:
+        needed.append(VAL)
+    for key in needed:
+        if not isinstance(row[key], (int, float)):
+            raise ValueError(f"{key} is no number")
+    if row[SPEED] <= 0:
+        raise ValueError(f"{SPEED} is not above 0")
 
-    # Other keys hold numbers too, or null.
-    for value in row.values():
+    # No key has another value: a run that meets one ends before it logs it.
+    for key, value in row.items():
         if not isinstance(value, (int, float, NoneType)):
-            raise ValueError("a value that is no number")
+            raise ValueError(f"{key} is no number")
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}")

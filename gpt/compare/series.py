@@ -40,13 +40,20 @@ def all_series(arms: list[Arm]) -> list[Series]:
                 thin.append(line)
 
     # A line that others hide is drawn wider, to be seen below them.
+    key = main_key(main)
     wide = []
     for i, line in enumerate(main):
         later = main[i + 1 :]
-        hidden_by = _count_coinciding(line, later)
+        hidden_by = _count_coinciding(line, later, key)
         width = 2 + 2.5 * hidden_by
         wide.append(line._replace(width=width))
     return thin + wide
+
+
+def main_key(lines: list[Series]) -> str:
+    """Return the key that is shown first: the validation loss, or that of training where no run has a curve of it."""
+    n_points = [len(line.curves[VAL]["values"]) for line in lines]
+    return VAL if max(n_points, default=0) > 1 else TRAIN
 
 
 def curve_keys(arms: list[Arm]) -> list[str]:
@@ -109,12 +116,12 @@ def _curves(run: Run, keys: list[str]) -> dict[str, Curve]:
     return curves
 
 
-def _count_coinciding(line: Series, others: list[Series]) -> int:
+def _count_coinciding(line: Series, others: list[Series], key: str) -> int:
     """Count the other lines that cannot be told from this one by eye."""
-    ours = line.curves[VAL]
+    ours = line.curves[key]
     count = 0
     for other in others:
-        theirs = other.curves[VAL]
+        theirs = other.curves[key]
         has_same_points = ours["tokens"] == theirs["tokens"]
         if has_same_points and _coincide(ours["values"], theirs["values"]):
             count += 1

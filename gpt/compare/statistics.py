@@ -1,10 +1,11 @@
 """Means of arms, and differences from a baseline with their tests. Pure functions of losses by seed."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-SEEDS = 3  # fewer decide nothing: two can be close together by chance
+SEEDS = 3  # fewer decide nothing, equality neither: two can be close together by chance
 EXACT = 1e-5  # nats; losses that must be equal are, up to rounding of this size
 NO_SPREAD = 1e-9  # nats; values as close as this differ by the last digits of a float, which no test can use
 
@@ -86,19 +87,18 @@ def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]
 
 
 def _difference(arm: Losses, baseline: Losses) -> Difference:
-    """Take the paired t-test over two or more common seeds; else Welch's over two or more runs of each arm."""
+    """Take the paired t-test over common seeds; Welch's over all runs where the arms have few in common, and others."""
     # Runs of equal seeds have equal data and weights, which the paired test makes use of.
     common = sorted(arm.keys() & baseline.keys())
     ours = [arm[seed] for seed in common]
     theirs = [baseline[seed] for seed in common]
     pairs = [a - b for a, b in zip(ours, theirs, strict=True)]
     n = len(pairs)
-    if pairs and max(map(abs, pairs)) <= EXACT:
+    if n >= SEEDS and max(map(abs, pairs)) <= EXACT:
         return Difference(n, _mean(pairs), verdict="equal")
-    if n >= 2:
-        mean = _mean(pairs)
-        difference = Difference(n, mean)
-        if not have_no_spread(pairs):
+    if pairs and are_paired(arm, baseline):
+        difference = Difference(n, _mean(pairs))
+        if n >= 2 and not have_no_spread(pairs):
             _test(difference, ours, theirs, is_paired=True)
         return difference
 
@@ -114,6 +114,14 @@ def _difference(arm: Losses, baseline: Losses) -> Difference:
         return difference
     _test(difference, ours, theirs, is_paired=False)
     return difference
+
+
+def are_paired(arm: Iterable[int], baseline: Iterable[int]) -> bool:
+    """Return whether arms with these seeds are compared pair by pair: few common ones must be all that one has."""
+    ours = set(arm)
+    theirs = set(baseline)
+    n_common = len(ours & theirs)
+    return n_common >= SEEDS or n_common == min(len(ours), len(theirs))
 
 
 def _test(

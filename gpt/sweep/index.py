@@ -12,6 +12,7 @@ from gpt.errors import InputError
 from gpt.files import LAYOUT, locked, write_json
 from gpt.rundir import INDEX, read_sweep
 from gpt.sweep.jobs import Job, State
+from gpt.sweep.question import describe
 
 HYDRA_FILE = "multirun.yaml"  # what Hydra's own sweeper puts there before it launches
 
@@ -28,6 +29,7 @@ class Index:
         sources = config.hydra.runtime.config_sources
         roots = [Path(source.path) for source in sources if source.schema == "file"]
         self.fingerprint = _hash_yaml_files(roots)
+        self.about = describe(config.hydra.runtime.choices.get("sweeps"), roots)
         self.content: dict[str, Any] = {}
         if sweep_dir is not None:
             _check_sweep_dir(sweep_dir)
@@ -67,6 +69,7 @@ class Index:
             "layout": LAYOUT,
             "name": title,
             "baseline": self.baseline,
+            "about": self.about,
             "jobs": entries,
             "left_out": left_out,
             "machine": _this_machine(),

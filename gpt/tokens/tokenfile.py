@@ -10,6 +10,7 @@ Several files, shards, appear as one: an index whose ``tokens`` is a virtual dat
 
 import bisect
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -330,3 +331,36 @@ def data_fingerprint(train: TokenFile | None, val: TokenFile) -> str:
     if train is None:
         return val.sha256
     return f"{train.sha256}-{val.sha256}"
+
+
+def data_masks(train: TokenFile, val: TokenFile, documents: str) -> dict[str, str]:
+    """Return the identity of what lies beside the tokens and decides which of them are targets, and of what.
+
+    That is the loss mask and, unless documents are packed, where they start. Not part of :func:`data_fingerprint`,
+    which runs have in their checkpoints.
+    """
+    masks = {"loss_mask": f"{_mask_sha256(train)}-{_mask_sha256(val)}"}
+    if documents != "packed":
+        masks["documents"] = f"{_documents_sha256(train)}-{_documents_sha256(val)}"
+    return masks
+
+
+def _mask_sha256(file: TokenFile) -> str | None:
+    """Return the hash of a loss mask, or that of the hashes of its shards."""
+    if not file.has_mask:
+        return None
+    hashes = []
+    for shard in file.shards:
+        with open_hdf5(Path(shard.path)) as held:
+            recorded = held.attrs.get("mask_sha256")
+        if recorded is None:
+            mask = shard.reader("loss_mask", "u1", "mmap")(0, shard.n_tokens)
+            recorded = hashlib.sha256(mask).hexdigest()
+        hashes.append(recorded)
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _documents_sha256(file: TokenFile) -> str:
+    return hashlib.sha256(file.doc_offsets()).hexdigest()

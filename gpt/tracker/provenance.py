@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,15 @@ def write_about(run_dir: Path, facts: dict[str, Any], step: int, world_size: int
     code, diff = _git()
     if diff:
         (run_dir / DIFF).write_bytes(diff)
-    start = {"step": step, "world_size": world_size, "git": code, "versions": _versions(), "machine": _machine()}
+    start = {
+        "step": step,
+        "date": datetime.now(UTC).date().isoformat(),
+        "world_size": world_size,
+        "git": code,
+        "versions": _versions(),
+        "machine": _machine(),
+        "torch": _torch_settings(),
+    }
     write_json(run_dir / ABOUT, {"layout": 1, **facts, "starts": [*earlier_starts, start]})
 
 
@@ -42,6 +52,7 @@ def _git(root: Path = ROOT) -> tuple[dict[str, Any] | None, bytes]:
         "commit": commit.decode().strip(),
         "remote": _without_secrets(remote.decode().strip()) or None,
         "changed": bool(diff),
+        "diff_sha256": sha256(diff).hexdigest() if diff else None,
     }
     return code, diff
 
@@ -90,6 +101,16 @@ def _machine() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {"host": platform.node(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus}
+
+
+def _torch_settings() -> dict[str, Any]:
+    """Return what changes how torch computes on this machine, and stands in no config."""
+    import torch
+
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def cpu_name() -> str:

@@ -12,7 +12,7 @@ from gpt.evaluation.metrics import PREFIX
 from gpt.evaluation.task import Task
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.rundir import SAMPLES
-from gpt.tokens.tokenfile import TokenFile, data_fingerprint
+from gpt.tokens.tokenfile import TokenFile, data_fingerprint, data_masks
 from gpt.tokens.tokenizer import printable
 from gpt.tracker.logs import parse_samples, read_metrics
 from gpt.tracker.mirror import what_next
@@ -30,6 +30,7 @@ def run_facts(config: Config, model: GPT, train: TokenFile, val: TokenFile, n_ta
         "tokenizer": train.vocabulary,
         "val_targets": n_targets,
         "data_fingerprint": data_fingerprint(train, val),
+        "data_masks": data_masks(train, val, config.data.documents),
     }
 
 

@@ -51,7 +51,8 @@ def make_run(path, *overrides, seed=1, loss=3.0, status="done", tokens=1000, n=1
             "peak_memory_bytes": 2**30, "tokenizer": {"name": "bytes", "vocab_size": 257, "chars": None},
             "data_fingerprint": "aa-bb", "data_order_hash": f"{config.data.seed} {tokens}", "seconds": 1.0,
         }  # fmt: skip
-        write_result(path, whole | result)
+        known = {key: value for key, value in (whole | result).items() if value is not None}
+        write_result(path, known)
     elif status == "failed":
         write_result(path, {"status": status, "seconds": 1.0})
     return path
@@ -121,6 +122,10 @@ def test_seeds_that_are_not_common_take_welch():
     assert (found.test, found.n, found.verdict) == ("Welch's t", 10, "undecided")
     assert found.p == pytest.approx(0.07939, abs=1e-5)
     assert (found.low, found.high) == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
+    two_in_common = differences({"a": {1: 3.0, 2: 3.1, 3: 3.2, 4: 3.3}, "b": {3: 3.3, 4: 3.2, 5: 3.25}}, "b")["a"]
+    assert (two_in_common.test, two_in_common.n, two_in_common.mean) == ("Welch's t", 3, pytest.approx(-0.1))
+    all_of_one = differences({"a": {1: 3.0, 2: 3.1}, "b": {1: 3.3, 2: 3.2, 3: 9.0}}, "b")["a"]
+    assert (all_of_one.test, all_of_one.n, all_of_one.mean) == ("paired t", 2, pytest.approx(-0.2))
     one_in_common = differences({"a": {1: 3.0, 2: 3.1}, "b": {2: 3.3, 3: 3.2, 4: 3.25}}, "b")["a"]
     assert (one_in_common.test, one_in_common.n) == ("Welch's t", 2)
 
@@ -149,7 +154,8 @@ BASE = {1: 3.00, 2: 2.98, 3: 3.05}
         ({4: 2.50, 5: 2.50, 6: 2.50}, "undecided"),
         ({1: 3.000009, 2: 2.98, 3: 3.05}, "equal"),
         ({1: 3.000011, 2: 2.98, 3: 3.05}, "undecided"),
-        ({2: 2.98}, "equal"),
+        ({1: 3.00, 2: 2.98}, "undecided"),  # fewer pairs than better or worse needs
+        ({2: 2.98}, "undecided"),
         ({}, None),
     ],
 )
@@ -218,6 +224,7 @@ def test_curves_and_their_means(tmp_path):
             ["a"],
         ),
         ([["data.seed=5"], ["data.seed=6"]], ["data.seed=5", "data.seed=6"]),
+        ([["cluster=single"], ["cluster=ddp", "cluster.nproc=1"], ["cluster=torchrun"]], ["tiny"]),
     ],
 )
 def test_arms_and_their_names(tmp_path, overrides, labels):
@@ -231,6 +238,42 @@ def test_arms_and_their_names(tmp_path, overrides, labels):
     assert [arm.label for arm in arms] == shown
     assert sum(len(arm.runs) for arm in arms) == len(paths)
     assert all(sorted({run.seed for run in arm.runs}) == [1, 2] for arm in arms)
+
+
+UNLIKE = [
+    ["name=small"],
+    ["data=shakespeare", "name=plays"],
+    ["data=shakespeare", "optimizer=muon", "name=quick"],
+    ["data=shakespeare", "optimizer=muon", "schedule=constant", "name=ramped"],
+]
+
+
+def test_unlike_runs_are_named_by_their_runs(tmp_path):
+    """Keys that tell them apart would be no names; of a sweep, keys are."""
+    paths = [make_run(tmp_path / "day" / f"10-0{i}", *given) for i, given in enumerate(UNLIKE)]
+    assert [arm.label for arm in arms_of(*paths)] == ["small", "plays", "quick", "ramped"]
+    same = [make_run(tmp_path / "again" / f"11-0{i}", *given[:-1], "name=a") for i, given in enumerate(UNLIKE)]
+    assert [arm.label for arm in arms_of(*same)] == ["11-00", "11-01", "11-02", "11-03"]
+    write_json(tmp_path / "day" / "sweep.json", {"layout": 1, "jobs": {}})
+    assert compare([tmp_path / "day"], None, None).arms[0].label.startswith("data=stdlib optimizer=adamw")
+
+
+def test_warnings_about_many_runs_are_short(tmp_path):
+    """A line each, which lists a few names and counts the rest."""
+    for i in range(12):
+        make_run(tmp_path / "day" / f"r{i}", f"optimizer.lr={i + 1}e-4", tokens=1000 + i, data_fingerprint=f"{i}-{i}")
+    warnings = compare([tmp_path / "day"], None, None).warnings
+    assert [line.partition(":")[0] for line in warnings] == [
+        "different training data", "different validation sets", "different numbers of tokens",
+    ]  # fmt: skip
+    assert all(len(line) <= 160 for line in warnings)
+    assert all(line.endswith("and 8 more") for line in warnings)
+    for i in range(12):
+        fields = {"tokens": 2000 + i % 2, "data_fingerprint": f"{i % 2}-0"}
+        make_run(tmp_path / "groups" / f"a-run-with-a-name-{i}", f"optimizer.lr={i + 1}e-4", **fields)
+    warnings = compare([tmp_path / "groups"], None, None).warnings
+    assert len(warnings) == 2
+    assert warnings[0].endswith("lr=0.0001, lr=0.0003 and 4 more; another for lr=0.0002, lr=0.0004 and 4 more")
 
 
 def test_labels_take_only_keys_that_tell_more_apart():
@@ -314,13 +357,21 @@ def test_seeds_that_some_arms_lack(sweep):
 def test_the_second_of_one_seed_is_left_out(tmp_path):
     paths = [make_run(tmp_path / name, loss=loss) for name, loss in (("a", 3.0), ("b", 4.0))]
     found = compare(paths, None, tmp_path / "out")
-    assert found.warnings == ["seed 1 of tiny is there twice: b is left out of the statistics, a counts"]
+    assert found.warnings == ["a seed is there twice in an arm, so left out of the statistics: b (a counts)"]
     assert found.means["tiny"].mean == 3.0
 
 
 def test_seeds_without_effect(tmp_path):
     paths = [make_run(tmp_path / f"s{seed}", seed=seed) for seed in (1, 2)]
-    assert warned(*paths) == "all seeds of tiny end at the same loss, which says nothing about chance"
+    assert warned(*paths) == "all seeds end at the same loss, which says nothing about chance: tiny"
+
+
+def test_few_common_seeds_among_many_are_named(tmp_path):
+    paths = [make_run(tmp_path / f"a{s}", seed=s, loss=3.0 + s) for s in (1, 2, 3, 4)]
+    paths += [make_run(tmp_path / f"b{s}", "compile=true", seed=s, loss=3.1 + s) for s in (3, 4, 5, 6)]
+    assert warned(*paths) == (
+        "fewer than 3 seeds in common with compile=false, so Welch's test over all of them: compile=true"
+    )
 
 
 def test_a_run_that_goes_on_is_unfinished(tmp_path):
@@ -420,11 +471,11 @@ def module(*arguments, cwd):
 
 
 def test_the_command_prints_and_says_where_the_files_are(sweep):
-    done = module("padding", "baseline=vocab_multiple-256", cwd=sweep.parent)
+    done = module("padding", "baseline=vocab_multiple-256", "formats=[svg, pdf]", cwd=sweep.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith((sweep / "compare.txt").read_text())
     assert done.stdout.endswith("page  padding/compare.html\nplot  padding/compare.png\ntext  padding/compare.txt\n"
-                                "data  padding/compare.json\n")  # fmt: skip
+                                "data  padding/compare.json\npdf   padding/compare.pdf\nsvg   padding/compare.svg\n")  # fmt: skip
     assert re.search(r"vocab_multiple=128 +\+0\.1767 .* worse", done.stdout)
     assert not [line for line in done.stdout.splitlines() if line != line.rstrip()]
 
@@ -439,6 +490,7 @@ def test_the_command_prints_and_says_where_the_files_are(sweep):
         (["padding", "out="], "out= names nothing", "usage: "),
         (["padding", "baseline=vocab_multiple=12"], "baseline=vocab_multiple=12 is none of the arms",
          "arms: vocab_multiple=64, vocab_multiple=128, vocab_multiple=256; did you mean vocab_multiple=128?"),
+        (["padding", "formats=[svg,jpg]"], "formats=jpg is not known", "allowed: png, pdf, svg"),
         (["padding", "out=padding/sweep.json/x"], "the report cannot be written", "out=DIR"),
     ],
 )  # fmt: skip
@@ -467,6 +519,13 @@ def spoil(path, name, text):
     (path / name).write_text(text)
 
 
+def spoil_row(path, number, key, value):
+    """Give a row of metrics.jsonl another value."""
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    lines[number - 1] = f'{lines[number - 1][:-1]}, "{key}": {value}}}'
+    spoil(path, "metrics.jsonl", "\n".join(lines) + "\n")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -474,6 +533,10 @@ def spoil(path, name, text):
         (lambda run: (run / "config.yaml").unlink(), "runs holds no run: no config.yaml"),
         (lambda run: (run / "metrics.jsonl").unlink(), "no run there has logged a step yet"),
         (lambda run: spoil(run, "result.json", '{"layout": 99}'), "result.json has layout 99"),
+        (
+            lambda run: spoil(run, "result.json", '{"layout": 1, "status": "done", "flops_per_token": NaN}'),
+            "a/result.json cannot be read: flops_per_token is nan",
+        ),
         (lambda run: spoil(run, "result.json", "[1, 2]"), "result.json is damaged, or none of ours"),
         (lambda run: spoil(run.parent, "sweep.json", "{}"), "sweep.json is damaged, or none of ours"),
         (lambda run: spoil(run.parent, "sweep.json", '{"layout": 2}'), "sweep.json has layout 2"),
@@ -481,9 +544,11 @@ def spoil(path, name, text):
         (lambda run: spoil(run, "config.yaml", "model: 3"), "config.yaml is damaged, or none of ours"),
         (lambda run: spoil(run, "config.yaml", "a: [b"), "config.yaml is damaged, or none of ours"),
         (lambda run: spoil(run, "config.yaml", (run / "config.yaml").read_text() + "wings: 2\n"), "a/config.yaml: unknown key wings"),
-        (lambda run: spoil(run, "metrics.jsonl", "{}\n"), "metrics.jsonl cannot be read"),
+        (lambda run: spoil(run, "metrics.jsonl", "{}\n"), "metrics.jsonl, line 1, cannot be read: KeyError('step')"),
         (lambda run: spoil(run, "metrics.jsonl", "torn\n"), "metrics.jsonl cannot be read"),
-        (lambda run: spoil(run, "metrics.jsonl", '{"step": NaN}\n'), "metrics.jsonl cannot be read"),
+        (lambda run: spoil_row(run, 2, "val/loss", "NaN"), "a/metrics.jsonl, line 2, cannot be read: ValueError('val/loss is nan')"),
+        (lambda run: spoil_row(run, 3, "lr", "Infinity"), "a/metrics.jsonl, line 3, cannot be read: ValueError('lr is inf')"),
+        (lambda run: spoil_row(run, 1, "val/loss", "null"), "line 1, cannot be read: ValueError('val/loss is no number')"),
     ],
 )  # fmt: skip
 def test_wrong_directories_are_refused(tmp_path, change, message):
@@ -569,6 +634,16 @@ def test_the_page_works_in_a_browser_and_asks_nobody(sweep, browser):
         page.wait_for_function(f"JSON.stringify(({TITLES})()) === '{json.dumps(titles, separators=(',', ':'))}'")
         assert page.evaluate(VISIBLE) == 8
     assert page.evaluate("line => document.getElementById('losses').data[line].x.at(-1)", line) == 6000
+
+    # On a telephone only tables are wider than the screen, each within its own box.
+    narrow = browser.new_page(viewport={"width": 420, "height": 800})
+    narrow.goto(path.as_uri())
+    narrow.wait_for_selector("#losses .legend .traces")
+    assert narrow.evaluate("document.documentElement.scrollWidth") == 420
+    verdicts = narrow.locator(".forest em")
+    assert verdicts.all_inner_texts() == ["worse", "better"]
+    for box in [verdict.bounding_box() for verdict in verdicts.all()]:
+        assert 0 < box["x"] < box["x"] + box["width"] <= 420
 
     assert said == []
     assert asked == [path.as_uri()]

@@ -18,7 +18,12 @@ def config(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.yaml").write_text("seed: 1\n")
     sources = [{"path": str(tmp_path / "conf"), "schema": "file"}, {"path": "hydra.conf", "schema": "pkg"}]
-    return OmegaConf.create({"sweep": {"baseline": "lr-1"}, "hydra": {"runtime": {"config_sources": sources}}})
+    (tmp_path / "conf" / "sweeps").mkdir()
+    (tmp_path / "conf" / "sweeps" / "lr.yaml").write_text(
+        "# @package _global_\n# Which one?\n#\n# Expected  That one.\n"
+    )
+    runtime = {"config_sources": sources, "choices": {"sweeps": "lr"}}
+    return OmegaConf.create({"sweep": {"baseline": "lr-1"}, "hydra": {"runtime": runtime}})
 
 
 def build(sweep_dir, name, state, note=""):
@@ -27,6 +32,7 @@ def build(sweep_dir, name, state, note=""):
 
 def test_finished_jobs_are_noted_with_their_files_and_others_without(config, tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "_this_machine", lambda: "here, 0 GPUs")
+    monkeypatch.setattr("sys.argv", ["/somewhere/train.py", "sweeps=lr", "seed=1,2"])
     sweep_dir = tmp_path / "sweep"
     index = Index(sweep_dir, config)
     assert index.content == {} and index.left_out_here() == {}
@@ -41,6 +47,7 @@ def test_finished_jobs_are_noted_with_their_files_and_others_without(config, tmp
         "layout": 1,
         "name": "lr",
         "baseline": "lr-1",
+        "about": {"command": "python train.py sweeps=lr seed=1,2", "question": "Which one?", "expected": "That one."},
         "jobs": {"1": {"overrides": ["seed=1"]}, "2": {"overrides": ["seed=2"], "configs": files}},
         "left_out": {"3": "no GPU"},
         "machine": "here, 0 GPUs",
