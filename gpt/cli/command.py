@@ -22,14 +22,6 @@ MOST_LINES = 4
 RANK_0_FIRST = 3
 
 
-def use_huge_pages() -> None:
-    """Let torch ask for pages of 2 MB where a tensor fills them (Linux, CPU): touching new memory costs half.
-
-    To be called before torch is imported. A value that the user has set stays.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 def run(task: "Callable[[CheckedRun], Any]") -> int:
     """Run ``task`` with what the command line asks for, composed and checked; return the exit code."""
     if _asks_for_help():
@@ -113,9 +105,10 @@ def _guard(command: Callable[[], None]) -> int:
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
         print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)
         return 2
+    from gpt.cluster.environment import set_environment
     from gpt.signals import ending_at_once  # not for --help, of which it would be half the time
 
-    use_huge_pages()
+    set_environment()
     set_by_user = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
     try:

@@ -19,3 +19,21 @@ def test_help_that_nobody_reads_ends_quietly(command):
     finally:
         os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_of_every_command_sleep_while_they_wait_unless_the_user_says_otherwise(given, expected):
+    """The variable is there before torch, and is inherited by ranks and by the jobs of a sweep."""
+    code = """
+import sys
+from gpt.cli import command
+
+def say():
+    import os
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+
+sys.exit(command.script(say, ""))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.stdout == f"{expected} False\n", said.stderr
