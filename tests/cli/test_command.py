@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
+from gpt.cli.compose import compose
+from gpt.cli.run_checks import CheckedRun
 from gpt.files import ROOT
+from train import train
 
 
 @pytest.mark.parametrize("command", [["train.py"], ["eval.py"], ["-m", "gpt.compare"]])
@@ -37,3 +40,11 @@ sys.exit(command.script(say, ""))
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert said.stdout == f"{expected} False\n", said.stderr
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_the_ranks_of_torchrun_the_first_prints_the_plan(rank, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("gpt.cli.plan.plan", lambda *arguments: print("a plan"))
+    train(CheckedRun(compose(["plan=true"])))
+    assert capsys.readouterr().out == ("a plan\n" if rank == "0" else "")
