@@ -1,5 +1,7 @@
 """The frame of every command: help, refusals and exit codes. Imports Hydra only when it is needed."""
 
+import atexit
+import gc
 import os
 import sys
 import time
@@ -109,6 +111,7 @@ def _guard(command: Callable[[], None]) -> int:
     from gpt.signals import ending_at_once  # not for --help, of which it would be half the time
 
     set_environment()
+    atexit.register(gc.freeze)  # or else the interpreter looks for garbage in all of torch, which takes a second
     set_by_user = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
     try:

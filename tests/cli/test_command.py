@@ -48,3 +48,16 @@ def test_of_the_ranks_of_torchrun_the_first_prints_the_plan(rank, monkeypatch, c
     monkeypatch.setattr("gpt.cli.plan.plan", lambda *arguments: print("a plan"))
     train(CheckedRun(compose(["plan=true"])))
     assert capsys.readouterr().out == ("a plan\n" if rank == "0" else "")
+
+
+def test_nothing_is_searched_for_garbage_when_a_command_has_ended():
+    """The interpreter's last collection took a second in a process with torch."""
+    code = """
+import atexit, gc, sys
+from gpt.cli import command
+
+atexit.register(lambda: print(len(gc.get_objects())))
+sys.exit(command.script(lambda: None, ""))
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert int(said.stdout) < 100, said.stderr
