@@ -27,6 +27,7 @@ WAITING = {
     "spinning": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own number; this variable wins over OMP_WAIT_POLICY
 }
 STEP_TOKENS = 1024  # of the default run
+WARM_UP = 5  # steps, after seconds of imports
 SETTLE = 0.5  # seconds until a command that goes on is at full speed
 THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -40,8 +41,9 @@ class Command:
         command = [sys.executable, ROOT / "train.py", *RUN, f"hydra.run.dir={run_dir}"]
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
-        # It imports for seconds, and its first steps are slow.
-        while self.steps() < 20:
+    def stop_when_warm(self) -> None:
+        """Wait until it trains, and stop it."""
+        while self.steps() < WARM_UP:
             if self.process.poll() is not None:
                 raise SystemExit(f"a command has ended with {self.process.returncode}")
             time.sleep(0.05)
@@ -83,6 +85,8 @@ def measure(most: int, rounds: int, seconds: float) -> dict[str, list[float]]:
                 for number in range(most):
                     started.append(Command(waiting, Path(directory) / f"{waiting}{number}"))
                 own = started[-most:]
+                for command in own:
+                    command.stop_when_warm()
                 for count in range(1, most + 1):
                     contestants[f"{count} at once, {waiting}"] = functools.partial(
                         tokens_per_second, own[:count], seconds
