@@ -1,5 +1,6 @@
 """Train a GPT. ``python train.py --help`` says what can be chosen."""
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ def train(checked: "CheckedRun") -> Any:
     if config.plan:
         from gpt.cli.plan import plan
 
-        return plan(config, checked.vocab_size, run_dir) if run_dir else None
+        is_rank_0 = os.environ.get("RANK", "0") == "0"  # of those that torchrun has started
+        return plan(config, checked.vocab_size, run_dir) if is_rank_0 else None
     if config.is_dry_run:
         from gpt.cluster.slurm import sbatch_file
 

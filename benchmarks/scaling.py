@@ -58,9 +58,9 @@ def serve(world, config, train, val, run_dir: Path) -> None:
 
 def run_contestant(run_dir: str, overrides: list[str]) -> None:
     """Start the ranks of a contestant, in a process of its own."""
-    from gpt.cli.command import use_huge_pages
+    from gpt.cluster.environment import set_environment
 
-    use_huge_pages()
+    set_environment()
     from data.preparation import prepare
     from gpt.cli.compose import compose
     from gpt.cluster.launch import launch

@@ -66,9 +66,9 @@ def hugging_face(config, ours):
 def load_modules(name: str, mode: str) -> None:
     """Import all that a contestant needs."""
     if name == "gptlab":
-        from gpt.cli.command import use_huge_pages
+        from gpt.cluster.environment import set_environment
 
-        use_huge_pages()  # as train.py does, before torch is imported
+        set_environment()  # as train.py does, before torch is imported
     for module in MODULES:
         importlib.import_module(module)
     if mode.endswith("compiled"):

@@ -22,9 +22,11 @@ import pytest
 import warm
 from warm import WARM
 
+from gpt.cluster.environment import set_environment
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the workers share the cores
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # its pool of compilers takes seconds to start
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as gpt.cli.command does
+set_environment()  # as every command does
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SMALL = """

@@ -28,6 +28,7 @@ HYDRA_KEYS = re.compile(
 ADDED_HYDRA_KEYS = re.compile(r"hydra\.sweeper\..+")  # those of them that a plus may add
 MAX_CHARACTERS = 100_000  # of an argument; Linux passes at most 131,072, and parsing that many takes a second
 MULTIRUN = ("-m", "--multirun")
+TRUE = ("true", "yes", "on", "y", "1")  # as OmegaConf reads a switch
 FOLLOWER = ["hydra.run.dir=.", "hydra.output_subdir=null"]  # for a process that makes no output directory
 
 
@@ -241,15 +242,16 @@ def as_rank(argv: list[str]) -> list[str]:
 
     Raises InputError for what torchrun cannot start.
     """
-    # Without torchrun, other machines than the first one follow it, and a dry run leaves nothing.
+    # Without torchrun, other machines than the first one follow it, and what only shows a run leaves nothing.
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         last = {}
         for argument in argv:
             key, _, value = argument.partition("=")
             last[key] = value
         is_machine_0 = last.get("cluster.node_rank", "0") == "0"
-        is_dry_run = last.get("cluster.dry_run", "").lower() == "true"
-        return argv if is_machine_0 and not is_dry_run else [*argv, *FOLLOWER]
+        is_dry_run = last.get("cluster.dry_run", "").lower() in TRUE
+        is_shown_plan = last.get("plan", "").lower() in TRUE and "hydra.run.dir" not in last
+        return argv if is_machine_0 and not is_dry_run and not is_shown_plan else [*argv, *FOLLOWER]
 
     # torchrun has started the ranks of one run.
     for argument in argv:

@@ -1,5 +1,7 @@
 """The frame of every command: help, refusals and exit codes. Imports Hydra only when it is needed."""
 
+import atexit
+import gc
 import os
 import sys
 import time
@@ -20,14 +22,6 @@ LONGEST_LINE = 500
 MOST_LINES = 4
 # Seconds for which torchrun's other ranks keep silent: mostly rank 0 says the same, and torchrun then ends them.
 RANK_0_FIRST = 3
-
-
-def use_huge_pages() -> None:
-    """Let torch ask for pages of 2 MB where a tensor fills them (Linux, CPU): touching new memory costs half.
-
-    To be called before torch is imported. A value that the user has set stays.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def run(task: "Callable[[CheckedRun], Any]") -> int:
@@ -123,9 +117,11 @@ def _guard(command: Callable[[], None]) -> int:
     if sys.version_info >= (3, 14):  # hydra-core 1.3's argument parser fails there with a traceback
         print("error: gptlab needs Python 3.11 to 3.13, because Hydra 1.3 fails on 3.14", file=sys.stderr)
         return 2
+    from gpt.cluster.environment import set_environment
     from gpt.signals import ending_at_once  # not for --help, of which it would be half the time
 
-    use_huge_pages()
+    set_environment()
+    atexit.register(gc.freeze)  # or else the interpreter looks for garbage in all of torch, which takes a second
     set_by_user = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
     try:

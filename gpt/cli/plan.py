@@ -15,7 +15,6 @@ from gpt.config.budget import step_tokens
 from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
 from gpt.device import PEAK_FLOPS, device_name, peak_flops, pick_device
-from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.parallelize import checkpoint_activations
 from gpt.precision import AUTOCAST, autocast
@@ -30,8 +29,11 @@ MATMUL_REPEATS = 5
 CPU = torch.device("cpu")
 
 
-def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
-    """Print and plot what a run would be; ``vocab_size`` is None while it is not known."""
+def plan(config: Config, vocab_size: int | None, directory: Path | None) -> None:
+    """Print what a run would be; ``vocab_size`` is None while it is not known.
+
+    A ``directory`` gets the same as a picture, and as JSON for programs.
+    """
     model = _build_model(config, vocab_size)
     about = _figures(config, model)
     about["stages"] = config.stages
@@ -39,10 +41,11 @@ def plan(config: Config, vocab_size: int | None, run_dir: Path) -> None:
     text = _describe(config, about, is_assumed=not vocab_size)
     print(text, flush=True)
 
-    # The same as a picture, and as JSON for programs.
-    picture = run_dir / "plan.png"
+    if directory is None:
+        return
+    picture = directory / "plan.png"
     _plot(config, picture)
-    figures = run_dir / "plan.json"
+    figures = directory / "plan.json"
     content = json.dumps(about, indent=1)
     figures.write_text(content + "\n")
     print(f"plot        {picture}")
@@ -245,8 +248,11 @@ def _measure_saved_bytes(config: Config, model_config: ModelConfig, vocab_size: 
         shape = (config.micro_batch_size, config.model.seq_len)
         ids = torch.zeros(shape, dtype=torch.int64)
         with autocast(config.precision.name, CPU):
-            loss_sum(model, ids, ids)
-        return sum(storage.nbytes() for storage in saved)
+            hidden = model(ids)
+        blocks = sum(storage.nbytes() for storage in saved)
+
+    # The loss keeps the gradients of its input and of the head. Its many small parts would take seconds here.
+    return blocks + hidden.nbytes + model.lm_head.weight.nbytes
 
 
 def _describe(config: Config, about: dict[str, Any], is_assumed: bool) -> str:

@@ -18,6 +18,7 @@ from submitit import SlurmExecutor, SlurmJob
 from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
+from gpt.cluster.environment import as_shell
 from gpt.cluster.machine import check_machine, resolve_ranks
 from gpt.config.schema import ClusterConfig, Config, MultinodeConfig, SlurmConfig
 from gpt.errors import InputError, Interrupted, LostRank, TrainingError
@@ -72,7 +73,7 @@ def _build_executor(config: Config, run_dir: Path) -> _Executor:
         time=cluster.time,
         wckey=None,
         stderr_to_stdout=True,
-        setup=[f'export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"', *cluster.setup],
+        setup=[f'export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"', *as_shell(), *cluster.setup],
         additional_parameters={key: value for key, value in options.items() if value is not None},
     )
     return executor

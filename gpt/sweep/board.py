@@ -42,6 +42,7 @@ class Board:
         if self.console.is_terminal:
             self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self.refreshed = 0.0  # by time.monotonic()
+        self.is_comparing = False
 
     def __enter__(self) -> "Board":
         n_jobs = len(self.jobs)
@@ -97,6 +98,12 @@ class Board:
             self.refreshed = now
             self.live.update(self.progress(), refresh=True)
 
+    def announce_comparison(self) -> None:
+        """Show in the live table that all jobs have ended, and that their runs are compared now."""
+        self.is_comparing = True
+        self.refreshed = 0.0
+        self.refresh()
+
     def progress(self) -> Table:
         """Return the table of the jobs that fit the terminal: those that run, and around them."""
         table = Table(
@@ -132,6 +139,8 @@ class Board:
         states = Counter(job.state for job in self.jobs)
         counts = [f"{number} {state}" for state, number in states.items()]
         text = ", ".join(counts)
+        if self.is_comparing:
+            return f"{text}; comparing the runs …"
 
         # The rest take as long as those that have run; those that run now are half done, on average.
         done = in_state(self.jobs, State.DONE)

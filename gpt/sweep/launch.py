@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from gpt.cli.hydra_run import Refused
 from gpt.cli.run_checks import check_run
+from gpt.console import say
 from gpt.errors import TrainingError
 from gpt.sweep.jobs import Job, State, naming_job
 from gpt.sweep.sweep import Sweep
@@ -22,6 +24,10 @@ def launch(launcher: "LocalLauncher", job_overrides: list[list[str]], first: int
     did.
     """
     try:
+        # Composing the jobs, preparing their data and asking the machine take seconds. A dry run's output is a file.
+        n_jobs = len(job_overrides)
+        if not OmegaConf.select(launcher.config, "cluster.dry_run"):
+            say(f"checking {n_jobs} job{'s' if n_jobs > 1 else ''} …")
         sweep = Sweep(launcher, job_overrides, first)
 
         # Commands that only show what would run.

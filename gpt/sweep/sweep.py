@@ -170,7 +170,7 @@ class Sweep:
             ) from error
 
     def run(self) -> None:
-        """Run the jobs that wait, and compare all jobs.
+        """Run the jobs that wait, and compare all jobs, unless a signal has ended the sweep.
 
         Raises TrainingError where a failure ended the sweep, Interrupted where a signal did.
         """
@@ -180,15 +180,24 @@ class Sweep:
         scheduler = Scheduler(self.jobs, self.slots, on_failure, self.start, board)
 
         # The index lists the jobs from the start; at the end it notes which are finished.
-        with locked(self.dir), interrupt, board:
-            self._write_index()
-            scheduler.run(interrupt)
-            self._write_index()
+        comparison = None
+        with locked(self.dir), board:
+            with interrupt:
+                self._write_index()
+                scheduler.run(interrupt)
+                self._write_index()
+            # Imports and plots take seconds, in which the table stays.
+            if not interrupt.received:
+                board.announce_comparison()
+                has_new = bool(in_state(self.jobs, State.DONE))
+                comparison = _compare(self.dir, has_new)
 
-        has_new = bool(in_state(self.jobs, State.DONE))
-        board.conclude(_compare(self.dir, has_new))
-        for line in what_next(self.config.tracker.name, self.dir):
-            say(line)
+        # Where nothing has ended there is nothing to list.
+        is_empty = interrupt.received and not any(job.is_finished for job in self.jobs)
+        if not is_empty:
+            board.conclude(comparison)
+            for line in what_next(self.config.tracker.name, self.dir):
+                say(line)
         self._raise_early_end(interrupt.received)
 
     def _write_index(self) -> None:

@@ -1,6 +1,8 @@
 """Plot of a run, and warnings about its gradient norm."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +17,17 @@ TOKENS = "tokens"
 TRAIN = "train/loss"
 VAL = "val/loss"
 NORM = "optim/grad_norm"
+BATCH = "optim/batch_tokens"
 PANELS = {  # below the losses
     "optim/lr": "learning rate",
-    "optim/batch_tokens": "tokens per step",
+    BATCH: "tokens per step",
     NORM: "gradient norm",
     "perf/tokens_per_sec": "tokens/s",
 }
+COLORS = ("#1f77b4", "#ff7f0e")  # of training and validation
+REFERENCE_COLORS = ("0.2", "0.5", "#2ca02c", "#9467bd", "#8c564b", "#e377c2")
+EARLY = 0.1  # fraction of a loss curve that may be above what is shown
+SHOWN = 0.99  # fraction of the later training losses that is shown
 
 
 class _NormWarning(NamedTuple):
@@ -79,95 +86,157 @@ def _climb(rows: list[Row]) -> _NormWarning | None:
     return _NormWarning(rows[-quarter][TOKENS], text)
 
 
-def plot(rows: list[Row], path: Path, title: str, references: dict[str, float]) -> Path:
+def plot(rows: list[Row], path: Path, title: str, references: dict[str, float], resumed: Sequence[int] = ()) -> Path:
     """Draw losses, learning rate, batch size, gradient norm and speed against tokens; returns the path.
 
-    ``references`` are losses to compare with, by name, drawn as dashed lines.
+    ``references`` are losses to compare with, by name; ``resumed`` are the steps after which the run was resumed.
     """
     import matplotlib.figure  # half a second, so only when a plot is drawn
     from matplotlib.ticker import EngFormatter
 
     # A high panel of losses above low ones.
-    figure = matplotlib.figure.Figure(figsize=(8, 10), layout="constrained")
-    heights = [4] + [1] * len(PANELS)
+    keys = [key for key in PANELS if _varies(rows, key)]
+    figure = matplotlib.figure.Figure(figsize=(10, 5 + 1.3 * len(keys)), layout="constrained")
+    heights = [4] + [1] * len(keys)
     losses, *panels = figure.subplots(
         len(heights),
         1,
         sharex=True,
+        squeeze=False,
         height_ratios=heights,
-    )
+    )[:, 0]
     _draw_losses(losses, rows, references)
-    losses.set(title=title, ylabel="loss (nats per token)")
+    figure.suptitle(title)
 
     # The other keys, with ticks such as 500k, but 0.0006 for learning rates.
-    for panel, key in zip(panels, PANELS, strict=True):
+    short = EngFormatter(sep="")
+    for panel, key in zip(panels, keys, strict=True):
         _draw_panel(panel, rows, key)
-        ticks = "{x:g}" if key == "optim/lr" else EngFormatter(sep="")
-        panel.yaxis.set_major_formatter(ticks)
+        panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else short)
         if key == NORM:
             _mark_warnings(panel, rows)
 
     # All share the axis of the last one.
-    panels[-1].set_xlabel("tokens")
-    panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))  # 1.5M
+    last = panels[-1] if panels else losses
+    last.set_xlabel("tokens")
+    last.xaxis.set_major_formatter(lambda x, _: short(x).replace("G", "B"))  # 1.5M, 10B
+    _mark_resumptions((losses, *panels), rows, resumed)
     for panel in (losses, *panels):
-        panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = losses.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
     return path
+
+
+def _varies(rows: list[Row], key: str) -> bool:
+    """Return whether a key is worth a panel: a batch of one size is not."""
+    values = set(_column(_with_key(rows, key), key))
+    return len(values) > 1 if key == BATCH else bool(values)
 
 
 def _draw_losses(axes: Any, rows: list[Row], references: dict[str, float]) -> None:
     """Draw training and validation loss, and lines to compare with."""
-    axes.plot(
-        _column(rows, TOKENS),
-        _column(rows, TRAIN),
-        lw=0.8,
-        alpha=0.7,
-        label="train, per step",
-    )
+    # A step's loss is noisy: the mean over the steps around it says more.
+    tokens = _column(rows, TOKENS)
+    losses = _column(rows, TRAIN)
+    means, width = running_mean(losses)
+    is_smooth = width > 1
+    axes.plot(tokens, losses, color=COLORS[0], lw=0.8, alpha=0.35 if is_smooth else 1.0, label="train, step by step")
+    if is_smooth:
+        axes.plot(tokens, means, color=COLORS[0], lw=1.6, label=f"train, mean of {width} logged steps")
+
     # Validation is not in every row.
     evaluated = _with_key(rows, VAL)
+    values = _column(evaluated, VAL)
     if evaluated:
-        tokens = _column(evaluated, TOKENS)
-        values = _column(evaluated, VAL)
-        axes.plot(tokens, values, "o-", label=f"validation, {values[-1]:.3f} at the end")
+        label = f"validation, {values[-1]:.3f} at the end"
+        axes.plot(_column(evaluated, TOKENS), values, "o-", color=COLORS[1], lw=1.6, ms=5, label=label)
 
-    # Two grays for the bounds that every run has, then the references of its data.
-    palette = ["0.2", "0.45", *["tab:green"] * len(references)]
-    for name, color in zip(references, palette, strict=False):
+    # Losses to compare with. Those above what is shown have their place in the legend.
+    low, high = loss_limits(losses, means, values, references)
+    for name, color in zip(references, REFERENCE_COLORS, strict=False):
         loss = references[name]
-        axes.axhline(
-            loss,
-            ls="--",
-            lw=0.8,
-            color=color,
-            label=f"{name}, {loss:.3f}",
-        )
-    axes.legend()
+        where = ", above" if loss > high else ""
+        axes.axhline(loss, ls="--", lw=1, color=color, label=f"{name}, {loss:.3f}{where}")
+    axes.set(ylabel="loss (nats per token)", ylim=(low, high))
+
+
+def running_mean(values: list[float]) -> tuple[list[float], int]:
+    """Return the mean of the values around each one, and the largest number of them: a tenth of all."""
+    reach = len(values) // 20
+    means = []
+    for i in range(len(values)):
+        # At the beginning, as few after as before: the mean of a falling curve stays on it.
+        near = min(reach, i)
+        means.append(statistics.fmean(values[i - near : i + near + 1]))
+    return means, 2 * reach + 1
+
+
+def loss_limits(
+    losses: list[float],
+    means: list[float],
+    val_losses: list[float],
+    references: dict[str, float],
+) -> tuple[float, float]:
+    """Return the lowest and highest loss to show, with a margin: the first losses would squeeze the others.
+
+    References below the highest are shown.
+    """
+    later = sorted(_after_warmup(losses))
+    highest = later[math.floor(SHOWN * (len(later) - 1))]
+    highest = max(highest, *_after_warmup(val_losses), *_after_warmup(means))
+    below = [loss for loss in references.values() if loss <= highest]
+    lowest = min(*means, *val_losses, later[0], *below)
+
+    # Equal losses get a margin too.
+    extent = highest - lowest
+    margin = 0.05 * extent or 0.05 * abs(highest) or 1.0
+    return lowest - margin, highest + margin
+
+
+def _after_warmup(values: list[float]) -> list[float]:
+    """Return values without their first tenth, but the last one at least."""
+    begin = min(math.ceil(EARLY * len(values)), len(values) - 1)
+    return values[max(0, begin) :]
+
+
+def _mark_resumptions(panels: Sequence[Any], rows: list[Row], resumed: Sequence[int]) -> None:
+    """Draw a line in all panels where the run was resumed."""
+    label = "resumed"
+    for step in resumed:
+        # The last step before may not be logged.
+        tokens = [row[TOKENS] for row in rows if row["step"] <= step]
+        for panel in panels:
+            panel.axvline(max(tokens, default=0), color="0.6", lw=1, ls=":", label=label)
+            label = None
 
 
 def _draw_panel(panel: Any, rows: list[Row], key: str) -> None:
     """Draw a key of the rows against tokens."""
     known = _with_key(rows, key)
     # The batch size changes between steps, at once.
-    style = "steps-pre" if key == "optim/batch_tokens" else "default"
+    style = "steps-pre" if key == BATCH else "default"
     tokens = _column(known, TOKENS)
     values = _column(known, key)
-    panel.plot(tokens, values, lw=0.8, drawstyle=style)
-    panel.set(ylabel=PANELS[key], ylim=(0, None))
+    panel.plot(tokens, values, color=COLORS[0], lw=0.8, drawstyle=style)
+    # The norms of the first steps are many times those of all others.
+    highest = max(_after_warmup(values)) if key == NORM else max(values)
+    panel.set(ylabel=PANELS[key], ylim=(0, 1.05 * highest or None))
 
 
 def _mark_warnings(panel: Any, rows: list[Row]) -> None:
     """Mark the warnings in the panel of the gradient norm."""
     for warning in grad_norm_warnings(rows):
-        panel.axvline(warning.tokens, color="tab:red", lw=1)
+        panel.axvline(warning.tokens, color="#d62728", lw=1)
         panel.text(
             0.01,
             0.95,
             f"⚠ {warning.text}",
             transform=panel.transAxes,
             va="top",
-            color="tab:red",
+            color="#d62728",
             size=8,
         )
 

@@ -11,7 +11,7 @@ from gpt.device import Compute
 from gpt.evaluation.metrics import PREFIX
 from gpt.evaluation.task import Task
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.rundir import SAMPLES
+from gpt.rundir import SAMPLES, read_about
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint, data_masks
 from gpt.tokens.tokenizer import printable
 from gpt.tracker.logs import parse_samples, read_metrics
@@ -100,10 +100,20 @@ def summarize(
         result |= figures
     lines += [f"warning     {warning.text}" for warning in grad_norm_warnings(rows)]
     if config.tracker.plot and rows:
-        lines.append(f"plot        {plot(rows, run_dir / 'loss.png', config.name, references)}")
+        resumed = [start["step"] for start in read_about(run_dir)["starts"] if start["step"]]
+        path = plot(rows, run_dir / "loss.png", config.name, references | _zlib_per_token(result), resumed)
+        lines.append(f"plot        {path}")
     lines.append(f"checkpoint  {latest_checkpoint(run_dir)}")
     lines += what_next(config.tracker.name, run_dir)
     return result, lines
+
+
+def _zlib_per_token(result: dict[str, Any]) -> dict[str, float]:
+    """Return what zlib needs for the validation text, in nats per token; nothing where that is not measured."""
+    if "gzip_loss_per_byte" not in result:
+        return {}
+    bytes_per_token = result["val_loss"] / result["val_loss_per_byte"]
+    return {"zlib level 9 on the same text": result["gzip_loss_per_byte"] * bytes_per_token}
 
 
 def _closing(run_dir: Path, tasks: dict[str, Task], last: dict[str, float]) -> tuple[dict[str, float], list[str]]:

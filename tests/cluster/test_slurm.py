@@ -67,6 +67,15 @@ def test_paths_that_no_sbatch_file_can_name_are_refused(name, tmp_path, monkeypa
         _build_executor(compose(SLURM), tmp_path)
 
 
+def test_threads_of_a_job_sleep_while_they_wait_unless_the_user_says_otherwise():
+    """Also where sbatch was told to take nothing of the environment along."""
+    text = sbatch_file(compose([*SLURM, "cluster.setup=['printenv OMP_WAIT_POLICY']"]))
+    setup = text[text.index("export") : text.index("# command")]
+    for given, expected in (("", "PASSIVE"), ("OMP_WAIT_POLICY=ACTIVE", "ACTIVE")):
+        said = subprocess.run(["env", "-i", given or "A=", "bash", "-c", setup], capture_output=True, text=True)
+        assert said.stdout == f"{expected}\n"
+
+
 def test_what_is_not_given_is_left_to_slurm():
     text = sbatch_file(compose(SLURM))
     assert "--cpus-per-task=2" in text

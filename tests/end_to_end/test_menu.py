@@ -397,11 +397,15 @@ def test_the_unigram_entropy_is_that_of_the_validation_tokens(tiny):
     "experiment", ["gpt2_124m", "gpt3_small", "shakespeare_char", "shakespeare", "shakespeare_char_cpu"]
 )
 def test_experiments_are_planned_where_their_data_is_still_to_be_prepared(experiment, tmp_path):
-    done = call("plan=true", f"experiment={experiment}", f"data.cache_dir={tmp_path}/none", f"hydra.run.dir={tmp_path}/plan",
-                cwd=tmp_path)  # fmt: skip
+    directory = [] if experiment == "shakespeare" else ["hydra.run.dir=plan"]
+    done = call("plan=true", f"experiment={experiment}", "data.cache_dir=none", *directory, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"plan of {experiment}; nothing is trained")
+    if not directory:
+        assert not list(tmp_path.iterdir())
+        return
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
     assert {path.name for path in (tmp_path / "plan").iterdir()} == {".hydra", "plan.json", "plan.png"}
-    assert not (tmp_path / "none").exists()
     about = json.loads((tmp_path / "plan" / "plan.json").read_text())
     if experiment == "gpt2_124m":
         assert (about["steps"], about["tokens"], about["parameters"]) == (19_073, 19_073 * 524_288, 124_475_904)

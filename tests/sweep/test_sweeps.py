@@ -1,6 +1,7 @@
 """Sweeps without running them: arms, names, slots, what is in their directories, plans."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from conftest import call
@@ -17,9 +18,10 @@ from gpt.rundir import write_result
 from gpt.sweep.arms import over_arms
 from gpt.sweep.board import Board, _last_row
 from gpt.sweep.index import _check_sweep_dir
-from gpt.sweep.jobs import Job, determine_state
+from gpt.sweep.jobs import Job, State, determine_state
 from gpt.sweep.names import job_names, known_names, swept_keys
 from gpt.sweep.slots import Slot, _cpu_cores, share_out
+from gpt.sweep.sweep import Sweep
 
 ARMS = {"plain": ["precision=fp32", "compile=false"], "half": ["precision=bf16"], "fast": ["compile=true"]}
 
@@ -206,14 +208,65 @@ def test_a_table_shows_the_jobs(job, tmp_path):
     with board.console.capture() as shown:
         board.console.print(board.progress())
         board.conclude(None)
+        board.announce_comparison()
+        board.console.print(board.progress())
     text = shown.get()
     for words in (
         "384/1,536      2.5000  30.0 s",
         "val 1.2500",
         "1 running, 1 done, 1 waiting; about 30.0 s left",
         "8,192",
+        "1 running, 1 done, 1 waiting; comparing the runs …",
     ):
         assert words in text, text
+
+
+@pytest.mark.parametrize(
+    ("state", "signaled", "expected"),
+    [
+        ("done", False, ["table", "comparing", "compared", "no table", "concluded"]),
+        ("done", True, ["table", "no table", "concluded"]),
+        ("interrupted", True, ["table", "no table"]),
+    ],
+)
+def test_the_table_stays_until_the_runs_are_compared(job, tmp_path, monkeypatch, state, signaled, expected):
+    """An interrupted sweep compares nothing, and lists its jobs only where one has a result."""
+    said = []
+
+    class Board:
+        def __init__(self, *arguments):
+            pass
+
+        def __enter__(self):
+            said.append("table")
+            return self
+
+        def __exit__(self, *error):
+            said.append("no table")
+
+        def announce_comparison(self):
+            said.append("comparing")
+
+        def conclude(self, comparison):
+            said.append("concluded")
+
+    class Scheduler:
+        def __init__(self, *arguments):
+            pass
+
+        def run(self, interrupt):
+            interrupt.stop.value = int(signaled)
+
+    monkeypatch.setattr("gpt.sweep.sweep.Board", Board)
+    monkeypatch.setattr("gpt.sweep.sweep.Scheduler", Scheduler)
+    monkeypatch.setattr("gpt.sweep.sweep._compare", lambda *arguments: said.append("compared"))
+    ended = job()
+    ended.state = State(state)
+    sweep = SimpleNamespace(title="lr", jobs=[ended], slots=[], dir=tmp_path, start=None)
+    sweep.config = SimpleNamespace(sweep=SimpleNamespace(on_failure="continue"))
+    sweep._write_index = sweep._raise_early_end = lambda *arguments: None
+    Sweep.run(sweep)
+    assert said == expected
 
 
 @pytest.mark.parametrize("argument", ["-m", "--multirun", "hydra.mode=MULTIRUN", "sweeps=lr"])
