@@ -77,7 +77,7 @@ def test_run_length_is_that_of_the_steps_one_by_one(stages, max_steps, max_token
 
 
 def test_nanogpts_learning_rate_is_two_keys_away():
-    """Each step of its CPU recipe has the rate that nanoGPT's get_lr gives it, which is ours one step later."""
+    """Each step of its CPU recipe then has the rate of nanoGPT's get_lr, whose peak and end come one step later."""
     recipe = compose(
         ["experiment=shakespeare_char_cpu", "schedule.warmup_tokens=77_568", "schedule.decay_until=1_536_768"]
     )
