@@ -70,7 +70,7 @@ def _adamw(config: AdamWConfig, parameters: list[nn.Parameter], lr: float) -> Op
 
 
 class _Muon(torch.optim.Muon):
-    """Muon that orthogonalizes each of the ``n_matrices`` of a group's parameters by itself."""
+    """Muon that orthogonalizes each matrix by itself where a group's parameters hold ``n_matrices``."""
 
     def _init_group(self, group, params_with_grad, grads, muon_momentum_bufs) -> bool:
         """Append the tensors that the step updates in place: a view of each matrix, its gradient and its momentum."""
@@ -78,7 +78,7 @@ class _Muon(torch.optim.Muon):
         has_complex = super()._init_group(group, *whole)
         for tensors, parts in zip(whole, (params_with_grad, grads, muon_momentum_bufs), strict=True):
             for tensor in tensors:
-                parts += tensor.chunk(group["n_matrices"])
+                parts += tensor.chunk(group.get("n_matrices", 1))
         return has_complex
 
 
@@ -95,7 +95,7 @@ def _muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
             fused.append(p)
         else:
             matrices.append(p)
-    groups = [{"params": matrices, "n_matrices": 1}, {"params": fused, "n_matrices": 3}]
+    groups = [{"params": matrices}, {"params": fused, "n_matrices": 3}]
     muon = _Muon(
         [group for group in groups if group["params"]],
         lr=config.lr,
