@@ -13,10 +13,7 @@ from gpt.errors import InputError, Unavailable
 
 
 def _parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and embeddings decay, biases and norms do not (as nanoGPT's configure_optimizers).
-
-    The papers of GPT-2 and GPT-3 do not say what decays.
-    """
+    """Two groups: matrices and embeddings decay, biases and norms do not (nanoGPT's choice; GPT-3's is not known)."""
     decayed = [p for p in parameters if p.dim() >= 2]
     others = [p for p in parameters if p.dim() < 2]
     groups = [
