@@ -14,7 +14,7 @@ from gpt.errors import InputError, Unavailable
 
 
 def _parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and embeddings decay, biases and norms do not (as nanoGPT's configure_optimizers)."""
+    """Two groups: matrices and embeddings decay, biases and norms do not (nanoGPT's choice; GPT-3's is not known)."""
     decayed = [p for p in parameters if p.dim() >= 2]
     others = [p for p in parameters if p.dim() < 2]
     groups = [
@@ -67,16 +67,35 @@ def _adamw(config: AdamWConfig, parameters: list[nn.Parameter], lr: float) -> Op
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=config.eps, fused=config.fused)
 
 
+class _Muon(torch.optim.Muon):
+    """Muon that orthogonalizes each matrix by itself where a group's parameters hold ``n_matrices``."""
+
+    def _init_group(self, group, params_with_grad, grads, muon_momentum_bufs) -> bool:
+        """Append the tensors that the step updates in place: a view of each matrix, its gradient and its momentum."""
+        whole = ([], [], [])
+        has_complex = super()._init_group(group, *whole)
+        for tensors, parts in zip(whole, (params_with_grad, grads, muon_momentum_bufs), strict=True):
+            for tensor in tensors:
+                parts += tensor.chunk(group.get("n_matrices", 1))
+        return has_complex
+
+
 def _muon(config: MuonConfig, model: nn.Module) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) on the matrices of the blocks, AdamW on embeddings, head, biases and norms."""
     # Muon is for matrices that map hidden states to hidden states, which are those of the blocks.
     matrices = []
+    fused = []  # query, key and value in one parameter, which Jordan et al. take for three
     others = []
     for name, p in model.named_parameters():
-        is_matrix = name.startswith("h.") and p.dim() == 2
-        (matrices if is_matrix else others).append(p)
-    muon = torch.optim.Muon(
-        matrices,
+        if not (name.startswith("h.") and p.dim() == 2):
+            others.append(p)
+        elif config.split_qkv and name.endswith("c_attn.weight"):
+            fused.append(p)
+        else:
+            matrices.append(p)
+    groups = [{"params": matrices}, {"params": fused, "n_matrices": 3}]
+    muon = _Muon(
+        [group for group in groups if group["params"]],
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,

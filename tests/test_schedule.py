@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from gpt.cli.compose import compose
 from gpt.config.budget import linear_stages, run_length, step_tokens
 from gpt.schedule import SHAPES, lr_multiplier
 
@@ -73,3 +74,20 @@ def test_run_length_is_that_of_the_steps_one_by_one(stages, max_steps, max_token
         tokens += step_tokens(stages, tokens)
         steps += 1
     assert run_length(stages, max_steps, max_tokens) == (steps, tokens)
+
+
+def test_nanogpts_learning_rate_is_two_keys_away():
+    """Each step of its CPU recipe then has the rate of nanoGPT's get_lr, whose peak and end come one step later."""
+    recipe = compose(
+        ["experiment=shakespeare_char_cpu", "schedule.warmup_tokens=77_568", "schedule.decay_until=1_536_768"]
+    )
+    peak, least, warmup_steps, decay_steps = 1e-3, 1e-4, 100, 2000
+    for step in range(recipe.total_steps):
+        # As train.py of nanoGPT, which counts steps from 0.
+        rate = peak * (step + 1) / (warmup_steps + 1)
+        if step >= warmup_steps:
+            progress = (step - warmup_steps) / (decay_steps - warmup_steps)
+            rate = least + 0.5 * (1 + math.cos(math.pi * progress)) * (peak - least)
+        tokens = 768 * (step + 1)
+        ours = recipe.optimizer.lr * recipe.schedule.multiplier(tokens, recipe.total_tokens)
+        assert ours == pytest.approx(rate, rel=1e-12)

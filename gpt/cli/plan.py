@@ -14,7 +14,7 @@ from gpt.compare.tables import Grid, as_table
 from gpt.config.budget import step_tokens
 from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
-from gpt.device import PEAK_FLOPS, device_name, peak_flops, pick_device
+from gpt.device import device_name, peak_flops, pick_device
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.parallelize import checkpoint_activations
 from gpt.precision import AUTOCAST, autocast
@@ -23,7 +23,16 @@ from gpt.schedule import warmup
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer without its text: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves
 UNITS = {"years": 8766.0, "days": 24.0, "hours": 1.0, "minutes": 1 / 60}  # of time, in hours
-COMMON_GPUS = ("H100", "A100")  # of the known GPUs, those that the plan of a sweep shows
+# The GPUs that a plan shows, by torch's name for them.
+GPUS = {
+    "B200": "NVIDIA B200",
+    "H200": "NVIDIA H200",
+    "H100": "NVIDIA H100 80GB HBM3",
+    "A100": "NVIDIA A100-SXM4-80GB",
+    "L40S": "NVIDIA L40S",
+    "RTX 4090": "NVIDIA GeForce RTX 4090",
+}
+COMMON_GPUS = ("H100", "A100")  # of these, those that the plan of a sweep shows
 MATMUL_SIZE = 1024
 MATMUL_REPEATS = 5
 CPU = torch.device("cpu")
@@ -154,9 +163,9 @@ def _peak_flops_by_device(config: Config) -> dict[str, float]:
     peaks = {f"this {name}": here}
 
     # Known GPUs, without a second row for the one of this machine.
-    for gpu in PEAK_FLOPS:
-        if gpu not in name:
-            peaks[gpu] = ranks * peak_flops(precision, gpu)
+    for gpu, full_name in GPUS.items():
+        if full_name != name:
+            peaks[gpu] = ranks * peak_flops(precision, full_name)
     return peaks
 
 

@@ -16,7 +16,9 @@ RECIPE = 'docs/config.md, "Adding a key"'
 
 # Keys that are newer than the first version, or whose default in conf/ has changed, with the value that means what runs
 # did before: "model.norm_type": "layernorm".
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {
+    "optimizer.split_qkv": False,
+}
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").
 RENAMED: dict[str, str] = {}

@@ -143,6 +143,7 @@ class MuonConfig(AdamWConfig):
     momentum: float = number(at_least=0, below=1)
     nesterov: bool
     ns_steps: int = number(at_least=1, largest=99, reason="torch.optim.Muon takes no more")
+    split_qkv: bool
 
 
 @dataclass(kw_only=True, slots=True)
