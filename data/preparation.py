@@ -185,7 +185,7 @@ def _prepare_into_cache(data: DataConfig, chars: str | None) -> Path:
 
 def _is_whole(data: DataConfig, directory: Path) -> bool:
     names = [f"{split}.h5" for split in parts(data)]
-    return all((directory / name).exists() for name in [*names, MANIFEST])
+    return all(os.path.exists(directory / name) for name in [*names, MANIFEST])  # False where a name is too long
 
 
 @contextlib.contextmanager

@@ -280,9 +280,10 @@ def _check_row(row: Row) -> None:
     if row[SPEED] <= 0:
         raise ValueError(f"{SPEED} is not above 0")
 
-    # No key has another value: a run that meets one ends before it logs it.
+    # What is compared is finite: a run that meets another loss ends before it logs it. Other keys may be anything.
     for key, value in row.items():
         if not isinstance(value, (int, float, NoneType)):
             raise ValueError(f"{key} is no number")
-        if value is not None and not math.isfinite(value):
+        is_compared = key in needed or key.startswith(PREFIX)
+        if is_compared and value is not None and not math.isfinite(value):
             raise ValueError(f"{key} is {value}")

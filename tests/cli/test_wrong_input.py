@@ -28,7 +28,7 @@ WRONG = [
     (["trainer.max_steps=1.5"], "trainer.max_steps=1.5: Value '1.5'", "a whole number of steps, such as 1000, 1_000, 1e6, 300k, 5M, 1.5M or 10B, or null"),
     (["compile=maybe"], "compile=maybe: Value 'maybe'", "true or false"),
     (["optimizer.lr=fast"], "optimizer.lr=fast: Value 'fast'", "a number, such as 0.1 or 6e-4"),
-    (["data.files=a.txt"], "data.files=a.txt", "a list: [a,b]"),
+    (["data.files=a.txt"], "data=stdlib reads no files, and data.files=['a.txt'] is given", "data=text data.files=['a.txt']"),
     (["optimizer.betas=[0.9,x]"], "optimizer.betas=[0.9,x]: Value 'x'", "optimizer.betas[1] takes a number"),
     (["seed=1,2"], "Ambiguous value for argument 'seed=1,2'", "add --multirun"),
     (["hydra.run.dir=/proc/none", "data=text", "data.files=[short.txt]", "model.seq_len=16"], "cannot be made", "hydra.run.dir=DIR"),

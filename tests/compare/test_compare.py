@@ -547,7 +547,7 @@ def spoil_row(path, number, key, value):
         (lambda run: spoil(run, "metrics.jsonl", "{}\n"), "metrics.jsonl, line 1, cannot be read: KeyError('step')"),
         (lambda run: spoil(run, "metrics.jsonl", "torn\n"), "metrics.jsonl cannot be read"),
         (lambda run: spoil_row(run, 2, "val/loss", "NaN"), "a/metrics.jsonl, line 2, cannot be read: ValueError('val/loss is nan')"),
-        (lambda run: spoil_row(run, 3, "lr", "Infinity"), "a/metrics.jsonl, line 3, cannot be read: ValueError('lr is inf')"),
+        (lambda run: spoil_row(run, 3, "train/loss", "Infinity"), "a/metrics.jsonl, line 3, cannot be read: ValueError('train/loss is inf')"),
         (lambda run: spoil_row(run, 1, "val/loss", "null"), "line 1, cannot be read: ValueError('val/loss is no number')"),
     ],
 )  # fmt: skip

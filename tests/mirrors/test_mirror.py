@@ -504,7 +504,7 @@ def test_the_summary_has_every_metric_of_validation_though_a_run_failed(tmp_path
     row = {"step": 1, "tokens": 10, "train/loss": 3.0, "perf/tokens_per_sec": 5.0}
     rows = [row | {"val/loss": 2.0, "val/exact_match": 0.5, "val/word_errors": 7}, row | {"tokens": 20}]
     result = {"layout": 1, "status": "failed", "seconds": 1.0}
-    run = Run(name="run", path=tmp_path, state="failed", config={}, result=result, rows=rows)
+    run = Run(name="run", path=tmp_path, state="failed", config={}, result=result, rows=rows, starts=[])
     assert _summary(run) == {
         "status": "failed", "seconds": 1.0, "exact_match": 0.5, "word_errors": 7, "val_loss": 2.0, "best_val_loss": 2.0,
         "tokens_per_sec": 5.0, "hours": 4 / 3600,

@@ -263,7 +263,7 @@ def test_the_table_stays_until_the_runs_are_compared(job, tmp_path, monkeypatch,
     ended = job()
     ended.state = State(state)
     sweep = SimpleNamespace(title="lr", jobs=[ended], slots=[], dir=tmp_path, start=None)
-    sweep.config = SimpleNamespace(sweep=SimpleNamespace(on_failure="continue"))
+    sweep.config = SimpleNamespace(sweep=SimpleNamespace(on_failure="continue"), tracker=SimpleNamespace(name="local"))
     sweep._write_index = sweep._raise_early_end = lambda *arguments: None
     Sweep.run(sweep)
     assert said == expected
