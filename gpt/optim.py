@@ -119,20 +119,17 @@ def _custom(config: CustomConfig, model: nn.Module) -> Optimizer:
         del options["weight_decay"]
     unknown = [key for key in options if key not in allowed]
     if unknown:
-        raise InputError(
-            f"{config._target_} takes no {', '.join(unknown)}",
-            f"it takes: {', '.join(allowed)}",
-        )
+        raise InputError(f"{config._target_} takes no {', '.join(unknown)}", f"it takes: {', '.join(allowed)}")
 
-    parameters = list(model.parameters())
-    groups = _parameter_groups(parameters, options.get("weight_decay", 0.0))
+    groups = _parameter_groups(list(model.parameters()), options.get("weight_decay", 0.0))
     return optimizer_class(groups, **options)
 
 
 def _import_optimizer(target: str) -> type[Optimizer]:
     """The class called ``package.Class``. Raises InputError where there is none, or it is no optimizer."""
     module, _, name = target.rpartition(".")
-    sys.path.append("")  # where the command runs; last, so that it hides no package
+    if "" not in sys.path:  # where the command runs; last, so that it hides no package
+        sys.path.append("")
     try:
         imported = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:

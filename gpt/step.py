@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from gpt.checkpoint.state import TrainState
 from gpt.config.schema import Config
-from gpt.device import Compute, device_name, peak_flops
+from gpt.device import Compute, device_name
 from gpt.model import flops_per_token
 from gpt.tokens.loader import OrderedSampler, StepBatch, TokenDataset, count_targets, step_batches, unpack
 from gpt.tokens.order import derive_seed
 from gpt.tracker.histogram import histograms
+from gpt.tracker.peaks import peak_flops
 
 
 class Step(NamedTuple):

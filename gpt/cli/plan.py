@@ -14,11 +14,12 @@ from gpt.compare.tables import Grid, as_table
 from gpt.config.budget import step_tokens
 from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
-from gpt.device import device_name, peak_flops, pick_device
+from gpt.device import device_name, pick_device
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.parallelize import checkpoint_activations
 from gpt.precision import AUTOCAST, autocast
 from gpt.schedule import warmup
+from gpt.tracker.peaks import peak_flops
 
 ASSUMED_VOCABULARY = 128  # of a chars tokenizer without its text: what most alphabets are padded to
 POINTS = 2000  # of the plotted curves

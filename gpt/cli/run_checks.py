@@ -114,10 +114,11 @@ def _check_plan(config: Config, run_dir: Path | None) -> int | None:
 
     check_trains(config.data)
     size = vocab_size(config.data)
+
+    # torch is imported once the data is right. Not the precision: the plan may be for another machine.
     from gpt.device import pick_device
     from gpt.optim import check_optimizer
 
-    # Not the precision: the plan may be for another machine.
     device = pick_device(config.device)
     check_optimizer(config.optimizer, device)
     return size

@@ -229,27 +229,28 @@ class Sweep:
             return Process(arguments, job.run_dir, slot)
 
         # An earlier command may have submitted it.
-        return job.handle or self.submit(job)
+        return job.handle or _submit(job, self)
 
-    def submit(self, job: Job) -> "Submitted":
-        """Submit a job to SLURM. Raises InputError, TrainingError."""
-        with open_dict(job.composed):
-            job.composed.hydra.sweep.dir = str(self.dir)
-            job.composed.hydra.sweep.subdir = str(job.run_dir.relative_to(self.dir))
-            job.composed.resume = job.config.resume
 
-        # Hydra makes the job's directory, and train.py submits it.
-        task = functools.partial(self.launcher.task_function, checked=job.checked)
-        returned = run_job(
-            task,
-            job.composed,
-            "hydra.sweep.dir",
-            "hydra.sweep.subdir",
-            self.launcher.hydra_context,
-        )
-        if returned.status == JobStatus.FAILED:
-            raise returned._return_value  # return_value would also print it on stderr
-        return returned.return_value
+def _submit(job: Job, sweep: Sweep) -> "Submitted":
+    """Submit a job to SLURM. Raises InputError, TrainingError."""
+    with open_dict(job.composed):
+        job.composed.hydra.sweep.dir = str(sweep.dir)
+        job.composed.hydra.sweep.subdir = str(job.run_dir.relative_to(sweep.dir))
+        job.composed.resume = job.config.resume
+
+    # Hydra makes the job's directory, and train.py submits it.
+    task = functools.partial(sweep.launcher.task_function, checked=job.checked)
+    returned = run_job(
+        task,
+        job.composed,
+        "hydra.sweep.dir",
+        "hydra.sweep.subdir",
+        sweep.launcher.hydra_context,
+    )
+    if returned.status == JobStatus.FAILED:
+        raise returned._return_value  # return_value would also print it on stderr
+    return returned.return_value
 
 
 def _ask_machine(configs: list[Config]) -> tuple[list[str], list[int | InputError]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt.device import peak_flops
+from gpt.tracker.peaks import peak_flops
 
 
 @pytest.mark.parametrize(
