@@ -23,7 +23,7 @@ RUN = """
     checkpoint.every=1_000_000 tracker.plot=false
 """.split()
 WAITING = {
-    "sleeping": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "sleeping": {},  # as our commands ask for: they look for work for some microseconds first
     "spinning": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own number; this variable wins over OMP_WAIT_POLICY
 }
 STEP_TOKENS = 1024  # of the default run

@@ -63,7 +63,14 @@ def test_help_lists_options_of_ones_own(tmp_path):
     assert "model=mine" not in help_text([])
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "PASSIVE 1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
+    ],
+)
 def test_threads_of_every_command_sleep_while_they_wait_unless_the_user_says_otherwise(given, expected):
     """The variable is there before torch, and is inherited by ranks and by the jobs of a sweep."""
     code = """
@@ -72,11 +79,12 @@ from gpt.cli import command
 
 def say():
     import os
-    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+    print(os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
 
 sys.exit(command.script(say, ""))
 """
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in waiting} | given
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert said.stdout == f"{expected} False\n", said.stderr
 

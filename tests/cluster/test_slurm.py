@@ -69,9 +69,13 @@ def test_paths_that_no_sbatch_file_can_name_are_refused(name, tmp_path, monkeypa
 
 def test_threads_of_a_job_sleep_while_they_wait_unless_the_user_says_otherwise():
     """Also where sbatch was told to take nothing of the environment along."""
-    text = sbatch_file(compose([*SLURM, "cluster.setup=['printenv OMP_WAIT_POLICY']"]))
+    text = sbatch_file(compose([*SLURM, "cluster.setup=['echo $OMP_WAIT_POLICY $GOMP_SPINCOUNT']"]))
     setup = text[text.index("export") : text.index("# command")]
-    for given, expected in (("", "PASSIVE"), ("OMP_WAIT_POLICY=ACTIVE", "ACTIVE")):
+    for given, expected in (
+        ("", "PASSIVE 1000"),
+        ("OMP_WAIT_POLICY=ACTIVE", "ACTIVE"),
+        ("GOMP_SPINCOUNT=7", "PASSIVE 7"),
+    ):
         said = subprocess.run(["env", "-i", given or "A=", "bash", "-c", setup], capture_output=True, text=True)
         assert said.stdout == f"{expected}\n"
 
