@@ -5,6 +5,7 @@ import fcntl
 import gc
 import getpass
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,7 +21,6 @@ from typing import Any
 
 import pytest
 import warm
-from warm import WARM
 
 from gpt.cluster.environment import set_environment
 
@@ -266,7 +266,7 @@ class Started:
         else:
             (directory / "out").touch()
         settings = warm.Settings(environment(**(env or {})), constants or {}, file_size)
-        self.process = WARM.Process(target=warm.run, args=(script, arguments, cwd, settings, directory))
+        self.process = warm.process(warm.run, script, arguments, cwd, settings, directory)
         self.process.start()
         self.pid = self.process.pid
         self.stdout = open(directory / "out") if stdout_is_pipe else None
@@ -311,9 +311,9 @@ def call(*arguments: str, cwd: Path, timeout: float = 120, **how: Any) -> subpro
 @contextlib.contextmanager
 def imported(*modules: str, **how: Any) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """A function like :func:`call` whose processes have imported these modules too, by the settings ``how``."""
-    ours, theirs = WARM.Pipe()
+    ours, theirs = multiprocessing.Pipe()
     settings = warm.Settings(environment(**how.pop("env", {})), **how)
-    process = WARM.Process(target=warm.serve, args=(theirs, modules, settings))
+    process = warm.process(warm.serve, theirs, modules, settings)
     process.start()
 
     def call_there(*arguments: str, cwd: Path, script: str) -> subprocess.CompletedProcess:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -34,9 +34,25 @@ FILES = ("train.py", "eval.py")  # and the modules of these packages are what is
 PACKAGES = ("gpt.", "data.", "torch.distributed.run")
 
 
+def process(target: Callable[..., None], *args: Any) -> multiprocessing.Process:
+    """A process forked from the warm one, which is started if it has not been; the process runs ``target(*args)``."""
+    _ensure_running()
+    return WARM.Process(target=target, args=args)
+
+
+def _ensure_running() -> None:
+    """Start the warm process, once. It finds modules in this directory by its environment: Python 3.11 gives it no path."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), *filter(None, [before])])
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
 def start_for_workers() -> None:
     """Start the warm process, for all workers of this session."""
-    forkserver.ensure_running()
+    _ensure_running()
     os.environ[ADDRESS] = forkserver._forkserver._forkserver_address
 
 
@@ -71,6 +87,7 @@ def run(script: str, arguments: tuple[str, ...], cwd: Path, settings: Settings, 
     """Run a script or a module as if it had been called, its output in the files ``output``/out and ``output``/err."""
     from gpt.signals import end_with
 
+    assert "warm_up" in sys.modules, "the warm process could not import it"
     os.setsid()
     end_with(os.getppid())
     for name, number in (("out", 1), ("err", 2)):  # a test may have made a pipe of that name

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import WARM, Started, processes_in
+import warm
+from conftest import Started, processes_in
 
 from gpt import distributed
 from gpt.distributed import World, process_group
@@ -119,7 +120,7 @@ def send_a_pickle(directory: Path) -> None:
 
 
 def test_what_ranks_tell_one_another_is_not_unpickled(tmp_path):
-    ranks = [WARM.Process(target=target, args=(tmp_path,)) for target in (gather_from_a_stranger, send_a_pickle)]
+    ranks = [warm.process(target, tmp_path) for target in (gather_from_a_stranger, send_a_pickle)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
