@@ -83,11 +83,15 @@ CHOICES = [("fp32", "bf16"), ("adamw", "muon"), ("cosine", "wsd"), ("constant", 
 HALF = [one for one in itertools.product(*CHOICES) if sum(map(tuple.index, CHOICES, one)) % 2 == 0]
 
 
+# One shape of a micro-batch, at all stages of a ramp: each of its own would take a compiler half a minute.
+COMPILED_ONCE = ["model.n_embd=64", "batch.micro_batch_size=4"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision, optimizer, schedule, batch, compiled", HALF)
 def test_every_combination_trains_and_fp32_resumes_bitwise(tiny, precision, optimizer, schedule, batch, compiled):
     overrides = [f"precision={precision}", f"optimizer={optimizer}", f"schedule={schedule}", f"compile={compiled}"]
-    overrides += ["model.n_embd=64"]
+    overrides += [*COMPILED_ONCE]
     overrides += RAMP if batch == "ramp" else []
     run = tiny(*overrides)
     assert run.compiler_problem is None
@@ -99,6 +103,18 @@ def test_every_combination_trains_and_fp32_resumes_bitwise(tiny, precision, opti
         if batch == "ramp":
             assert 256 < read_metrics(run.run_dir)[10]["optim/batch_tokens"] < 1024  # mid-ramp
         assert_same_end(run, resumed(tiny, run, overrides, step=10))
+
+
+@pytest.mark.slow
+def test_compile_changes_neither_losses_nor_names(tiny):
+    results = {}
+    for compiled in ("false", "true"):
+        run = tiny(f"compile={compiled}", *COMPILED_ONCE, "trainer.max_steps=5")
+        result = run.fit()
+        results[compiled] = result["val_loss"]
+        names = set(checkpoint.load_file(latest_checkpoint(run.run_dir) / "model.safetensors"))
+        assert names == {name for name, _ in tiny(*COMPILED_ONCE).state.model.named_parameters()}
+    assert results["true"] == pytest.approx(results["false"], abs=1e-4)
 
 
 @pytest.mark.slow
@@ -231,6 +247,7 @@ def test_nothing_is_compiled_again_after_the_warm_up(tiny, monkeypatch):
     """Through the stages of a ramp, evaluation with a short last batch, and sampling."""
     from torch._dynamo.utils import counters
 
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)  # it is counted, and need not be fast
     run = tiny("compile=true", *RAMP, "trainer.eval_tokens=1600", "trainer.eval_every=2048", "sample.tokens=70")
     compiled, real = [], run.stepper.train_step
 
