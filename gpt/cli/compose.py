@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import hydra
@@ -56,7 +57,7 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
 
     # First whole options, then keys: of the option that is given, or else of the saved one.
     composed = compose([override.input_line for override in groups])
-    others = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(composed)))  # types come with load
+    others = OmegaConf.create(asdict(composed))  # types come with load
     for override in groups:
         group = override.key_or_group
         OmegaConf.update(saved, group, OmegaConf.select(others, group), merge=False)

@@ -3,9 +3,11 @@
 Imports no torch.
 """
 
+import copy
+import functools
 import os
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +63,17 @@ def load(composed: DictConfig) -> Config:
 
     Raises InputError.
     """
-    # Merge into the types that the options have: OmegaConf refuses unknown keys and wrong types.
+    raw = OmegaConf.to_container(composed, resolve=False)
+    raw.pop("hydra", None)
+    return _typed(raw)
+
+
+def _typed(raw: dict[str, Any]) -> Config:
+    """Return the values of a config, section in section, with the types that its options have. Raises InputError."""
+    options = _schema_of(raw)
+    schema = _joined(tuple(options[group] for group in VARIANTS))
+    # OmegaConf refuses unknown keys and wrong types.
     try:
-        raw = OmegaConf.to_container(composed, resolve=False)
-        raw.pop("hydra", None)
-        options = _schema_of(raw)
-        schema = structured(Config)
-        for group in VARIANTS:
-            schema[group] = structured(options[group])
         config = OmegaConf.to_object(OmegaConf.merge(schema, raw))
     except OmegaConfBaseException as error:
         raise explain(error) from error
@@ -78,9 +83,18 @@ def load(composed: DictConfig) -> Config:
     return config
 
 
+@functools.cache
+def _joined(variants: tuple[type, ...]) -> DictConfig:
+    """Return the schema of a config with these options, one of each group. It is never changed: merging copies it."""
+    schema = copy.deepcopy(structured(Config))
+    for group, variant in zip(VARIANTS, variants, strict=True):
+        schema[group] = structured(variant)
+    return schema
+
+
 def save(config: Config, path: Path) -> None:
     """Write the config as YAML, whole or not at all; :func:`read` gives it back. Raises TrainingError."""
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
     try:
         write_text(path, text)
     except OSError as error:
@@ -89,9 +103,9 @@ def save(config: Config, path: Path) -> None:
 
 def read(path: Path) -> Config:
     """Read a config that this version or an earlier one has saved. Raises InputError, with the path, for others."""
-    saved = read_saved(path)
+    values = read_values(path)
     try:
-        return load(saved)
+        return _typed(values)
     except InputError as error:
         cure = f"{error.cure}; a newer gptlab wrote this file, or it was changed since"
         raise InputError(f"{path}: {error.problem}", cure) from error
