@@ -332,7 +332,7 @@ LADDER = ["sweeps=speed_ladder", *TOY, "seed=1", "device=cpu", "model.n_layer=1"
 def test_the_speed_ladder_trains_at_toy_size(cache, tmp_path):
     rungs = ["fp32", "bf16", "fused"]  # the last holds all others that are for a CPU
     arguments = [*LADDER, f"sweep.arm={','.join(rungs)}", "hydra/launcher=basic", f"data.cache_dir={cache}"]
-    done = call(*arguments, cwd=tmp_path, timeout=280)
+    done = call(*arguments, cwd=tmp_path, timeout=280, constants={"gpt.parallelize._saving_less": "aot_eager"})
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path / "outputs" / "sweeps" / "speed_ladder")
     assert [result["status"] for result in found.values()] == ["done"] * len(rungs)
