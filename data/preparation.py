@@ -125,7 +125,7 @@ def check_fits(config: Config, train: TokenFile | None, val: TokenFile) -> None:
     if val.n_tokens < 2:
         raise InputError(
             f"{val.path} has {val.n_tokens} tokens, too few to validate on",
-            "raise data.val_fraction",
+            "give more text, or a larger data.val_fraction",
         )
     prompt_ids(tokenizer, config.sample.prompt)
 

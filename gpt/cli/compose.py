@@ -49,6 +49,11 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
                 "allowed: data, data.*, sample.*, seed, device, precision, trainer.eval_tokens, "
                 "batch.micro_batch_size, cluster.threads",
             )
+        if override.is_sweep_override():
+            raise InputError(
+                f"{override.input_line}: several values, and an evaluation takes one",
+                f"a list is {key}=[a,b]; text with a comma is quoted twice: \"{key}='a, b'\"",
+            )
         if "." in key:
             keys.append(override)
         else:

@@ -12,11 +12,13 @@ ABSENT = "–"  # in place of a value that is not known, or that an option has n
 LONGEST = 45  # characters of a name that is made of keys; longer ones tell less than the names of runs
 
 # Keys that name the run or its place, and do not change what it computes, but for rounding.
-# data.seed is left out where it follows the seed.
+# data.seed is left out where it follows the seed, and PLACES where the same data lies there.
 ADMINISTRATIVE = re.compile(
     r"seed|name|tags|resume|plan|plan_mfu|cluster\..*|tracker\..*|checkpoint\..*|sweep\.(?!arm$).*"
     r"|data\.(dir|cache_dir|files|processes|references)|trainer\.log_every"
 )
+
+PLACES = ("data.dir", "data.files")
 
 Values = dict[str, str]  # of config keys, as one would type them
 
@@ -101,6 +103,7 @@ def _differing(runs: list[Run]) -> list[Values]:
     configs = []
     for run in runs:
         configs.append(_computing_values(run))
+    _settle_places(runs, configs)
     _settle_data_seeds(runs, configs)
     # Options of one group have different keys: take those of all configs, in their order.
     keys: dict[str, None] = {}
@@ -126,6 +129,15 @@ def _computing_values(run: Run) -> Values:
         if not ADMINISTRATIVE.fullmatch(key):
             values[key] = _as_text(value)
     return values
+
+
+def _settle_places(runs: list[Run], configs: list[Values]) -> None:
+    """Add where its data lies to the values of each run; runs on the same data have the place of the first of them."""
+    first: dict[str, Values] = {}
+    for run, config in zip(runs, configs, strict=True):
+        own = {key: _as_text(run.config.get(key)) for key in PLACES}
+        fingerprint = run.result.get("data_fingerprint") or str(own)
+        config |= first.setdefault(fingerprint, own)
 
 
 def _settle_data_seeds(runs: list[Run], configs: list[Values]) -> None:

@@ -33,6 +33,7 @@ def check_alike(arms: list[Arm], reference: Arm) -> list[str]:
 def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterator[str]:
     """Yield a warning unless runs of equal seed and tokens have equal hashes: the same samples in the same order."""
     unlike: list[Run] = []
+    expected_of = reference.label
     groups = group(finished, _seed_and_tokens)
     for alike in groups.values():
         # Compare with the reference where it has a run of this seed and length.
@@ -45,6 +46,8 @@ def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterat
         for run in alike:
             if _order_hash(run) != expected:
                 unlike.append(run)
+                if first not in reference.runs:
+                    expected_of = "the first of them"
     if not unlike:
         return
 
@@ -54,7 +57,7 @@ def _check_order(arms: list[Arm], finished: list[Run], reference: Arm) -> Iterat
     if len(lengths) > 1:
         why = "; with another model.seq_len the windows necessarily differ"
     names = name_runs(arms, unlike)
-    condition = f"as {reference.label} at equal seed and tokens"
+    condition = f"as {expected_of} at equal seed and tokens"
     yield f"not the same data in the same order {condition}: {names}{why}"
 
 

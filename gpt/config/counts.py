@@ -5,7 +5,7 @@ from typing import Any
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 # Two digits of exponent, so that no number takes memory before it is refused.
-COUNT = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)([kmbt]?)", re.IGNORECASE)
+COUNT = re.compile(r"([+-]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)([kmbt]?)", re.IGNORECASE)
 FORMS = "1000, 1_000, 1e6, 300k, 5M, 1.5M or 10B"
 
 

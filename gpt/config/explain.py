@@ -23,7 +23,7 @@ TYPES_IN_WORDS = {
     float: "a number, such as 0.1 or 6e-4",
     bool: "true or false",
     str: "text",
-    list[str]: "a list: [a,b]",
+    list[str]: "a list: [a,b], or one text",
     list[float]: "a list of numbers: [0.9,0.95]",
     list[int]: "a list of whole numbers: [1000,64]",
     list[list[Any]]: "a list of pairs: [[1000,64],[2000,128]]",

@@ -37,10 +37,8 @@ def _scaled(value: float | None, factor: float) -> float | None:
     """Return a multiple of a value, for Hydra; whole numbers stay whole, and null stays null."""
     if value is None:
         return None
-    multiple = value * factor
-    if isinstance(value, int):
-        return int(multiple)
-    return float(f"{multiple:.12g}")
+    multiple = float(f"{value * factor:.12g}")
+    return int(multiple) if isinstance(value, int) else multiple
 
 
 # In conf/ and sweeps/: one sequence at least is ${max:1024,${model.seq_len}}, torchrun's ranks are ${ranks:}, and half

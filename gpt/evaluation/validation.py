@@ -21,14 +21,15 @@ from gpt.tokens.tokenizer import end_of_text
 from gpt.tokens.windows import ID, NO_TARGET, Windows, open_windows
 
 KEY = "val/loss"
+LARGEST = 700  # nats whose perplexity is a number of 64 bits
 
 
 @dataclass
 class Validation(Task):
     """The mean loss of fixed targets of a token file, in windows of ``seq_len``.
 
-    All targets, or about ``max_tokens`` spread evenly over the file, whose first tokens can be of one kind. Short
-    windows and the last batch are filled up with targets that do not count. So the loss is the same for every
+    All targets, or about ``max_tokens`` spread evenly over the file, since its first tokens may be unlike the rest.
+    Short windows and the last batch are filled up with targets that do not count. So the loss is the same for every
     ``micro_batch_size``, and a compiled model sees one shape.
     """
 
@@ -97,8 +98,8 @@ class Validation(Task):
 
     def figures(self, measurement: Measurement) -> dict[str, Any]:
         loss = measurement.metrics[KEY]
-        shown = {"val_loss": loss, "perplexity": math.exp(loss), "tokens": self.n_targets}
-        return shown | self.per_byte(loss)
+        perplexity = {"perplexity": math.exp(loss)} if loss < LARGEST else {}
+        return {"val_loss": loss, **perplexity, "tokens": self.n_targets, **self.per_byte(loss)}
 
     def references(self) -> dict[str, float]:
         return {"unigram entropy": self.unigram_entropy()}

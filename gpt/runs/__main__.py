@@ -1,7 +1,7 @@
 """List runs and sweeps: python -m gpt.runs [DIR…] [KEY=VALUE]… [sort=COLUMN] [format=json]
 
 Shows every run and sweep below DIR (outputs/), with its state, size in parameters, tokens, validation loss, date, and
-the commit of its code. A key of the config, or state, leaves the runs with that value: model=tiny seed=1,2
+the commit of its code. A key of the config, or state, keeps only the runs with that value: model=tiny seed=1,2
 state=failed. sort=loss puts the lowest loss first, sort=-loss the highest; other columns are run, state, model, size,
 tokens, when and commit. format=json prints the same for programs. Damaged directories are named and skipped.
 """
@@ -9,6 +9,7 @@ tokens, when and commit. format=json prints the same for programs. Damaged direc
 import json
 import os
 import sys
+from typing import Any
 
 from gpt.cli import command
 from gpt.config.checks import check_names
@@ -21,7 +22,6 @@ DEFAULT = "outputs"
 
 
 def main() -> None:
-    from gpt.cli.arguments import parse
     from gpt.compare.tables import as_table
     from gpt.runs.listing import list_runs
     from gpt.runs.select import check_filters, matches
@@ -45,12 +45,7 @@ def main() -> None:
         if not directory.is_dir():
             raise InputError(f"{directory}: no such directory", f"give one that holds runs; usage: {USAGE}")
 
-    # Several values of a key are alternatives.
-    values = {}
-    for override in parse(filters):
-        value = override.value()
-        values[override.key_or_group] = value.list if override.is_choice_sweep() else [value]
-    wanted = check_filters(values)
+    wanted = check_filters(_values(filters))
 
     listing = list_runs(directories)
     entries = [entry for entry in listing.runs if matches(entry, wanted)]
@@ -65,6 +60,24 @@ def main() -> None:
         console.print(as_table(sweeps_grid(listing)))
     for error in listing.skipped:
         console.print(f"\nskipped  {error.problem}")
+
+
+def _values(arguments: list[str]) -> dict[str, list[Any]]:
+    """Return the values that were typed for each key; several are alternatives. Raises InputError."""
+    from hydra.core.override_parser.types import OverrideType, QuotedString
+
+    from gpt.cli.arguments import parse
+
+    values: dict[str, list[Any]] = {}
+    for override in parse(arguments):
+        key = override.key_or_group
+        is_one_or_a_choice = override.is_choice_sweep() or not override.is_sweep_override()
+        if override.type != OverrideType.CHANGE or not is_one_or_a_choice or key in values:
+            raise InputError(f"{override.input_line} is no filter", "allowed: KEY=VALUE or KEY=A,B, once for each key")
+        value = override.value()
+        choices = value.list if override.is_choice_sweep() else [value]
+        values[key] = [choice.text if isinstance(choice, QuotedString) else choice for choice in choices]
+    return values
 
 
 if __name__ == "__main__":

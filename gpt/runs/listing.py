@@ -14,6 +14,7 @@ from gpt.rundir import INDEX, METRICS, RESULT, read_about, read_result, read_swe
 CONFIG = "config.yaml"
 RUNNING = "running"
 UNFINISHED = "unfinished"  # killed, or not begun
+STATES = ["done", "interrupted", "failed", RUNNING, UNFINISHED]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Entry:
     """A run as the list shows it. ``config`` holds the saved values by dotted key."""
 
     path: Path
-    state: str  # done, interrupted, failed, running or unfinished
+    state: str  # one of STATES
     config: dict[str, Any]
     parameters: int | None
     tokens: int | None
@@ -85,7 +86,7 @@ def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
     """
     runs = []
     for path in find(directory):
-        if (path / CONFIG).is_file() and not (path.parent / INDEX).exists():
+        if (path / CONFIG).is_file() and not _is_job(path):
             runs.append(path)
     runs.sort(key=last_change, reverse=True)
     for path in runs:
@@ -94,6 +95,11 @@ def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
         if (or_done or not is_done) and not is_in_use(path):
             return path
     return None
+
+
+def _is_job(path: Path) -> bool:
+    """Return whether a run is a job of a sweep, or was one until another replaced it."""
+    return (path.parent / INDEX).exists() or (path.parent.parent / INDEX).exists()
 
 
 def read_entry(path: Path) -> Entry:
@@ -141,10 +147,11 @@ def last_change(run_dir: Path) -> float:
 
 def _commit(start: dict[str, Any]) -> str | None:
     """Return the commit of a start of a run, with a plus where the code was changed since."""
-    code = start.get("git")
-    if not code:
+    code = start.get("git") or {}
+    commit = code.get("commit")
+    if commit is None:
         return None
-    return code["commit"][:8] + ("+" if code["changed"] else "")
+    return commit[:8] + ("+" if code.get("changed") else "")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

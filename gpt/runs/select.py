@@ -2,20 +2,27 @@
 
 from typing import Any
 
+from gpt.config.checks import check_names
 from gpt.config.counts import as_count
 from gpt.config.explain import unknown_key
 from gpt.config.groups import GROUPS
 from gpt.config.schema import counted_by, fields_of
-from gpt.runs.listing import Entry
+from gpt.errors import InputError
+from gpt.runs.listing import STATES, Entry
 
 
 def check_filters(filters: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return the values that dotted keys may have, from what was typed. Raises InputError for unknown keys."""
+    """Return the values that dotted keys may have, from what was typed. Raises InputError."""
     checked = {}
     for typed, values in filters.items():
         # A group is its option: model=tiny is model.name=tiny.
         key = f"{typed}.name" if typed in GROUPS else typed
-        if key != "state" and not fields_of(key):
+        if key == "state":
+            for state in values:
+                check_names(key, state, STATES)
+        elif not fields_of(key):
+            if typed in GROUPS:
+                raise InputError(f"{typed} is no key of a run", "a run keeps its name: name=…, or a part of the recipe")
             raise unknown_key(typed)
         checked[key] = as_count(values) if counted_by(key) else values
     return checked
@@ -24,4 +31,10 @@ def check_filters(filters: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def matches(entry: Entry, filters: dict[str, list[Any]]) -> bool:
     """Return whether a run has one of the values that are wanted of each key."""
     values = entry.config | {"state": entry.state}
-    return all(key in values and values[key] in wanted for key, wanted in filters.items())
+    return all(key in values and _is_one_of(values[key], wanted) for key, wanted in filters.items())
+
+
+def _is_one_of(value: Any, wanted: list[Any]) -> bool:
+    """Return whether a value is wanted; of a list, one of its elements is enough."""
+    elements = value if isinstance(value, list) else []
+    return value in wanted or any(element in wanted for element in elements)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from gpt.cli.run_checks import CheckedRun
-from gpt.config.load import changed_keys, read
+from gpt.config.load import changed_keys, flatten, read
 from gpt.config.schema import Config
 from gpt.errors import InputError
 from gpt.rundir import METRICS, check_layout, lock_run_dir, read_result
@@ -20,6 +20,7 @@ from gpt.sweep.slots import Process, Slot
 if TYPE_CHECKING:
     from gpt.cluster.slurm import Submitted
 
+PLACES = ("files", "dir", "url")  # keys that say where data lies; a run that goes on compares what is there
 REPLACED = "replaced"  # the directory in a sweep's, of runs that sweep.on_change=rerun has replaced
 
 
@@ -124,20 +125,44 @@ def determine_state(job: Job) -> None:
 
         job.handle = attach(job.config, job.run_dir)
 
-    # A run with another config is another run.
-    changed = changed_keys(read(saved_config), job.config, any_length=False)
+    # A run with another config is another run, and so is one of other data that was not resumed.
+    saved = read(saved_config)
+    changed = changed_keys(saved, job.config, any_length=False)
+    result = read_result(job.run_dir)
+    if is_done(result) and not changed:
+        changed = _changed_data(saved, job.config, result)
     if changed:
         _replace_or_refuse(job, changed)
         return
 
     # The rest continue, unless they run already.
-    result = read_result(job.run_dir)
     if is_done(result):
         job.state = State.KEPT
         job.result = result
     elif job.handle is None:
         with lock_run_dir(job.run_dir):  # by no other command
             job.config.resume = str(job.run_dir)
+
+
+def _changed_data(saved: Config, config: Config, result: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the places of the data that changed since a run was done, if other data lies there. Raises InputError."""
+    old_values = flatten(saved.data)
+    new_values = flatten(config.data)
+    moved = {}
+    for name in PLACES:
+        old = old_values.get(name)
+        new = new_values.get(name)
+        if old != new:
+            moved[f"data.{name}"] = (old, new)
+    if not moved:
+        return {}
+
+    # The same text may have moved.
+    from data.preparation import prepare
+    from gpt.tokens.tokenfile import data_fingerprint
+
+    train, val = prepare(config.data)
+    return {} if data_fingerprint(train, val) == result.get("data_fingerprint") else moved
 
 
 def _replace_or_refuse(job: Job, changed: dict[str, tuple[Any, Any]]) -> None:

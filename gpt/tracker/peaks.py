@@ -1,8 +1,8 @@
 """Peak speeds of GPUs, by which a run's speed is told as a part of what its device can do (MFU)."""
 
 # Dense peak in FLOP/s as (bf16 and fp16, tf32, fp32), by the name that torch gives the GPU: parts of one chip differ.
-# From NVIDIA's data sheets of the part, half of what they give with sparsity, and of the RTX 4090, with sums in fp32,
-# from "NVIDIA Ada GPU Architecture".
+# From NVIDIA's data sheet of each part, with half of the figures that assume sparsity. The RTX 4090's, for sums in
+# fp32, are from "NVIDIA Ada GPU Architecture".
 PEAK_FLOPS = {
     "NVIDIA GB200": (2.5e15, 1.25e15, 80e12),
     "NVIDIA B200": (2.25e15, 1.1e15, 75e12),

@@ -31,7 +31,25 @@ def test_every_form_of_a_count(given, meant):
 
 
 @pytest.mark.parametrize(
-    "wrong", [1.5, "1.5", "0.0001k", "5 M", "5MB", "M", "1e-3", "1e999999999", "five", float("inf"), True, None, ""]
+    "wrong",
+    [
+        1.5,
+        "1.5",
+        "0.0001k",
+        "5 M",
+        "5MB",
+        "M",
+        "1e-3",
+        "1e999999999",
+        "5_M",
+        "1__0",
+        "_1",
+        "five",
+        float("inf"),
+        True,
+        None,
+        "",
+    ],
 )
 def test_what_is_no_whole_number_stays_as_it_is(wrong):
     assert as_count(wrong) is wrong

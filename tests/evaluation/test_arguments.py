@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt.cli.compose import compose_evaluation
 from gpt.cli.evaluation import read_arguments
 from gpt.errors import InputError
 
@@ -16,3 +17,9 @@ def test_a_directory_by_itself_is_the_checkpoint(tmp_path, monkeypatch):
     for argv in (["a", "b"], ["a", "checkpoint=b"], ["checkpoint=b", "checkpoint=c"]):
         with pytest.raises(InputError, match=r"one checkpoint|given once"):
             read_arguments(argv)
+
+
+@pytest.mark.parametrize("override", ["sample.prompt=To be, or not", "data.files=a.txt,b.txt", "seed=1,2"])
+def test_several_values_are_refused(override):
+    with pytest.raises(InputError, match=f"{override}: several values, and an evaluation takes one\n.*quoted twice"):
+        compose_evaluation(Path(), [override])

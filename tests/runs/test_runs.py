@@ -20,7 +20,8 @@ CONFIG = (ROOT / "tests" / "fixtures" / "configs" / "tiny" / "config.yaml").read
 
 def make_run(path, seed, when, loss=None, status="done"):
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(CONFIG.replace("\nseed: 1337", f"\nseed: {seed}"))
+    config = CONFIG.replace("\nseed: 1337", f"\nseed: {seed}").replace("\ntags: []", f"\ntags: [t{seed}]")
+    (path / "config.yaml").write_text(config)
     code = {"commit": "0123456789abcdef", "changed": True}
     write_json(path / "about.json", {"layout": 1, "parameters": 445_952, "starts": [{"step": 0, "git": code}]})
     if status:
@@ -80,6 +81,8 @@ def test_all_runs_and_sweeps_are_listed(shown):
         (["sort=loss"], [3, 1, 2, 4]),
         (["sort=-tokens"], [3, 2, 1, 4]),
         (["seed=1,4"], [1, 4]),
+        (["name='tiny','other'", "seed=1"], [1]),
+        (["tags=t3"], [3]),
         (["state=failed"], [2]),
         (["model=tiny", "seed=3"], [3]),
         (["model.name=char_cpu"], []),
@@ -106,6 +109,10 @@ def test_a_run_that_is_locked_is_running(shown, outputs):
     [
         ("lr=3", "unknown key lr", "did you mean optimizer.lr?"),
         ("modl=tiny", "unknown key modl", "did you mean model?"),
+        ("experiment=addition", "experiment is no key of a run", "name=…"),
+        ("state=runing", "state=runing is not known", "did you mean running?"),
+        ("seed=range(1,4)", "seed=range(1,4) is no filter", "KEY=A,B"),
+        ("~model=tiny", "~model=tiny is no filter", "KEY=VALUE"),
         ("sort=los", "sort=los is not known", "did you mean loss?"),
         ("format=xml", "format=xml is not known", "text, json"),
         ("nowhere", "nowhere: no such directory", "usage: python -m gpt.runs"),
@@ -120,6 +127,7 @@ def test_wrong_arguments_are_refused(shown, argument, problem, cure):
 def test_the_last_run_is_the_newest_that_can_go_on(outputs):
     """No job of a sweep, no run in use, and none that is done, unless it is made longer."""
     shutil.rmtree(outputs / "2026-11-22")
+    make_run(outputs / "sweeps/seeds/replaced/seed-4-1", 4, 4_000_000, None, "interrupted")
     resumed = newest_unfinished(outputs, or_done=False)
     assert resumed == outputs / "2026-11-21/10-00-00-tiny"
     with locked(resumed):

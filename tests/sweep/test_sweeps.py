@@ -7,6 +7,7 @@ import pytest
 from conftest import call
 from omegaconf import OmegaConf
 
+from data.preparation import prepare
 from gpt.cli.arguments import as_rank
 from gpt.cli.compose import compose
 from gpt.config.budget import linear_stages, run_length, whole_batches
@@ -22,6 +23,7 @@ from gpt.sweep.jobs import Job, State, determine_state
 from gpt.sweep.names import job_names, known_names, swept_keys
 from gpt.sweep.slots import Slot, _cpu_cores, share_out
 from gpt.sweep.sweep import Sweep
+from gpt.tokens.tokenfile import data_fingerprint
 
 ARMS = {"plain": ["precision=fp32", "compile=false"], "half": ["precision=bf16"], "fast": ["compile=true"]}
 
@@ -178,6 +180,24 @@ def test_a_changed_config_is_refused_by_key(job, tmp_path):
         determine_state(job("optimizer.lr=0.1", "trainer.max_tokens=8192"))
     determine_state(again := job("optimizer.lr=0.1", on_change="rerun"))
     assert (again.state, again.note, again.config.resume) == ("waiting", "replaced", None)
+
+
+def test_a_job_that_is_done_is_kept_for_the_same_data_alone(job, tmp_path):
+    texts = {name: tmp_path / name for name in ("a.txt", "moved.txt", "b.txt")}
+    for name, path in texts.items():
+        path.write_text(("other" if name == "b.txt" else "the same") * 500)
+
+    def reading(name):
+        return job("data=text", f"data.files={texts[name]}", f"data.cache_dir={tmp_path / 'cache'}")
+
+    config = reading("a.txt").config
+    save(config, tmp_path / "a" / "config.yaml")
+    fingerprint = data_fingerprint(*prepare(config.data))
+    write_result(tmp_path / "a", {"status": "done", "val_loss": 1.5, "data_fingerprint": fingerprint})
+    determine_state(moved := reading("moved.txt"))
+    assert moved.state == "kept"
+    with pytest.raises(InputError, match=r"another config: data.files \['.*a.txt'\] -> \['.*b.txt'\]"):
+        determine_state(reading("b.txt"))
 
 
 def test_foreign_directories_are_refused(job, tmp_path):
