@@ -20,7 +20,7 @@ from gpt.sweep.slots import Process, Slot
 if TYPE_CHECKING:
     from gpt.cluster.slurm import Submitted
 
-PLACES = ("files", "dir", "url")  # keys that say where data lies; a run that goes on compares what is there
+PLACES = ("files", "dir", "url")  # keys that say where data lies; for a run that goes on, resume checks what is there
 REPLACED = "replaced"  # the directory in a sweep's, of runs that sweep.on_change=rerun has replaced
 
 
@@ -125,11 +125,11 @@ def determine_state(job: Job) -> None:
 
         job.handle = attach(job.config, job.run_dir)
 
-    # A run with another config is another run, and so is one of other data that was not resumed.
+    # A run with another config is another run, and so is one that is done, on other data.
     saved = read(saved_config)
     changed = changed_keys(saved, job.config, any_length=False)
-    result = read_result(job.run_dir)
-    if is_done(result) and not changed:
+    result = None if changed else read_result(job.run_dir)
+    if is_done(result):
         changed = _changed_data(saved, job.config, result)
     if changed:
         _replace_or_refuse(job, changed)

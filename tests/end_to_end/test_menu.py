@@ -92,7 +92,7 @@ COMPILED_ONCE = ["model.n_embd=64", "batch.micro_batch_size=4"]
 @pytest.mark.parametrize("precision, optimizer, schedule, batch, compiled", HALF)
 def test_every_combination_trains_and_fp32_resumes_bitwise(tiny, precision, optimizer, schedule, batch, compiled):
     overrides = [f"precision={precision}", f"optimizer={optimizer}", f"schedule={schedule}", f"compile={compiled}"]
-    overrides += [*COMPILED_ONCE]
+    overrides += COMPILED_ONCE
     overrides += RAMP if batch == "ramp" else []
     run = tiny(*overrides)
     assert run.compiler_problem is None

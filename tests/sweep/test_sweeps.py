@@ -118,7 +118,8 @@ def test_names_differ_where_values_do():
 
 
 @pytest.mark.parametrize(
-    "value, factor, expected", [(0.002, 0.5, 0.001), (6e-4, 4, 2.4e-3), (64, 0.25, 16), (64, 2, 128), (None, 2, None)]
+    "value, factor, expected",
+    [(100, 0.29, 29), (0.002, 0.5, 0.001), (6e-4, 4, 2.4e-3), (64, 0.25, 16), (64, 2, 128), (None, 2, None)],
 )
 def test_a_key_can_be_a_multiple_of_another(value, factor, expected):
     assert _scaled(value, factor) == expected and type(_scaled(value, factor)) is type(expected)
