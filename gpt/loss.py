@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gpt.model import GPT
+from gpt.model import GPT, document_layout
 from gpt.tokens.windows import IGNORE
 
 # Bytes of logits at a time, by the bytes of a number: enough for matrix products at full speed. Several chunks in
@@ -17,11 +17,12 @@ SOFTMAX_BYTES = 2**22  # of them in float32 on a CPU: small for the cache, but e
 def loss_sum(model: GPT, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
     """Sum of the losses (nats) of all targets that are not IGNORE; inputs and targets (B, T), result ().
 
-    With ``documents`` (B, T), attention stays within them, see :meth:`gpt.model.GPT.forward`.
+    With ``documents`` (B, T), attention stays within them, see :func:`gpt.model.document_layout`.
 
     Computed in float32 whatever the precision of the model.
     """
-    hidden = model(inputs, documents=documents).flatten(0, 1)  # (B * T, C)
+    layout = None if documents is None else document_layout(documents)
+    hidden = model(inputs, layout=layout).flatten(0, 1)  # (B * T, C)
     with_gradients = torch.is_grad_enabled()
     return _HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), model.vocab_size, with_gradients)
 

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -43,6 +44,21 @@ def causal_mask(t: int, s: int, device: torch.device) -> Tensor:
     """True where one of the last ``t`` of ``s`` positions attends: to itself and to what is before it, (t, s)."""
     everywhere = torch.ones(t, s, dtype=torch.bool, device=device)
     return everywhere.tril(diagonal=s - t)
+
+
+class Layout(NamedTuple):
+    """The positions of the tokens in a batch, (B, T), and the mask of the tokens that each attends to, (B, 1, T, T)."""
+
+    positions: Tensor
+    mask: Tensor
+
+
+def document_layout(documents: Tensor) -> Layout:
+    """Let each document be read as if it stood alone; (B, T) gives the index in the row at which a token's begins."""
+    t = documents.size(1)
+    is_same = documents[:, None, :, None] == documents[:, None, None, :]  # (B, 1, T, T)
+    mask = is_same & causal_mask(t, t, documents.device)
+    return Layout(torch.arange(t, device=documents.device) - documents, mask)
 
 
 def _naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
@@ -195,11 +211,11 @@ class GPT(nn.Module):
             padding[vocab_size:] = float("-inf")
         self.register_buffer("padding", padding, persistent=False)
 
-    def forward(self, idx: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+    def forward(self, idx: Tensor, cache: KVCache | None = None, layout: Layout | None = None) -> Tensor:
         """Token ids (B, T) -> final hidden states (B, T, C).
 
-        With ``cache`` (see :meth:`new_cache`) the ids continue the tokens in it. ``documents`` (B, T) gives for each
-        token the index in its row at which its document starts; each document is then read as if it stood alone.
+        With ``cache`` (see :meth:`new_cache`) the ids continue the tokens in it. ``layout`` says where each token
+        stands and which others it attends to, where that is not one text per row.
         """
         t = idx.size(1)
         positions = torch.arange(t, device=idx.device)  # (T,)
@@ -209,10 +225,8 @@ class GPT(nn.Module):
             positions = positions + cache.length
             layer_caches = cache.layers
             cache.length += t
-        elif documents is not None:
-            is_same = documents[:, None, :, None] == documents[:, None, None, :]  # (B, 1, T, T)
-            mask = is_same & causal_mask(t, t, idx.device)
-            positions = positions - documents  # (B, T)
+        elif layout is not None:
+            positions, mask = layout
 
         # Training, evaluation and decoding make the same call, so that hooks and wrappers of a block see all of them.
         x = self.drop(self.embed(idx, positions))  # (B, T, C)

@@ -133,7 +133,7 @@ def test_a_masked_document_is_read_as_if_it_stood_alone(trainer, attention, posi
     row[0, begins[1:]] |= STARTS
     inputs, targets, documents = unpack(row, masked=True)
     assert documents[0].tolist() == [0] * 5 + [5] + [6] * 14 + [20] * 12
-    hidden = model(inputs, documents=documents)
+    hidden = model(inputs, layout=document_layout(documents))
     total = 0
     for begin, end in itertools.pairwise([*begins, 32]):
         alone = inputs[:, begin:end]
