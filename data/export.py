@@ -18,7 +18,7 @@ from data.sources.tokenbin import HEADER, MAGIC, VERSION
 from gpt.cli import command
 from gpt.cli.arguments import split_arguments
 from gpt.cli.compose import compose
-from gpt.config.checks import check_names
+from gpt.config.values import check_names
 from gpt.errors import InputError
 from gpt.tokens.shard import BLOCK
 from gpt.tokens.tokenfile import TokenFile

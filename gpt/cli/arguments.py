@@ -10,8 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from gpt.config.checks import check_names, did_you_mean
 from gpt.config.groups import GROUPS, options
+from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
 from gpt.files import as_path
 
@@ -84,7 +84,7 @@ def _read_flags(argv: list[str]) -> Namespace:
 
 def _as_override(flag: str, argv: list[str]) -> str:
     """Return the question whether ``--seed 3`` meant ``seed=3``; nothing where the flag is no key."""
-    from gpt.config.schema import dotted_keys
+    from gpt.config.lookup import dotted_keys
 
     # The value is behind an equals sign, or the next argument.
     name, equals, value = flag.lstrip("-").partition("=")

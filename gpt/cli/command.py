@@ -80,7 +80,7 @@ def directories_and_values(argv: list[str], own: Sequence[str], usage: str) -> t
 
     An existing path is a directory, even if its name looks like KEY=VALUE. Raises InputError.
     """
-    from gpt.config.checks import did_you_mean
+    from gpt.config.values import did_you_mean
     from gpt.files import as_path
 
     directories = []

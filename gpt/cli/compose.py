@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt.cli.arguments import parse, unreadable
-from gpt.config.checks import did_you_mean
 from gpt.config.explain import explain
 from gpt.config.groups import CONF, GROUPS
 from gpt.config.load import load, read_saved
 from gpt.config.schema import Config
+from gpt.config.values import did_you_mean
 from gpt.errors import InputError
 
 # What an evaluation may change in the config of its run.

@@ -31,7 +31,7 @@ from gpt.compare.tables import (
     runs_grid,
     with_error,
 )
-from gpt.config.checks import check_names, did_you_mean
+from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
 from gpt.files import LAYOUT
 

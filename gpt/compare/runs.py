@@ -8,8 +8,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from gpt.config.checks import did_you_mean
 from gpt.config.load import flatten, read
+from gpt.config.values import did_you_mean
 from gpt.errors import InputError
 from gpt.evaluation.metrics import METRICS, PREFIX
 from gpt.rundir import METRICS as METRICS_FILE

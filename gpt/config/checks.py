@@ -1,47 +1,39 @@
-"""Refusals of what no run can mean: names, ranges and combinations. Imports no torch.
+"""Refusals of what no run can mean: what keys say together. Imports no torch.
 
-The choices and the range of each key stand beside it in gpt/config/schema.py. Here is what refuses the rest by them,
-and what the keys mean together.
+What each key may hold by itself is refused by gpt/config/values.py.
 """
 
-import difflib
 import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any
 
-from gpt.config.keys import ALLOWED, Choice, Range
+from gpt.config.keys import Choice, Range
 from gpt.config.schema import Config, DataConfig, MultinodeConfig, SlurmConfig
+from gpt.config.values import check_64_bits, check_names, check_not_too_much, check_range, check_wandb_name, values_of
 from gpt.errors import InputError
 from gpt.schedule import warmup
 
-LARGEST_INTEGER = 2**63 - 1  # torch and numpy count in 64 bits
 MOST_RAMP_SIZES = 10_000  # of a batch; GPT-3's ramp has some hundred
 LONGEST_NAME = 100  # characters, of the 255 that a directory's name may have
 FILE_NAME = r"[A-Za-z0-9._-]+"
-WANDB_NAME = r"(?=.*\S)[^/\\#?%:]{1,128}"  # W&B's rule for the names of projects and users
 SBATCH_OPTION = r"[A-Za-z][A-Za-z0-9_-]*"
 HOST_AND_PORT = r"(\[.+\]|[^:]+):([0-9]{1,5})"
-# Names that torch and others have for our values.
-SYNONYMS = {"gpu": "cuda", "metal": "mps", "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 SOURCES_WITHOUT_FILES = ("stdlib", "arithmetic")
 
 
 def check(config: Config) -> None:
     """Refuse what no run can mean. Raises InputError."""
     # Each key by itself, as far as what the keys mean together does not say it better.
-    keys = list(_keys(config))
+    keys = list(values_of(config))
     for key, value, allowed in keys:
         if isinstance(allowed, Choice):
             check_names(key, value, list(allowed.values))
     for key, value, allowed in keys:
-        _check_64_bits(key, value)
+        check_64_bits(key, value)
         if isinstance(allowed, Range):
-            _check_not_too_much(key, value, allowed)
+            check_not_too_much(key, value, allowed)
     _check_ranks(config)
     for key, value, allowed in keys:
         if isinstance(allowed, Range):
-            _check_range(key, value, allowed)
+            check_range(key, value, allowed)
 
     # Keys that mean something only together.
     _check_cluster(config)
@@ -54,87 +46,6 @@ def check(config: Config) -> None:
     _check_batch(config)
     _check_ramp(config)
     _check_schedule(config)
-
-
-# --- one key
-
-
-def did_you_mean(word: str, allowed: list[str]) -> str:
-    """Return a closing question for a message, or nothing when no allowed word is close."""
-    if SYNONYMS.get(word) in allowed:
-        return f"; did you mean {SYNONYMS[word]}?"
-    close = difflib.get_close_matches(word, allowed, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def check_names(key: str, value: str, allowed: list[str]) -> None:
-    """Refuse a value that is none of those allowed. Raises InputError."""
-    if value not in allowed:
-        hint = did_you_mean(str(value), allowed)
-        raise InputError(f"{key}={value} is not known", f"allowed: {', '.join(allowed)}{hint}")
-
-
-def check_wandb_name(key: str, name: str | None) -> None:
-    """Refuse what cannot name a project or a user in W&B; None is its default. Raises InputError."""
-    if name is not None and not re.fullmatch(WANDB_NAME, name):
-        raise InputError(
-            f"{key}={name!r} is no name in W&B",
-            r"allowed: 1 to 128 characters, none of / \ # ? % :",
-        )
-
-
-def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield every dotted key with its value and what it may hold (None: whatever its type may)."""
-    for field in fields(section):
-        key = prefix + field.name
-        value = getattr(section, field.name)
-        if is_dataclass(value):
-            yield from _keys(value, f"{key}.")
-        else:
-            yield key, value, field.metadata.get(ALLOWED)
-
-
-def _check_64_bits(key: str, value: Any) -> None:
-    """Refuse whole numbers that torch cannot count with. Raises InputError."""
-    for number in _whole_numbers(value):
-        if abs(number) > LARGEST_INTEGER:
-            raise InputError(
-                f"{key}={value} does not fit into 64 bits",
-                f"allowed: up to {LARGEST_INTEGER}",
-            )
-
-
-def _whole_numbers(value: Any) -> Iterator[int]:
-    """Yield the whole numbers in a value, at any depth of its lists."""
-    if isinstance(value, list):
-        for element in value:
-            yield from _whole_numbers(element)
-    elif isinstance(value, int):
-        yield value
-
-
-def _check_not_too_much(key: str, value: float | None, allowed: Range) -> None:
-    """Refuse what would take hours or all memory. Raises InputError."""
-    if value is not None and allowed.largest is not None and value > allowed.largest:
-        raise InputError(
-            f"{key}={value} is too much",
-            f"allowed: up to {allowed.largest:,}; {allowed.reason}",
-        )
-
-
-def _check_range(key: str, value: Any, allowed: Range) -> None:
-    """Refuse a number, or a list of numbers, outside a range; null is no number. Raises InputError."""
-    if value is None:
-        return
-    numbers = value if isinstance(value, list) else [value]
-    for number in numbers:
-        if not allowed.contains(number):
-            raise InputError(f"{key}={value} {allowed.problem}", f"allowed: {allowed.sense_in_words}")
-        if allowed.smallest is not None and number < allowed.smallest:
-            raise InputError(f"{key}={value} is too small", f"allowed: at least {allowed.smallest}")
-
-
-# --- keys together
 
 
 def _check_run(config: Config) -> None:

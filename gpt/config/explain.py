@@ -11,11 +11,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gpt.config.checks import did_you_mean
 from gpt.config.counts import FORMS
 from gpt.config.groups import GROUPS
 from gpt.config.keys import Choice, Range
-from gpt.config.schema import VARIANTS, allowed_of, counted_by, dotted_keys, fields_of
+from gpt.config.lookup import allowed_of, counted_by, dotted_keys, fields_of
+from gpt.config.schema import VARIANTS
+from gpt.config.values import did_you_mean
 from gpt.errors import InputError
 
 TYPES_IN_WORDS = {

@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpt.config import layouts
-from gpt.config.checks import check, check_names
+from gpt.config.checks import check
 from gpt.config.explain import expected_type, explain
 from gpt.config.nodes import structured
 from gpt.config.schema import VARIANTS, Config
+from gpt.config.values import check_names
 from gpt.errors import InputError, TrainingError
 from gpt.files import CURE, read_yaml, write_text
 

@@ -3,14 +3,14 @@
 Defaults, units and sources of the keys stand in conf/.
 """
 
-from dataclasses import Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from gpt.config import budget
 from gpt.config.budget import LinearRamp, Stages
 from gpt.config.counts import as_count
 from gpt.config.derived import Derived
-from gpt.config.keys import ALLOWED, COUNTS, Allowed, choice, number, pairs, text
+from gpt.config.keys import choice, number, pairs, text
 from gpt.schedule import SHAPES, lr_multiplier
 
 # The groups whose options have keys of their own: the schema of each option, filled in below the classes. A file in
@@ -380,51 +380,3 @@ class Config(Derived):
     def is_dry_run(self) -> bool:
         """True where a job file is to be shown, and nothing started."""
         return isinstance(self.cluster, SlurmConfig) and self.cluster.dry_run
-
-
-# --- what the schema says of a key
-
-
-def fields_of(key: str) -> list[Field[Any]]:
-    """Return the fields with a dotted key, one for each schema of an option that has it."""
-    kinds: list[Any] = [Config]
-    named: list[Field[Any]] = []
-    for depth, name in enumerate(key.split(".")):
-        # The fields of this name in the sections that the names before it lead to.
-        named = []
-        for kind in filter(is_dataclass, kinds):
-            named += [field for field in fields(kind) if field.name == name]
-        # They lead to the sections below: one, or in a group of options one for each.
-        is_group = depth == 0 and name in VARIANTS
-        kinds = list(VARIANTS[name].values()) if is_group else [field.type for field in named]
-    return named
-
-
-def dotted_keys() -> list[str]:
-    """Return all keys of all options, dotted."""
-    keys = _keys_below(Config)
-    for group, variants in VARIANTS.items():
-        for variant in variants.values():
-            keys += _keys_below(variant, f"{group}.")
-    return list(dict.fromkeys(keys))
-
-
-def _keys_below(section: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys of a section and of those below it."""
-    keys = []
-    for field in fields(section):
-        key = prefix + field.name
-        keys += _keys_below(field.type, f"{key}.") if is_dataclass(field.type) else [key]
-    return keys
-
-
-def allowed_of(key: str) -> Allowed | None:
-    """Return what a dotted key may hold; None where its type says it all."""
-    declared = [field.metadata.get(ALLOWED) for field in fields_of(key)]
-    return declared[0] if declared else None
-
-
-def counted_by(key: str) -> str | None:
-    """Return what a dotted key counts, tokens or steps; None for other keys."""
-    declared = [field.metadata.get(COUNTS) for field in fields_of(key)]
-    return declared[0] if declared else None

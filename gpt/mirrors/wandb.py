@@ -25,10 +25,11 @@ from omegaconf import OmegaConf
 from gpt.checkpoint.files import latest_checkpoint, list_checkpoints
 from gpt.cli import command
 from gpt.compare.runs import Run, load, metric_names
-from gpt.config.checks import check_names, check_wandb_name
 from gpt.config.groups import CONF
 from gpt.config.load import read, read_saved
-from gpt.config.schema import Config, WandbConfig, allowed_of
+from gpt.config.lookup import allowed_of
+from gpt.config.schema import Config, WandbConfig
+from gpt.config.values import check_names, check_wandb_name
 from gpt.console import say
 from gpt.errors import InputError, Interrupted, TrainingError
 from gpt.evaluation.metrics import METRICS, PREFIX

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from gpt.cli import command
-from gpt.config.checks import check_names
+from gpt.config.values import check_names
 from gpt.console import plain_console
 from gpt.errors import InputError
 

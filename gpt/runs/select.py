@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from gpt.config.checks import check_names
 from gpt.config.counts import as_count
 from gpt.config.explain import unknown_key
 from gpt.config.groups import GROUPS
-from gpt.config.schema import counted_by, fields_of
+from gpt.config.lookup import counted_by, fields_of
+from gpt.config.values import check_names
 from gpt.errors import InputError
 from gpt.runs.listing import STATES, Entry
 

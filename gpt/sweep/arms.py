@@ -6,7 +6,7 @@ from fractions import Fraction
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import ListConfig
 
-from gpt.config.checks import check_names
+from gpt.config.values import check_names
 from gpt.errors import InputError
 
 # Composing and checking a job, before the first one starts, takes a tenth of a second.

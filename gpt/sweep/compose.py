@@ -8,7 +8,7 @@ from omegaconf import open_dict
 from gpt.cli.compose import explain_composition
 from gpt.config.counts import as_count
 from gpt.config.load import load
-from gpt.config.schema import counted_by
+from gpt.config.lookup import counted_by
 from gpt.errors import InputError
 from gpt.files import read_yaml
 from gpt.rundir import read_result

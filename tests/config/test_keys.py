@@ -14,7 +14,8 @@ from gpt.config.explain import OF_A_SECTION, allowed_values, expected_type
 from gpt.config.groups import GROUPS, options
 from gpt.config.keys import ALLOWED, Choice, Range, Text, choice, number, text
 from gpt.config.load import OPTION_KEYS, flatten
-from gpt.config.schema import VARIANTS, Config, allowed_of
+from gpt.config.lookup import allowed_of
+from gpt.config.schema import VARIANTS, Config
 from gpt.errors import InputError
 
 NUMBERS = (int, float, list[int], list[float])

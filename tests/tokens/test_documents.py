@@ -20,6 +20,7 @@ from gpt.errors import InputError
 from gpt.evaluation.exact_match import KEY, ExactMatch
 from gpt.generate import generate
 from gpt.loss import loss_sum
+from gpt.model import document_layout
 from gpt.tokens.loader import TokenDataset, count_targets, unpack
 from gpt.tokens.order import SampleOrder
 from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows, open_windows
