@@ -34,19 +34,21 @@ def main() -> None:
     from gpt.cli.evaluation import prepare_data, read_arguments
     from gpt.cluster.machine import check_machine
     from gpt.evaluation.results import add_results, read_results
-    from gpt.evaluation.tasks import TASKS
+    from gpt.evaluation.tasks import TASKS, check_tasks, usual_tasks
 
     path, chosen, overrides = read_arguments(sys.argv[1:])
     checkpoint = find_checkpoint(path)
     check_whole(checkpoint)
     read_results(checkpoint)  # so that damage is found before the work
     config = compose_evaluation(checkpoint.parents[1], overrides)
+    names = chosen or usual_tasks(config)
+    check_tasks(config, names)
     files = None
-    if any(TASKS[task].reads_data for task in chosen or TASKS):
+    if any(TASKS[task].reads_data for task in names):
         files = prepare_data(config, checkpoint, overrides)
     check_machine(config)
     results = evaluate(config, checkpoint, chosen, files)
-    command_line = {"tasks": chosen or list(TASKS), "overrides": overrides}
+    command_line = {"tasks": names, "overrides": overrides}
     print(f"figures     {add_results(checkpoint, command_line, results)}")
 
 
@@ -63,7 +65,7 @@ def evaluate(
     from gpt.console import plain_console
     from gpt.device import Compute, cpu_threads, pick_device
     from gpt.evaluation.task import Subject
-    from gpt.evaluation.tasks import build_tasks, check_measurable
+    from gpt.evaluation.tasks import build_tasks, check_measurable, usual_tasks
     from gpt.model import GPT
     from gpt.precision import autocast, set_matmul_precision
     from gpt.tokens.tokenfile import data_fingerprint
@@ -74,7 +76,7 @@ def evaluate(
     set_matmul_precision(config.precision.name)
     state = read_state(checkpoint)
     tokenizer = get_tokenizer(state["tokenizer"]["name"], state["tokenizer"]["chars"])
-    tasks = build_tasks(Subject(config, tokenizer, files and files[1]), chosen)
+    tasks = build_tasks(Subject(config, tokenizer, files and files[1]), chosen or usual_tasks(config))
     check_measurable(chosen or [], tasks)
     model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
     load_model(checkpoint, model)

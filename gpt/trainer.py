@@ -14,7 +14,7 @@ from gpt.debug.profile import profile_steps
 from gpt.device import Compute, peak_bytes, pick_device, reset_peak
 from gpt.distributed import ALONE, World
 from gpt.evaluation.task import Subject, Task, due_tasks, measure_each
-from gpt.evaluation.tasks import build_tasks
+from gpt.evaluation.tasks import build_tasks, usual_tasks
 from gpt.model import GPT, init_weights
 from gpt.optim import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
@@ -74,7 +74,7 @@ class Trainer:
 
         # The data in the order of the run, and what is measured.
         dataset = open_dataset(config, train)
-        self.tasks = build_tasks(Subject.of_data(config, val))
+        self.tasks = build_tasks(Subject.of_data(config, val), usual_tasks(config))
 
         # Model and optimizers, as at step 0 or as the last checkpoint has them.
         self.state = self._build_state(dataset, train.vocab_size)

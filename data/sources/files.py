@@ -1,14 +1,10 @@
-"""Files on this machine: those that a pattern names, their content whether compressed or not, one from a URL."""
+"""Files on this machine: those that a pattern names, their content whether compressed or not."""
 
 import glob
 import gzip
-import hashlib
-import http.client
 import io
 import itertools
 import os
-import re
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +14,8 @@ from typing import Any, BinaryIO
 import zstandard
 
 from gpt.config.schema import DataConfig
-from gpt.console import say
 from gpt.errors import InputError
 
-TIMEOUT_SECONDS = 30
 FETCH_AGAIN = "fetch it again, or leave it out"
 STEP = 1 << 11  # compressed bytes taken at once, which become 64 MB at most: a block of 4 bytes can be 128 KB
 
@@ -70,17 +64,6 @@ class Zstandard(io.RawIOBase):
 
 
 COMPRESSED = {".gz": gzip.open, ".zst": Zstandard}
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory for prepared data. Raises InputError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"data.cache_dir cannot be made: {error}",
-            "choose another: data.cache_dir=DIR",
-        ) from error
 
 
 def match_files(patterns: list[str]) -> list[Path]:
@@ -168,50 +151,3 @@ class Extent:
         is_plain = number < len(self.paths) and self.paths[number].suffix not in COMPRESSED
         before = self.begins[number] + (byte if is_plain else 0)
         return before / max(1, self.begins[-1])
-
-
-def fetch(url: str, sha256: str | None, path: Path) -> Path:
-    """Download a file once. Raises InputError when it cannot be reached or is not the expected one."""
-    if path.exists():
-        if not path.is_file() or (sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256):
-            raise InputError(
-                f"{path} is not the text that was fetched",
-                f"delete it: {url} is fetched again",
-            )
-        return path
-
-    # Only what has the expected hash is kept.
-    content = _download(url)
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(
-            f"{url} is not the text it was (sha256 differs)",
-            "give a local copy: data.files=[…]",
-        )
-
-    # Written beside its place and renamed, so that another command never reads a part.
-    make_directory(path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _download(url: str) -> bytes:
-    """Return what is at an address. Raises InputError."""
-    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
-        raise InputError(
-            f"data.url={url} is no address",
-            "allowed: http://… and https://…; a file of yours is data.files=[FILE]",
-        )
-    say(f"fetching {url}")
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            return response.read()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise InputError(
-            f"{url} cannot be reached: {error}",
-            "give a local copy instead: data.files=[path/to/input.txt]",
-        ) from error

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ from data.sources import files
 from data.sources.base import Documents
 from gpt.config.schema import DataConfig, TextConfig
 from gpt.errors import InputError
+from gpt.fetch import fetch
 
 MIN_DOCUMENTS_TO_HASH = 100  # with fewer, documents are not split by their hash but the text by position
 # Tests are not prose, installed packages are not the library, and build settings differ between machines.
 EXCLUDED_DIRS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 EXCLUDED_FILES = "_sysconfigdata*"
+ADDRESS = r"https?://[^/\s]+(/\S*)?"
 
 
 class TextFiles(Documents):
@@ -33,6 +36,11 @@ class TextFiles(Documents):
                 f"data={data.name} has no text to read",
                 "give files or globs: data.files=[a.txt,'books/*.txt']",
             )
+        if data.url and not re.fullmatch(ADDRESS, data.url):
+            raise InputError(
+                f"data.url={data.url} is no address",
+                "allowed: http://… and https://…; a file of yours is data.files=[FILE]",
+            )
         self.invalid = data.invalid_utf8
         self._paths = files.match_files(data.files)
 
@@ -40,7 +48,8 @@ class TextFiles(Documents):
     def paths(self) -> list[Path]:
         """The files, fetched now if need be."""
         if not self._paths:
-            path = files.fetch(self.data.url, self.data.sha256, self.fetched)
+            cure = "give a local copy instead: data.files=[path/to/input.txt]"
+            path = fetch(self.data.url, self.data.sha256, self.fetched, cure)
             self._paths = [path]
         return self._paths
 

@@ -20,7 +20,8 @@ from gpt.errors import InputError
 
 # What an evaluation may change in the config of its run.
 EVALUATION = re.compile(
-    r"data(\..*)?|sample\..*|seed|device|precision|trainer\.eval_tokens|batch\.micro_batch_size|cluster\.threads"
+    r"data(\..*)?|(sample|hellaswag|perplexity|arithmetic|lm_eval)\..*|seed|device|precision"
+    r"|trainer\.eval_tokens|batch\.micro_batch_size|cluster\.threads"
 )
 
 
@@ -46,8 +47,8 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
         if not EVALUATION.fullmatch(key):
             raise InputError(
                 f"{key} belongs to the run in {run_dir}, and an evaluation cannot change it",
-                "allowed: data, data.*, sample.*, seed, device, precision, trainer.eval_tokens, "
-                "batch.micro_batch_size, cluster.threads",
+                "allowed: data, data.*, keys of tasks (sample.*, hellaswag.*, …), seed, device, precision, "
+                "trainer.eval_tokens, batch.micro_batch_size, cluster.threads",
             )
         if override.is_sweep_override():
             raise InputError(

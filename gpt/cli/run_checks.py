@@ -8,6 +8,7 @@ from gpt.cli.resume_checks import check_resumable, check_same_data, check_unused
 from gpt.config.schema import Config
 from gpt.console import say
 from gpt.errors import InputError
+from gpt.evaluation.tasks import check_tasks, usual_tasks
 
 if TYPE_CHECKING:
     from gpt.tokens.tokenfile import TokenFile
@@ -33,6 +34,8 @@ def check_run(config: Config, run_dir: Path | None) -> CheckedRun:
 
     ``run_dir`` is None while it has no name yet, and in a process that follows rank 0.
     """
+    check_tasks(config, usual_tasks(config))
+
     # A look at the run needs little.
     if config.plan:
         return CheckedRun(config, vocab_size=_check_plan(config, run_dir))

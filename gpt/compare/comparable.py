@@ -198,7 +198,7 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         run_names = name_runs(arms, runs, SHOWN_OF_GROUP)
         parts.append(f"{name} with {n_tokens:,} tokens ({run_names})")
     listed = shorten(parts, "; ")
-    yield f"different tokenizers, so losses per token mean different things: {listed}"
+    yield f"different tokenizers, so compare bits per byte (bpb), not losses per token: {listed}"
 
 
 def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:

@@ -49,6 +49,11 @@ class Derived:
         return budget.micro_batch_size(self.stages, self.model.seq_len, self.world_size)
 
     @property
+    def tasks_every(self) -> int:
+        """Training tokens between runs of ``trainer.tasks``."""
+        return self.trainer.tasks_every or self.trainer.eval_every
+
+    @property
     def total_steps(self) -> int:
         """Optimizer steps until ``trainer.max_steps`` or ``trainer.max_tokens``, whichever comes first."""
         return budget.run_length(self.stages, self.trainer.max_steps, self.trainer.max_tokens)[0]

@@ -18,6 +18,16 @@ RECIPE = 'docs/config.md, "Adding a key"'
 # did before: "model.norm_type": "layernorm".
 ADDED: dict[str, Any] = {
     "optimizer.split_qkv": False,
+    "trainer.tasks": [],
+    "trainer.tasks_every": None,
+    "hellaswag.path": None,
+    "hellaswag.examples": None,
+    "perplexity.files": [],
+    "perplexity.stride": None,
+    "arithmetic.problems": 100,
+    "arithmetic.shots": 0,
+    "lm_eval.tasks": [],
+    "lm_eval.limit": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").

@@ -319,6 +319,8 @@ class TrainerConfig:
     max_tokens: int | None = number(counts="tokens", at_least=1)
     eval_every: int = number(counts="tokens", at_least=1)
     eval_tokens: int | None = number(counts="tokens", at_least=1)
+    tasks: list[str]
+    tasks_every: int | None = number(counts="tokens", at_least=1)
     log_every: int = number(counts="steps", at_least=1)
     grad_clip: float = number(at_least=0)
     one_batch: bool
@@ -351,6 +353,36 @@ class SampleConfig:
     top_k: int | None = number(at_least=1)
 
 
+# --- evaluation tasks with keys of their own
+
+
+@dataclass(kw_only=True, slots=True)
+class HellaswagConfig:
+    path: str | None = text()
+    examples: int | None = number(at_least=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class PerplexityConfig:
+    files: list[str]
+    stride: int | None = number(counts="tokens", at_least=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class ArithmeticTaskConfig:
+    problems: int = number(at_least=1, at_most=1_000)
+    shots: int = number(at_least=0, at_most=100)
+
+
+@dataclass(kw_only=True, slots=True)
+class LmEvalConfig:
+    tasks: list[str]
+    limit: int | None = number(at_least=1)
+
+
+# --- the whole
+
+
 @dataclass(kw_only=True, slots=True)
 class Config(Derived):
     """One run. Two runs differ only in what this says."""
@@ -374,6 +406,10 @@ class Config(Derived):
     trainer: TrainerConfig
     checkpoint: CheckpointConfig
     sample: SampleConfig
+    hellaswag: HellaswagConfig
+    perplexity: PerplexityConfig
+    arithmetic: ArithmeticTaskConfig
+    lm_eval: LmEvalConfig
     sweep: SweepConfig
 
     @property

@@ -3,17 +3,22 @@
 A metric needs no entry here to be logged, compared and mirrored. An entry says how its numbers are shown.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 PREFIX = "val/"
 
 
-class Metric(NamedTuple):
-    """Label and number format of a metric, and which direction is better, where that is known."""
+@dataclass(frozen=True)
+class Metric:
+    """Label and number format of a metric, which direction is better, where that is known, and values to compare with.
+
+    ``references`` are lines in plots: values that others have published, by name.
+    """
 
     label: str
     format: str = ".4f"
     higher_is_better: bool | None = None
+    references: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_ratio(self) -> bool:
@@ -21,9 +26,15 @@ class Metric(NamedTuple):
         return self.format.endswith("%")
 
 
+# Brown et al. 2020, appendix H; GPT-2's as build-nanogpt's hellaswag.py finds them in completion style.
+HELLASWAG = {"GPT-2 124M": 0.2955, "GPT-3 small": 0.337}
+
 METRICS = {
     "loss": Metric("val loss", ".4f", higher_is_better=False),
+    "bpb": Metric("bpb", ".4f", higher_is_better=False),
     "exact_match": Metric("exact match", ".2%", higher_is_better=True),
+    "hellaswag_acc_norm": Metric("HellaSwag", ".2%", higher_is_better=True, references=HELLASWAG),
+    "hellaswag_acc": Metric("HellaSwag, not normalized", ".2%", higher_is_better=True),
 }
 
 

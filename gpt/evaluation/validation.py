@@ -17,10 +17,11 @@ from gpt.evaluation.task import Measurement, Subject, Task, sum_over
 from gpt.loss import loss_sum
 from gpt.model import GPT
 from gpt.tokens.loader import unpack
-from gpt.tokens.tokenizer import end_of_text
+from gpt.tokens.tokenizer import byte_lengths, end_of_text
 from gpt.tokens.windows import ID, NO_TARGET, Windows, open_windows
 
-KEY = "val/loss"
+LOSS = "val/loss"
+BPB = "val/bpb"
 LARGEST = 700  # nats whose perplexity is a number of 64 bits
 
 
@@ -88,44 +89,52 @@ class Validation(Task):
             yield torch.from_numpy(batch)
 
     def measure(self, model: GPT, step: int, compute: Compute) -> Measurement:
-        """Return the loss in nats per token."""
+        """Return the loss in nats per token, and in bits per byte of text, where there is text."""
 
         def batch_loss(batch: Tensor) -> Tensor:
             return loss_sum(model, *unpack(batch, self.windows.is_masked))
 
         batches = self.batches(compute.world.rank, compute.world.size)
-        return Measurement({KEY: sum_over(batches, batch_loss, model, compute) / self.n_targets})
+        total = sum_over(batches, batch_loss, model, compute)
+        metrics = {LOSS: total / self.n_targets}
+        if self.n_bytes:
+            metrics[BPB] = total / math.log(2) / self.n_bytes
+        return Measurement(metrics)
 
     def figures(self, measurement: Measurement) -> dict[str, Any]:
-        loss = measurement.metrics[KEY]
-        perplexity = {"perplexity": math.exp(loss)} if loss < LARGEST else {}
-        return {"val_loss": loss, **perplexity, "tokens": self.n_targets, **self.per_byte(loss)}
+        loss = measurement.metrics[LOSS]
+        figures = {"val_loss": loss}
+        if loss < LARGEST:
+            figures["perplexity"] = math.exp(loss)
+        figures["tokens"] = self.n_targets
+        if BPB in measurement.metrics:
+            figures["bpb"] = measurement.metrics[BPB]
+            figures["gzip_bpb"] = self.gzip_bpb()
+        return figures
 
     def references(self) -> dict[str, float]:
         return {"unigram entropy": self.unigram_entropy()}
 
     def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
-        loss = last[KEY]
-        line = f"validation loss {loss:.4f} nats per token"
-        figures = self.per_byte(loss)
-        if figures:
-            line += f", {figures['val_loss_per_byte']:.4f} per byte"
-            line += f" (zlib level 9 on the same bytes: {figures['gzip_loss_per_byte']:.4f})"
-        return figures, line
+        line = f"validation loss {last[LOSS]:.4f} nats per token"
+        if BPB not in last:
+            return {}, line
+        gzip_bpb = self.gzip_bpb()
+        line += f", {last[BPB]:.4f} bits per byte (zlib level 9 on the same bytes: {gzip_bpb:.4f})"
+        return {"gzip_bpb": gzip_bpb}, line
 
-    def per_byte(self, loss: float) -> dict[str, float]:
-        """Return a loss per byte of text, beside what zlib needs for the same bytes (nats per byte).
+    @functools.cached_property
+    def n_bytes(self) -> int:
+        """Bytes of the text that is predicted.
 
-        The loss of all targets is divided by the bytes of their text: end-of-text has no bytes, and its loss is the
-        price of saying where documents end. Without text there is nothing to return.
+        The loss of all targets is divided by them: end-of-text has no bytes, and its loss is the price of saying where
+        documents end.
         """
-        n_bytes, gzip_loss = self.bytes_and_gzip()
-        if n_bytes == 0:
-            return {}
-        return {"val_loss_per_byte": loss * self.n_targets / n_bytes, "gzip_loss_per_byte": gzip_loss}
+        lengths = byte_lengths(self.tokenizer)
+        return sum(int(lengths[ids].sum()) for ids in self.targets())
 
-    def bytes_and_gzip(self) -> tuple[int, float]:
-        """Count the bytes of text of the evaluated tokens, and what zlib's level 9 needs for them (nats per byte)."""
+    def gzip_bpb(self) -> float:
+        """Return the bits that zlib's level 9 needs for each byte of the text that is predicted."""
         # End-of-text is no text: to decode it would give the thirteen letters of its name.
         separator = end_of_text(self.tokenizer)
         pieces = []
@@ -136,7 +145,7 @@ class Validation(Task):
         text = b"".join(pieces)
 
         packed = zlib.compress(text, level=9, wbits=31)  # 31: in gzip's format
-        return len(text), len(packed) * 8 * math.log(2) / max(1, len(text))
+        return len(packed) * 8 / len(text)
 
     def unigram_entropy(self) -> float:
         """Return the entropy (nats) of the token frequencies: the loss of a model that knows nothing else."""

@@ -50,6 +50,16 @@ def end_of_text(tokenizer: tiktoken.Encoding) -> int | None:
     return tokenizer.eot_token if END_OF_TEXT in tokenizer.special_tokens_set else None
 
 
+def byte_lengths(tokenizer: tiktoken.Encoding) -> np.ndarray:
+    """Return the bytes of text of each id, (n_vocab,); end-of-text has none."""
+    lengths = np.zeros(tokenizer.n_vocab, np.int64)
+    special = {tokenizer.encode_single_token(name) for name in tokenizer.special_tokens_set}
+    for number in range(tokenizer.n_vocab):
+        if number not in special:
+            lengths[number] = len(tokenizer.decode_single_token_bytes(number))
+    return lengths
+
+
 def encode(tokenizer: tiktoken.Encoding, text: str) -> np.ndarray:
     """Encode text as ids (uint32), special tokens in it as plain text.
 

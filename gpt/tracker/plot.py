@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpt.evaluation.metrics import PREFIX, metric_of
+
 Row = dict[str, Any]  # of metrics.jsonl
 
 SPIKE = 5.0  # times the median of the rows before it
@@ -24,6 +26,7 @@ PANELS = {  # below the losses
     NORM: "gradient norm",
     "perf/tokens_per_sec": "tokens/s",
 }
+METRIC_COLORS = ("0.2", "0.5")  # of lines to compare a metric with
 COLORS = ("#1f77b4", "#ff7f0e")  # of training and validation
 REFERENCE_COLORS = ("0.2", "0.5", "#2ca02c", "#9467bd", "#8c564b", "#e377c2")
 EARLY = 0.1  # fraction of a loss curve that may be above what is shown
@@ -95,7 +98,7 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float], 
     from matplotlib.ticker import EngFormatter
 
     # A high panel of losses above low ones.
-    keys = [key for key in PANELS if _varies(rows, key)]
+    keys = _metrics_with_panels(rows) + [key for key in PANELS if _varies(rows, key)]
     figure = matplotlib.figure.Figure(figsize=(10, 5 + 1.3 * len(keys)), layout="constrained")
     heights = [4] + [1] * len(keys)
     losses, *panels = figure.subplots(
@@ -111,6 +114,9 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float], 
     # The other keys, with ticks such as 500k, but 0.0006 for learning rates.
     short = EngFormatter(sep="")
     for panel, key in zip(panels, keys, strict=True):
+        if key not in PANELS:
+            _draw_metric(panel, rows, key)
+            continue
         _draw_panel(panel, rows, key)
         panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else short)
         if key == NORM:
@@ -134,6 +140,27 @@ def _varies(rows: list[Row], key: str) -> bool:
     """Return whether a key is worth a panel: a batch of one size is not."""
     values = set(_column(_with_key(rows, key), key))
     return len(values) > 1 if key == BATCH else bool(values)
+
+
+def _metrics_with_panels(rows: list[Row]) -> list[str]:
+    """Return the keys of metrics that have a panel of their own: ratios, as accuracies are."""
+    keys = dict.fromkeys(key for row in rows for key in row if key.startswith(PREFIX))
+    return [key for key in keys if metric_of(key.removeprefix(PREFIX)).is_ratio]
+
+
+def _draw_metric(panel: Any, rows: list[Row], key: str) -> None:
+    """Draw a metric of an evaluation task, and what others have reached."""
+    from matplotlib.ticker import PercentFormatter
+
+    metric = metric_of(key.removeprefix(PREFIX))
+    measured = _with_key(rows, key)
+    panel.plot(_column(measured, TOKENS), _column(measured, key), "o-", color=COLORS[1], lw=1.6, ms=4)
+    for (name, value), color in zip(metric.references.items(), METRIC_COLORS, strict=False):
+        panel.axhline(value, ls="--", lw=1, color=color)
+        panel.annotate(f"{name}, {value:.2%}", (0.005, value), xycoords=("axes fraction", "data"), va="bottom", size=8)
+    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.set(ylabel=metric.label)
+    panel.margins(y=0.25)
 
 
 def _draw_losses(axes: Any, rows: list[Row], references: dict[str, float]) -> None:

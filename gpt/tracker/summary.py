@@ -110,10 +110,9 @@ def summarize(
 
 def _zlib_per_token(result: dict[str, Any]) -> dict[str, float]:
     """Return what zlib needs for the validation text, in nats per token; nothing where that is not measured."""
-    if "gzip_loss_per_byte" not in result:
+    if "gzip_bpb" not in result:
         return {}
-    bytes_per_token = result["val_loss"] / result["val_loss_per_byte"]
-    return {"zlib level 9 on the same text": result["gzip_loss_per_byte"] * bytes_per_token}
+    return {"zlib level 9 on the same text": result["val_loss"] * result["gzip_bpb"] / result["bpb"]}
 
 
 def _closing(run_dir: Path, tasks: dict[str, Task], last: dict[str, float]) -> tuple[dict[str, float], list[str]]:

@@ -470,7 +470,7 @@ def test_eval_gives_what_training_gave(finished, text_file, cache, tmp_path):
     (entry,) = json.loads((finished / "checkpoints" / "eval-step_00000020.json").read_text())
     result = json.loads((finished / "result.json").read_text())
     assert entry["val"]["val_loss"] == result["val_loss"]
-    assert entry["val"]["val_loss_per_byte"] == result["val_loss_per_byte"]
+    assert (entry["val"]["bpb"], entry["val"]["gzip_bpb"]) == (result["bpb"], result["gzip_bpb"])
     assert (finished / "samples.txt").read_text().endswith(f"--- step 20\n{entry['sample']}\n")
     assert f"{result['val_loss']:.4f}" in done.stdout
     earlier = evaluated(f"checkpoint={finished}/checkpoints/step_00000010", "tasks=[val]", cwd=tmp_path)

@@ -1,6 +1,5 @@
 """Evaluation tasks: a new one needs its file and its row, and its metrics are found everywhere by key."""
 
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def test_the_table_names_real_tasks():
     for name, entry in tasks.TASKS.items():
         module = __import__(entry.module, fromlist=[entry.name])
         assert issubclass(getattr(module, entry.name), Task), name
-    assert json.dumps(list(tasks.TASKS)) == '["val", "exact_match", "sample"]'
+    assert next(iter(tasks.TASKS)) == "val"  # by which checkpoints are chosen, so a stop leaves it out last
 
 
 def test_a_metric_that_is_not_finite_ends_the_run_before_anything_is_logged(trainer, monkeypatch):

@@ -1,9 +1,8 @@
-"""The loss per byte of text."""
+"""The loss in bits per byte of text."""
 
 import gzip
 import hashlib
 import json
-import math
 
 import h5py
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from data.preparation import prepare
 from gpt.cli.compose import compose
 from gpt.evaluation.task import Measurement
-from gpt.evaluation.validation import KEY, Validation
+from gpt.evaluation.validation import BPB, LOSS, Validation
 from gpt.tokens.tokenfile import open_tokens
 from gpt.tokens.tokenizer import get_tokenizer
 from gpt.tokens.windows import open_windows
@@ -47,18 +46,19 @@ def test_end_of_text_has_a_loss_and_no_bytes(tmp_path, tokenizer):
         text = "".join(evaluated).encode()
         if tokenizer == "bytes":
             assert validation.n_targets == len(text) + len(texts) - 1
-        figures = validation.figures(Measurement({KEY: 2.0}))
-        assert figures["val_loss_per_byte"] == 2.0 * validation.n_targets / len(text)
-        n_packed = len(gzip.compress(text, 9))
-        assert figures["gzip_loss_per_byte"] == pytest.approx(n_packed * 8 * math.log(2) / len(text), rel=1e-12)
-        _, line = validation.closing({KEY: 2.0})
-        assert line.endswith(f"(zlib level 9 on the same bytes: {figures['gzip_loss_per_byte']:.4f})")
+        assert validation.n_bytes == len(text)
+        gzip_bpb = len(gzip.compress(text, 9)) * 8 / len(text)
+        figures = validation.figures(Measurement({LOSS: 2.0, BPB: 3.0}))
+        assert (figures["bpb"], figures["gzip_bpb"]) == (3.0, gzip_bpb)
+        line = f"validation loss 2.0000 nats per token, 3.0000 bits per byte (zlib level 9 on the same bytes: {gzip_bpb:.4f})"
+        assert validation.closing({LOSS: 2.0, BPB: 3.0}) == ({"gzip_bpb": gzip_bpb}, line)
 
 
-def test_where_there_is_no_text_there_is_no_loss_per_byte(tmp_path):
+def test_where_there_is_no_text_there_are_no_bits_per_byte(tmp_path):
     with h5py.File(tmp_path / "val.h5", "w") as made:
         made.create_dataset("tokens", data=[256, 256, 256])
         made.attrs.update({"tokenizer": "bytes", "vocab_size": 257})
     validation = validation_of(open_tokens(tmp_path / "val.h5"), "packed")
     assert validation.n_targets == 2
-    assert validation.closing({KEY: 2.0}) == ({}, "validation loss 2.0000 nats per token")
+    assert validation.n_bytes == 0
+    assert validation.closing({LOSS: 2.0}) == ({}, "validation loss 2.0000 nats per token")

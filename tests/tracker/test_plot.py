@@ -70,6 +70,6 @@ def test_the_running_mean_stays_on_a_line():
 
 
 def test_zlib_is_drawn_in_nats_per_token():
-    result = {"val_loss": 3.0, "val_loss_per_byte": 1.0, "gzip_loss_per_byte": 1.5}  # three bytes per token
+    result = {"val_loss": 3.0, "bpb": 1.0, "gzip_bpb": 1.5}  # three nats per token for each bit per byte
     assert list(_zlib_per_token(result).values()) == [4.5]
     assert _zlib_per_token({"val_loss": 3.0}) == {}
