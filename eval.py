@@ -64,6 +64,7 @@ def evaluate(
     from gpt.checkpoint.state import load_model
     from gpt.console import plain_console
     from gpt.device import Compute, cpu_threads, pick_device
+    from gpt.evaluation.results import write_picture
     from gpt.evaluation.task import Subject
     from gpt.evaluation.tasks import build_tasks, check_measurable, usual_tasks
     from gpt.model import GPT
@@ -91,6 +92,8 @@ def evaluate(
     with cpu_threads(config.cluster.threads):
         for name, task in tasks.items():
             measurement = task.measure(model, step, compute)
+            for picture, content in measurement.pictures.items():
+                say(f"{name:<12}{write_picture(checkpoint, picture, content)}")
             if measurement.text is not None:
                 results[name] = measurement.text
                 say(f"{name}\n  " + printable(measurement.text))

@@ -20,7 +20,7 @@ from gpt.errors import InputError
 
 # What an evaluation may change in the config of its run.
 EVALUATION = re.compile(
-    r"data(\..*)?|(sample|hellaswag|perplexity|arithmetic|lm_eval)\..*|seed|device|precision"
+    r"data(\..*)?|(sample|hellaswag|perplexity|arithmetic|inspect|lm_eval)\..*|seed|device|precision"
     r"|trainer\.eval_tokens|batch\.micro_batch_size|cluster\.threads"
 )
 

@@ -26,6 +26,7 @@ ADDED: dict[str, Any] = {
     "perplexity.stride": None,
     "arithmetic.problems": 100,
     "arithmetic.shots": 0,
+    "inspect.tokens": [],
     "lm_eval.tasks": [],
     "lm_eval.limit": None,
 }

@@ -369,9 +369,14 @@ class PerplexityConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class ArithmeticTaskConfig:
+class ProblemsConfig:
     problems: int = number(at_least=1, at_most=1_000)
     shots: int = number(at_least=0, at_most=100)
+
+
+@dataclass(kw_only=True, slots=True)
+class InspectConfig:
+    tokens: list[str]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -408,7 +413,8 @@ class Config(Derived):
     sample: SampleConfig
     hellaswag: HellaswagConfig
     perplexity: PerplexityConfig
-    arithmetic: ArithmeticTaskConfig
+    arithmetic: ProblemsConfig
+    inspect: InspectConfig
     lm_eval: LmEvalConfig
     sweep: SweepConfig
 

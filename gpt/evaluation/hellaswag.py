@@ -1,7 +1,7 @@
 """HellaSwag (Zellers et al. 2019): which of four endings follows a beginning."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from gpt.device import Compute
 from gpt.evaluation.hellaswag_file import read_examples
@@ -48,14 +48,8 @@ class HellaSwag(Task):
             means = [total / len(ids) for total, ids in zip(sums, question.continuations, strict=True)]
             n_right += sums.index(max(sums)) == label
             n_right_norm += means.index(max(means)) == label
-        return Measurement({ACC: n_right / len(self.labels), ACC_NORM: n_right_norm / len(self.labels)})
-
-    def figures(self, measurement: Measurement) -> dict[str, Any]:
-        return {
-            "acc": measurement.metrics[ACC],
-            "acc_norm": measurement.metrics[ACC_NORM],
-            "examples": len(self.labels),
-        }
+        n = len(self.labels)
+        return Measurement({ACC_NORM: n_right_norm / n, ACC: n_right / n}, details={"examples": n})
 
     def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
-        return {}, f"HellaSwag {last[ACC_NORM]:.2%} of {len(self.labels):,} (normalized), {last[ACC]:.2%} without"
+        return {}, f"HellaSwag {last[ACC_NORM]:.2%} of {len(self.labels):,} examples (acc_norm; acc {last[ACC]:.2%})"

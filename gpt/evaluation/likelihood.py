@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gpt.device import Compute
-from gpt.errors import InputError
 from gpt.model import GPT, Layout, causal_mask, evaluating
 from gpt.signals import Stopped
 
@@ -55,8 +54,7 @@ def log_likelihoods(
     """Return the likelihoods of the continuations of each question, on all ranks.
 
     ``batch_tokens`` limits the tokens of a forward pass. A context that is too long for the model loses its beginning.
-    Raises Stopped, on all ranks, once one of them is to stop, and InputError for a continuation that is longer than
-    the model's context.
+    Raises Stopped, on all ranks, once one of them is to stop.
     """
     rows = _rows(questions, model.config.seq_len)
     n_continuations = sum(len(question.continuations) for question in questions)
@@ -80,24 +78,23 @@ def log_likelihoods(
 
 
 def _rows(questions: list[Question], seq_len: int) -> list[_Row]:
-    """Return the rows of all questions: one for each, or for each continuation where the context has to be cut."""
+    """Return the rows of all questions: one for each, or several where it does not fit into the model's context."""
     rows = []
     n_continuations = 0
     for context, continuations in questions:
-        longest = max(map(len, continuations))
-        if longest > seq_len:
-            raise InputError(
-                f"a continuation of {longest:,} tokens is longer than model.seq_len={seq_len}",
-                "allowed: continuations of up to that many tokens",
-            )
         # The last token of a continuation is predicted, but not read.
         numbered = list(enumerate(continuations, start=n_continuations))
         n_continuations += len(continuations)
-        if len(context) + longest - 1 <= seq_len:
+        if len(context) + max(map(len, continuations)) - 1 <= seq_len:
             rows.append(_row(context, numbered))
             continue
         for number, ids in numbered:
-            rows.append(_row(context[-(seq_len + 1 - len(ids)) :], [(number, ids)]))
+            # One longer than the context is predicted in parts, each after the half of a context before it.
+            size = len(ids) if len(ids) <= seq_len else max(1, seq_len // 2)
+            for begin in range(0, len(ids), size):
+                part = ids[begin : begin + size]
+                before = context + ids[:begin]
+                rows.append(_row(before[-(seq_len + 1 - len(part)) :], [(number, part)]))
     return rows
 
 

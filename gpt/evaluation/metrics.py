@@ -34,7 +34,7 @@ METRICS = {
     "bpb": Metric("bpb", ".4f", higher_is_better=False),
     "exact_match": Metric("exact match", ".2%", higher_is_better=True),
     "hellaswag_acc_norm": Metric("HellaSwag", ".2%", higher_is_better=True, references=HELLASWAG),
-    "hellaswag_acc": Metric("HellaSwag, not normalized", ".2%", higher_is_better=True),
+    "hellaswag_acc": Metric("HellaSwag acc", ".2%", higher_is_better=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""The file of a checkpoint's evaluations, eval-STEP.json beside it."""
+"""The files of a checkpoint's evaluations beside it: eval-STEP.json, and pictures."""
 
 import json
 from pathlib import Path
@@ -39,6 +39,16 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
             others.append(entry)
     try:
         write_text(path, json.dumps([*others, command | results], indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def write_picture(checkpoint: Path, name: str, content: bytes) -> Path:
+    """Write a picture of a checkpoint as ``name-STEP.png``; returns its path. Raises TrainingError if it cannot be."""
+    path = checkpoint.with_name(f"{name}-{checkpoint.name}.png")
+    try:
+        path.write_bytes(content)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
     return path

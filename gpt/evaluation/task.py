@@ -33,10 +33,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Metrics by their key in metrics.jsonl, such as ``val/loss``, or a text for samples.txt."""
+    """Metrics by their key in metrics.jsonl, such as ``val/loss``, or a text for samples.txt.
+
+    ``details`` are figures, and ``pictures`` PNG files by name, of which eval.py alone makes use.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     text: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -58,7 +63,8 @@ class Task(ABC):
 
     def figures(self, measurement: Measurement) -> dict[str, Any]:
         """Return what ``eval.py`` shows, by name."""
-        return {key.rpartition("/")[2]: value for key, value in measurement.metrics.items()}
+        metrics = {key.rpartition("/")[2]: value for key, value in measurement.metrics.items()}
+        return metrics | measurement.details
 
     def references(self) -> dict[str, float]:
         """Return losses to compare the model's with, by name."""

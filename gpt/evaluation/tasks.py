@@ -34,6 +34,15 @@ TASKS = {
         inputs="gpt.evaluation.hellaswag_file",
         runs="chosen",
     ),
+    "perplexity": Entry(
+        "gpt.evaluation.perplexity",
+        "Perplexity",
+        reads_data=False,
+        inputs="gpt.evaluation.perplexity_files",
+        runs="chosen",
+    ),
+    "arithmetic": Entry("gpt.evaluation.arithmetic", "Arithmetic", reads_data=False, runs="chosen"),
+    "inspect": Entry("gpt.evaluation.inspect", "Inspect", reads_data=False, runs="alone"),
 }
 
 
