@@ -28,6 +28,7 @@ ADDED: dict[str, Any] = {
     "arithmetic.shots": 0,
     "inspect.tokens": [],
     "lm_eval.tasks": [],
+    "lm_eval.include_path": None,
     "lm_eval.limit": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and

@@ -382,6 +382,7 @@ class InspectConfig:
 @dataclass(kw_only=True, slots=True)
 class LmEvalConfig:
     tasks: list[str]
+    include_path: str | None = text()
     limit: int | None = number(at_least=1)
 
 

@@ -42,6 +42,13 @@ TASKS = {
         runs="chosen",
     ),
     "arithmetic": Entry("gpt.evaluation.arithmetic", "Arithmetic", reads_data=False, runs="chosen"),
+    "lm_eval": Entry(
+        "gpt.evaluation.lm_eval",
+        "LmEval",
+        reads_data=False,
+        inputs="gpt.evaluation.lm_eval_names",
+        runs="chosen",
+    ),
     "inspect": Entry("gpt.evaluation.inspect", "Inspect", reads_data=False, runs="alone"),
 }
 
