@@ -3,9 +3,10 @@
 import contextlib
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,15 +14,26 @@ from gpt.distributed import ALONE, World
 from gpt.errors import Unavailable
 from gpt.signals import never
 
+T = TypeVar("T")
+
+
+def untracked(batches: Iterable[T], number: int | None = None) -> Iterable[T]:
+    """Return batches as they are."""
+    return batches
+
 
 @dataclass(frozen=True)
 class Compute:
-    """The device, the precision and the ranks of forward passes. Evaluation asks ``stop`` between batches."""
+    """The device, the precision and the ranks of forward passes.
+
+    Evaluation asks ``stop`` between batches, and passes them through ``track``, with their number where it is known.
+    """
 
     device: torch.device
     autocast: contextlib.AbstractContextManager
     world: World = ALONE
     stop: Callable[[], bool] = never
+    track: Callable[..., Iterable] = untracked
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

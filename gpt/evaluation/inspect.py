@@ -103,7 +103,8 @@ def _heat_map(model: GPT) -> bytes:
 
     figure = matplotlib.figure.Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(model.wpe.weight.detach().float().cpu().numpy(), aspect="auto", cmap="gray", interpolation="nearest")
+    positions = model.wpe.weight.detach().float().cpu().numpy()  # (T, C)
+    image = axes.imshow(positions, aspect="auto", cmap="gray", interpolation="nearest")
     axes.set(title="wpe.weight: position embeddings", xlabel="channel", ylabel="position")
     figure.colorbar(image)
     buffer = io.BytesIO()

@@ -62,7 +62,8 @@ def log_likelihoods(
     world = compute.world
     # Lengths change from batch to batch, and a compiled model would be compiled again for each.
     with torch.no_grad(), evaluating(model), torch.compiler.set_stance("force_eager"):
-        for batch in _batches(rows, batch_tokens)[world.rank :: world.size]:
+        batches = _batches(rows, batch_tokens)[world.rank :: world.size]
+        for batch in compute.track(batches, len(batches)):
             if compute.stop():
                 sums[-1] = 1
                 break

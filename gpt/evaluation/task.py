@@ -92,12 +92,21 @@ def measure_each(tasks: list[Task], model: GPT, step: int, compute: Compute) -> 
         yield None
 
 
-def sum_over(batches: Iterator[Tensor], function: Callable[[Tensor], Tensor], model: GPT, compute: Compute) -> float:
-    """Sum a function over all batches of all ranks. Raises Stopped, on all ranks, once one of them is to stop."""
+def sum_over(
+    batches: Iterator[Tensor],
+    function: Callable[[Tensor], Tensor],
+    model: GPT,
+    compute: Compute,
+    number: int | None = None,
+) -> float:
+    """Sum a function over all batches of all ranks; ``number`` is that of this rank's batches, if it is known.
+
+    Raises Stopped, on all ranks, once one of them is to stop.
+    """
     # The sum, and whether to stop: one collective for both, which no rank leaves out.
     total = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad(), evaluating(model):
-        for batch in batches:
+        for batch in compute.track(batches, number):
             if compute.stop():
                 total[1] = 1
                 break

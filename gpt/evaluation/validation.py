@@ -94,8 +94,10 @@ class Validation(Task):
         def batch_loss(batch: Tensor) -> Tensor:
             return loss_sum(model, *unpack(batch, self.windows.is_masked))
 
-        batches = self.batches(compute.world.rank, compute.world.size)
-        total = sum_over(batches, batch_loss, model, compute)
+        world = compute.world
+        batches = self.batches(world.rank, world.size)
+        number = math.ceil(len(self.starts) / (self.micro_batch_size * world.size))
+        total = sum_over(batches, batch_loss, model, compute, number)
         metrics = {LOSS: total / self.n_targets}
         if self.n_bytes:
             metrics[BPB] = total / math.log(2) / self.n_bytes

@@ -1,0 +1,93 @@
+"""The tasks of eval.py, on one rank or several."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from gpt.checkpoint.files import read_state
+from gpt.checkpoint.state import load_model
+from gpt.config.schema import Config
+from gpt.console import plain_console
+from gpt.device import Compute, cpu_threads, pick_device, untracked
+from gpt.distributed import World, process_group
+from gpt.evaluation.results import write_picture
+from gpt.evaluation.task import Subject
+from gpt.evaluation.tasks import build_tasks, check_measurable
+from gpt.model import GPT
+from gpt.parallelize import compile_blocks
+from gpt.precision import autocast, set_matmul_precision
+from gpt.tokens.tokenfile import TokenFile, data_fingerprint
+from gpt.tokens.tokenizer import get_tokenizer, printable
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A command: the config, the checkpoint, the names of the tasks, and those of them that were asked for by name.
+
+    ``files`` are the training and the validation data, if a task reads any; without training data, all of it validates.
+    """
+
+    config: Config
+    checkpoint: Path
+    names: list[str]
+    chosen: list[str]
+    files: tuple[TokenFile | None, TokenFile] | None
+
+
+def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
+    """Run the tasks on a checkpoint, on all ranks together; rank 0 prints the results as they come.
+
+    Returns the results by task. Raises InputError for a chosen task that has nothing to measure.
+    """
+    config = evaluation.config
+    files = evaluation.files
+    device = pick_device(config.device, world.local_rank)
+    with process_group(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
+        set_matmul_precision(config.precision.name)
+        state = read_state(evaluation.checkpoint)
+        tokenizer = get_tokenizer(state["tokenizer"]["name"], state["tokenizer"]["chars"])
+        tasks = build_tasks(Subject(config, tokenizer, files and files[1]), evaluation.names)
+        check_measurable(evaluation.chosen, tasks)
+        model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
+        load_model(evaluation.checkpoint, model)
+        if config.compile:
+            compile_blocks(model)
+
+        # Task by task, so that a long one does not hide the results of the others.
+        console = plain_console()
+        console.quiet = not world.is_main
+        console.print(f"checkpoint  {evaluation.checkpoint}")
+        step = state["progress"]["step"]
+        results: dict[str, Any] = {"step": step}
+        if files:
+            results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
+        for name, task in tasks.items():
+            compute = Compute(device, autocast(config.precision.name, device), world, track=_bar(console, name))
+            measurement = task.measure(model, step, compute)
+            results[name] = task.figures(measurement) if measurement.text is None else measurement.text
+            _show(console, name, results[name])
+            if world.is_main:
+                for picture, content in measurement.pictures.items():
+                    console.print(f"{name:<12}{write_picture(evaluation.checkpoint, picture, content)}")
+    return results
+
+
+def _bar(console: Console, name: str) -> Callable[..., Iterable]:
+    """Return what shows a bar of the batches that a task has passed, on a terminal."""
+    if console.quiet or not console.is_terminal:
+        return untracked
+    return lambda batches, number=None: track(batches, name, number, console=console, transient=True)
+
+
+def _show(console: Console, name: str, result: dict[str, Any] | str) -> None:
+    """Print the figures of a task, or its text."""
+    if isinstance(result, str):
+        console.print(f"{name}\n  " + printable(result))
+        return
+    for figure, value in result.items():
+        shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
+        console.print(f"{name:<12}{figure:<24} {shown:>12}")
