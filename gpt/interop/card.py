@@ -46,7 +46,7 @@ def model_card(header: Header, name: str) -> str:
 
 def _use(header: Header, name: str) -> str:
     """Return the lines of Python that use the model."""
-    if header.tokenizer is None or (header.tokenizer == "chars" and header.chars is None):
+    if not header.knows_tokens:
         return "The source of these weights did not say which tokenizer belongs to them, so no tokenizer is here."
     text = USE.format(name=name, prompt="The ")
     if header.tokenizer == "chars":

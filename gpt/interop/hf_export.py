@@ -31,17 +31,12 @@ def write(pretrained: Pretrained, out: Path, dtype: str) -> None:
         # safetensors writes files for their owner alone; all get the mode that follows the umask.
         (part / hf.WEIGHTS).chmod((part / hf.CONFIG).stat().st_mode)
         _write_json(part / "generation_config.json", _special_ids(pretrained))
-        if _knows_tokens(pretrained):
+        if pretrained.knows_tokens:
             write_tokenizer(part, pretrained.tokenizer, pretrained.chars, pretrained.model.seq_len)
         (part / CARD).write_text(model_card(pretrained, out.name), encoding="utf-8")
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _knows_tokens(header: Header) -> bool:
-    """Return whether it is known what the ids mean: those of nanoGPT's characters are not."""
-    return header.tokenizer is not None and (header.tokenizer != "chars" or header.chars is not None)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -71,7 +66,7 @@ def _config(pretrained: Pretrained, dtype: str) -> dict[str, Any]:
 def _special_ids(header: Header) -> dict[str, int | None]:
     """Return the ids that begin and end a text; None for both where the vocabulary has none."""
     id_ = None
-    if _knows_tokens(header):
+    if header.knows_tokens:
         id_ = end_of_text(get_tokenizer(header.tokenizer, header.chars))
     return {"bos_token_id": id_, "eos_token_id": id_}
 

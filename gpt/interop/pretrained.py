@@ -33,6 +33,11 @@ class Header:
     chars: str | None  # the alphabet of a chars tokenizer
     checkpoint: Path | None = None  # of our own runs
 
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether it is known what the ids mean: those of nanoGPT's characters are not."""
+        return self.tokenizer is not None and (self.tokenizer != "chars" or self.chars is not None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretrained(Header):
@@ -143,6 +148,42 @@ def check_tensors(header: Header, found: dict[str, Shape]) -> None:
             f"{header.source} holds other tensors than its {header.format} header says: {'; '.join(problems)}",
             "get it again, or write it again from the model",
         )
+
+
+def check_same_model(model: ModelConfig, header: Header) -> None:
+    """Check that a model can start from weights; its context may be shorter than theirs. Raises InputError, by key."""
+    theirs = architecture_of(header.model)
+    differing = []
+    for key, value in theirs.items():
+        ours = getattr(model, key)
+        is_crop = key == "seq_len" and (ours <= value or header.model.position != "learned")
+        if ours != value and not is_crop:
+            differing.append(f"model.{key}={ours} in place of {value}".lower())
+    if differing:
+        cure = " ".join(f"model.{key}={value}" for key, value in theirs.items()).lower()
+        raise InputError(
+            f"init_from={header.source} are weights of another model: {', '.join(differing)}",
+            f"leave the model keys out, or give {cure}; model.seq_len may be less",
+        )
+
+
+def check_same_tokenizer(header: Header, vocabulary: dict[str, Any]) -> None:
+    """Check that data has the tokenizer of weights, as far as these say which it is. Raises InputError."""
+    if header.knows_tokens:
+        expected = {"name": header.tokenizer, "vocab_size": header.vocab_size, "chars": header.chars}
+        name = f"tokenizer {header.tokenizer}"
+    else:
+        expected = vocabulary | {"vocab_size": header.vocab_size}
+        name = "a tokenizer that they do not say"
+    if vocabulary == expected:
+        return
+    here = f"tokenizer {vocabulary['name']} with {vocabulary['vocab_size']:,} tokens"
+    there = f"{name} with {header.vocab_size:,} tokens"
+    alphabet = " and another alphabet" if here == there else ""
+    raise InputError(
+        f"the data has {here}{alphabet}, and the weights of init_from={header.source} have {there}",
+        f"give text, which is prepared as the weights need it: data.tokenizer={header.tokenizer or vocabulary['name']}",
+    )
 
 
 def check_keys(header: Header, held: dict[str, Iterable[Any]], format: str) -> None:
