@@ -71,6 +71,7 @@ def _training(header: Header) -> list[str]:
     config = read(run_dir / "config.yaml")
     progress = read_state(header.checkpoint)["progress"]
     words = {
+        "started from": config.init_from and Path(config.init_from).name,
         "data": f"{config.data.name}, {_files(config)}" if config.data.files else config.data.name,
         "tokens": f"{progress['tokens']:,} in {progress['step']:,} steps",
         "tokens per step": f"{config.batch.global_tokens:,}",

@@ -111,9 +111,9 @@ def _architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise InputError(f"{source} has {key}={config[key]}", f"this model has {key}={value}")
-    missing = [name for name in [*SIZES.values(), "vocab_size"] if name not in config]
+    missing = [name for name in [*SIZES.values(), "vocab_size"] if type(config.get(name)) is not int]
     if missing:
-        raise InputError(f"{source}: its {CONFIG} has no {', '.join(missing)}", "copy or fetch it again")
+        raise InputError(f"{source}: its {CONFIG} has no number {', '.join(missing)}", "copy or fetch it again")
     inner = config.get("n_inner")
     if inner not in (None, 4 * config["n_embd"]):
         raise InputError(

@@ -82,6 +82,11 @@ def _load(source: str, path: Path) -> dict[str, Any]:
     for key in ("model", "model_args"):
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
             raise InputError(f"{source} is no checkpoint of nanoGPT: it has no {key}", "give the ckpt.pt of a run")
+    for name, tensor in checkpoint["model"].items():
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in (torch.float32, torch.bfloat16):
+            raise InputError(
+                f"{source}: {name} is no tensor in float32 or bfloat16", "nanoGPT has such tensors alone: copy it again"
+            )
     return checkpoint
 
 

@@ -1,5 +1,6 @@
 """Weights from anywhere as one plain value, by our names; and what every source of them must have. Needs no torch."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt.config.groups import options
 from gpt.config.load import model_option
-from gpt.config.schema import ModelConfig
+from gpt.config.schema import ModelConfig, allowed_of
 from gpt.errors import InputError
 from gpt.tokens.tokenizer import VOCAB_SIZES
 
@@ -35,7 +36,7 @@ class Header:
 
     @property
     def knows_tokens(self) -> bool:
-        """Whether it is known what the ids mean: those of nanoGPT's characters are not."""
+        """True where it is known what the ids mean: those of nanoGPT's characters are not."""
         return self.tokenizer is not None and (self.tokenizer != "chars" or self.chars is not None)
 
 
@@ -69,9 +70,14 @@ def model_of(source: str, architecture: dict[str, Any]) -> ModelConfig:
 
     Raises InputError for numbers that no model has.
     """
+    # A damaged file may have any number, and what follows from it would take all memory.
     for key in ("n_layer", "n_head", "n_embd", "seq_len"):
-        if type(architecture[key]) is not int or architecture[key] < 1:
-            raise InputError(f"{source}: its {key} is {architecture[key]!r}", "get it again: a GPT-2 has at least 1")
+        most = allowed_of(f"model.{key}").largest or math.inf
+        if type(architecture[key]) is not int or not 1 <= architecture[key] <= most:
+            raise InputError(
+                f"{source}: its {key} is {architecture[key]!r}",
+                f"get it again: a GPT-2 has at least 1, and at most {most:,}",
+            )
     if architecture["n_embd"] % architecture["n_head"]:
         raise InputError(
             f"{source}: its width {architecture['n_embd']} is not divisible by its {architecture['n_head']} heads",

@@ -15,8 +15,9 @@ from gpt.compare import report
 from gpt.config.load import read
 from gpt.errors import InputError
 from gpt.interop import hf_export, llmc
+from gpt.interop.card import model_card
 from gpt.interop.load import weights_hash
-from gpt.interop.read import read_pretrained
+from gpt.interop.read import read_header, read_pretrained
 from gpt.tracker.logs import read_metrics
 
 # The small run but for its model, which is that of the weights.
@@ -102,6 +103,7 @@ def test_a_run_goes_on_without_what_it_started_from(home, small):
     for name in ("about.json", "result.json"):
         assert json.loads((home / "whole" / name).read_text())["init_sha256"] == expected
     assert read(home / "whole" / "config.yaml").init_from == "run"
+    assert "| started from | run |" in model_card(read_header(str(home / "whole")), "finetuned")
     before, after = (read_metrics(home / name) for name in ("run", "whole"))
     assert after[0]["train/loss"] < before[0]["train/loss"] - 0.3
 

@@ -9,7 +9,6 @@ from weights import SHAPES, assert_same, model_config, pretrained
 
 from gpt.errors import InputError
 from gpt.interop import llmc
-from gpt.interop.pretrained import Pretrained
 from gpt.interop.read import read_header, read_pretrained
 
 
@@ -89,7 +88,7 @@ def test_what_the_format_cannot_hold_is_refused_by_key(changes, problem):
         llmc.check_holds(pretrained(model_config(**changes)))
     assert problem in refused.value.problem
     assert "it holds model." in refused.value.cure
-    assert isinstance(pretrained(model_config()), Pretrained)
+    llmc.check_holds(pretrained(model_config()))
 
 
 WRONG = [
@@ -97,6 +96,7 @@ WRONG = [
     (slice(16, 20), struct.pack("<i", 3), "and its header says", "copy or write it again"),
     (slice(12, 16), struct.pack("<i", 999), "has 999 tokens, padded to 384", "copy or write it again"),
     (slice(20, 24), struct.pack("<i", 0), "its n_head is 0", "at least 1"),
+    (slice(16, 20), struct.pack("<i", 1 << 30), "its n_layer is 1073741824", "at most 1,000"),
     (slice(-8, None), b"", "and its header says", "copy or write it again"),
     (slice(500, None), b"", "cut short", "copy or write it again"),
 ]  # fmt: skip

@@ -169,6 +169,10 @@ def test_other_files_of_torch_are_refused(tmp_path):
     content = torch.load(path, weights_only=True)
     content["model"]["transformer.h.0.mlp.gate"] = content["model"].pop("transformer.h.0.mlp.c_fc.weight")
     assert "1 missing: h.0.mlp.c_fc.weight; 1 extra: h.0.mlp.gate" in refusal(content)
+    saved(path)
+    content = torch.load(path, weights_only=True)
+    content["model"]["transformer.ln_f.weight"] = [1.0]
+    assert "transformer.ln_f.weight is no tensor in float32" in refusal(content)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"is no file that torch.save writes|cannot be read"):
         read_header(str(path))
