@@ -45,6 +45,7 @@ RESULT_KINDS = {
     "data_fingerprint": str,
     "data_masks": dict,
     "data_order_hash": str,
+    "init_sha256": str,
 }
 NUMBER = (int, float, NoneType)
 

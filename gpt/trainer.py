@@ -15,7 +15,8 @@ from gpt.device import Compute, peak_bytes, pick_device, reset_peak
 from gpt.distributed import ALONE, World
 from gpt.evaluation.task import Subject, Task, due_tasks, measure_each
 from gpt.evaluation.tasks import build_tasks, usual_tasks
-from gpt.model import GPT, init_weights
+from gpt.interop.start import start_weights
+from gpt.model import GPT
 from gpt.optim import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
 from gpt.precision import autocast, loss_scaler, set_matmul_precision
@@ -81,7 +82,7 @@ class Trainer:
         # Bytes of each log that belong to this step. A run that was ended before its first checkpoint starts again.
         self.logs = checkpoint.load_latest(run_dir, self.state) if config.resume else {}
         self.saved_step = self.state.progress.step
-        self.facts = run_facts(config, self.state.model, train, val, self.tasks["val"].n_targets)
+        self.facts = self.origin | run_facts(config, self.state.model, train, val, self.tasks["val"].n_targets)
 
         # All that is done to the model for speed; its parameters stay those of the state.
         self.compiler_problem = compiler_problem(device) if config.compile else None
@@ -91,9 +92,8 @@ class Trainer:
 
     def _build_state(self, dataset: TokenDataset, vocab_size: int) -> TrainState:
         model = GPT(self.config.model, vocab_size)
-        init_weights(model, self.config.seed)
-        model.to(self.compute.device)
-        optimizers = build_optimizers(self.config.optimizer, model)
+        self.origin = start_weights(self.config, model, self.run_dir)
+        optimizers = build_optimizers(self.config.optimizer, model.to(self.compute.device))
         scaler = loss_scaler(self.config.precision.name, self.compute.device)
         return TrainState(model, optimizers, scaler, Progress(order_hash=dataset.order.empty_hash()))
 
@@ -118,8 +118,7 @@ class Trainer:
                 compiler_problem=self.compiler_problem,
             )
             self.train()
-            is_done = progress.step == self.total_steps and progress.pending is None
-            status = "done" if is_done else "interrupted"
+            status = "done" if progress.step == self.total_steps and progress.pending is None else "interrupted"
             self.session.result["status"] = status
             if self.world.is_main:
                 peak = peak_bytes(self.compute.device)

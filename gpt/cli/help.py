@@ -10,7 +10,7 @@ from gpt.config.groups import CONF, GROUPS, options
 from gpt.config.keys import COUNTS, Choice, Range, Text
 
 COMMON_KEYS = """
-    name tags seed device compile resume plan
+    name tags seed device compile resume init_from plan
     data.files data.tokenizer data.documents data.val_fraction data.num_workers
     model.seq_len model.vocab_multiple model.attention optimizer.lr schedule.warmup_tokens
     batch.global_tokens batch.micro_batch_size

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpt.cli.arguments import as_rank, check_arguments
 from gpt.cli.compose import explain_composition
+from gpt.cli.init_from import with_init_from
 from gpt.cli.resume import keep_overrides, with_resume
 from gpt.cli.resume_checks import check_unused
 from gpt.cli.run_checks import CheckedRun, check_run
@@ -52,7 +53,7 @@ OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, use_cache=True, replace
 def run_hydra(task: Callable[[CheckedRun], Any]) -> None:
     """Compose from the command line, check, and call ``task`` in every job. Raises InputError for a wrong command."""
     # Hydra reads sys.argv, and takes flags only before all overrides.
-    argv = as_rank(with_resume(check_arguments(sys.argv[1:])))
+    argv = as_rank(with_resume(with_init_from(check_arguments(sys.argv[1:]))))
     sys.argv[1:] = sorted(argv, key=lambda argument: not argument.startswith("--"))
 
     # What Hydra raises before a job is a command that cannot be composed; what a job raises is its own.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt.cli.init_from import alphabet_of, check_init_from, check_start
 from gpt.cli.resume_checks import check_resumable, check_same_data, check_unused
 from gpt.config.schema import Config
 from gpt.console import say
@@ -67,6 +68,9 @@ def check_and_prepare(config: Config, run_dir: Path | None) -> "tuple[TokenFile,
         else:
             check_unused(run_dir)
 
+    # The weights that it starts from, which one that goes on no longer needs.
+    weights = check_init_from(config) if state is None else None
+
     # numpy and h5py are imported once config and directory are right.
     from data.preparation import check_fits, check_trains, describe_tokenizer, prepare
     from gpt.tokens.tokenfile import data_fingerprint
@@ -75,8 +79,10 @@ def check_and_prepare(config: Config, run_dir: Path | None) -> "tuple[TokenFile,
     line = describe_tokenizer(config)
     if line:
         say(line)
-    train, val = prepare(config.data)
+    train, val = prepare(config.data, alphabet_of(config, weights, state))
     check_fits(config, train, val)
+    if weights is not None:
+        check_start(weights, train.vocabulary)
     if state is not None:
         check_same_data(run_dir, state, data_fingerprint(train, val), train.vocabulary)
     return train, val
@@ -112,6 +118,7 @@ def _check_plan(config: Config, run_dir: Path | None) -> int | None:
     """
     if run_dir is not None:
         check_unused(run_dir)
+    check_init_from(config)
 
     from data.preparation import check_trains, vocab_size
 

@@ -25,6 +25,7 @@ def check_alike(arms: list[Arm], reference: Arm) -> list[str]:
         *_check_documents(arms, finished),
         *_check_targets(arms, finished),
         *_check_tokenizers(arms, finished),
+        *_check_first_weights(arms, finished),
         *_check_budgets(arms, finished),
         *check_provenance(arms, finished),
     ]
@@ -199,6 +200,15 @@ def _check_tokenizers(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
         parts.append(f"{name} with {n_tokens:,} tokens ({run_names})")
     listed = shorten(parts, "; ")
     yield f"different tokenizers, so compare bits per byte (bpb), not losses per token: {listed}"
+
+
+def _check_first_weights(arms: list[Arm], finished: list[Run]) -> Iterator[str]:
+    """Yield warnings about runs that started from weights of one name, and not from the same ones."""
+    started = [run for run in finished if run.config["init_from"] is not None]
+    for source, runs in group(started, lambda run: run.config["init_from"]).items():
+        groups = group(runs, lambda run: run.result.get("init_sha256"))
+        if len(groups) > 1:
+            yield f"init_from={source} were other weights: {name_others(arms, groups)}"
 
 
 def check_counted(selection: Selection, arms: list[Arm]) -> list[str]:

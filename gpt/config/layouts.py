@@ -30,6 +30,7 @@ ADDED: dict[str, Any] = {
     "lm_eval.tasks": [],
     "lm_eval.include_path": None,
     "lm_eval.limit": None,
+    "init_from": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").

@@ -18,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from gpt.config import layouts
 from gpt.config.checks import check
 from gpt.config.explain import expected_type, explain
+from gpt.config.groups import CONF
 from gpt.config.nodes import structured
-from gpt.config.schema import VARIANTS, Config
+from gpt.config.schema import VARIANTS, Config, ModelConfig
 from gpt.config.values import check_names
 from gpt.errors import InputError, TrainingError
 from gpt.files import CURE, read_yaml, write_text
@@ -89,6 +90,15 @@ def _joined(variants: tuple[type, ...]) -> DictConfig:
     for group, variant in zip(VARIANTS, variants, strict=True):
         schema[group] = structured(variant)
     return schema
+
+
+def model_option(option: str, **changes: Any) -> ModelConfig:
+    """Return an option of the model group as its file has it, with some keys changed. No run is composed for it."""
+    values = {}
+    for file in ("_common.yaml", f"{option}.yaml"):
+        values |= OmegaConf.to_container(OmegaConf.load(CONF / "model" / file))
+    del values["defaults"]
+    return OmegaConf.to_object(OmegaConf.merge(structured(ModelConfig), values | changes))
 
 
 def save(config: Config, path: Path) -> None:

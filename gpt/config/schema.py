@@ -399,6 +399,7 @@ class Config(Derived):
     device: str = choice(["auto", "cpu", "cuda", "mps"])
     compile: bool
     resume: str | None = text()
+    init_from: str | None = text()
     plan: bool
     plan_mfu: float = number(at_least=0, at_most=1, smallest=0.001)
     model: ModelConfig

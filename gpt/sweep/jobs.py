@@ -161,7 +161,8 @@ def _changed_data(saved: Config, config: Config, result: dict[str, Any]) -> dict
     from data.preparation import prepare
     from gpt.tokens.tokenfile import data_fingerprint
 
-    train, val = prepare(config.data)
+    chars = result["tokenizer"]["chars"] if config.init_from else None
+    train, val = prepare(config.data, chars)
     return {} if data_fingerprint(train, val) == result.get("data_fingerprint") else moved
 
 

@@ -55,6 +55,8 @@ def log_header(
     )
     tracker.say(f"{config.data.name}: {n_train:,} training tokens, {facts['val_targets']:,} validation tokens")
     tracker.say(f"{config.steps_in_words} -> {run_dir}")
+    if "init_sha256" in facts and not step:
+        tracker.say(f"weights of {config.init_from}, sha256 {facts['init_sha256'][:12]}")
     if compiler_problem:
         tracker.say(f"compile=true, but torch.compile does not work here, so it goes on without: {compiler_problem}")
     if step:

@@ -141,7 +141,14 @@ def test_resume_last_names_that_run(outputs, capsys):
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text("- seed=2\n")
     arguments = with_resume(["resume=last", "trainer.log_every=1"])
-    assert arguments == ["seed=2", "trainer.log_every=1", f"resume='{run}'", f"hydra.run.dir='{run}'", "hydra.mode=RUN"]
+    assert arguments[0] == "init_from=null"  # a key that is newer than some runs
+    assert arguments[1:] == [
+        "seed=2",
+        "trainer.log_every=1",
+        f"resume='{run}'",
+        f"hydra.run.dir='{run}'",
+        "hydra.mode=RUN",
+    ]
     assert capsys.readouterr().out == "resume=last is outputs/2026-11-21/10-00-00-tiny\n"
 
     # Ranks cannot look for themselves, and a run that is done needs another length.

@@ -1,0 +1,173 @@
+"""Folders of Hugging Face's GPT-2, read: config.json and safetensors, in one file or several."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt.errors import InputError
+from gpt.files import parse_object
+from gpt.interop.hf_tokenizer import FILES as TOKENIZER_FILES
+from gpt.interop.hf_tokenizer import is_gpt2
+from gpt.interop.pretrained import Header, Shape, check_tensors, model_of, tokenizer_of_size
+from gpt.interop.tensorfiles import read_files, read_shapes
+from gpt.tokens.tokenizer import VOCAB_SIZES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "Hugging Face"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+OURS = "gptlab"  # in config.json: what GPT-2's format has no place for
+PREFIX = "transformer."
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_exact", "relu": "relu"}
+# Keys of config.json that change what GPT-2 computes, each with its default, the one value that is ours.
+FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "layer_norm_epsilon": 1e-5,
+}
+SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "seq_len": "n_positions"}
+# The causal mask, which older versions saved.
+BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+# Conv1D's weights, which are (in, out).
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def matches(path: Path) -> bool:
+    """Return whether a directory is a folder of Hugging Face."""
+    return path.is_dir() and any((path / name).exists() for name in (CONFIG, WEIGHTS, INDEX))
+
+
+def read_header(source: str, path: Path) -> Header:
+    """Read config.json, and check the tensors by name and shape. Raises InputError."""
+    config = _read_json(source, path / CONFIG)
+    architecture = _architecture(source, config)
+    vocab_size, tokenizer, chars = _vocabulary(source, path, config)
+    header = Header(
+        source=source,
+        format=NAME,
+        model=model_of(source, architecture),
+        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        chars=chars,
+    )
+
+    # The tensors by our names, with the shapes that they will have.
+    shapes: dict[str, Shape] = {}
+    files = _weight_files(source, path)
+    for full_name, shape in read_shapes(source, files).items():
+        name = _our_name(full_name, architecture["tie_head"])
+        if name is not None:
+            shapes[name] = shape[::-1] if name.endswith(TRANSPOSED) else shape
+    check_tensors(header, shapes)
+    return header
+
+
+def read_tensors(path: Path, header: Header) -> "dict[str, Tensor]":
+    """Read the tensors of a folder. Raises InputError."""
+    files = _weight_files(header.source, path)
+    wanted = set()
+    for full_name in read_shapes(header.source, files):
+        if _our_name(full_name, header.model.tie_head) is not None:
+            wanted.add(full_name)
+    tensors = {}
+    for full_name, tensor in read_files(header.source, files, wanted).items():
+        name = _our_name(full_name, header.model.tie_head)
+        tensors[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
+    return tensors
+
+
+def _our_name(full_name: str, tie_head: bool) -> str | None:
+    """Return our name of a tensor; None for what is no parameter: buffers, and a head that is the embedding again."""
+    name = full_name.removeprefix(PREFIX)
+    is_shared = tie_head and name == "lm_head.weight"
+    return None if is_shared or BUFFER.fullmatch(name) else name
+
+
+# --- config.json
+
+
+def _read_json(source: str, path: Path) -> dict[str, Any]:
+    """Read a JSON file of a folder. Raises InputError."""
+    try:
+        return parse_object(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{source} has no {path.name}", "a folder of a model has it: fetch it too") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: {path.name} is damaged: {error}", "copy or fetch it again") from error
+
+
+def _architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of the model that config.json describes. Raises InputError where that is not ours."""
+    kind = config.get("model_type")
+    if kind != "gpt2":
+        raise InputError(
+            f"{source} is a model of type {kind}, by its {CONFIG}",
+            "read is gpt2 alone: models of other architectures do not fit into this one",
+        )
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise InputError(f"{source} has {key}={config[key]}", f"this model has {key}={value}")
+    missing = [name for name in [*SIZES.values(), "vocab_size"] if type(config.get(name)) is not int]
+    if missing:
+        raise InputError(f"{source}: its {CONFIG} has no number {', '.join(missing)}", "copy or fetch it again")
+    inner = config.get("n_inner")
+    if inner not in (None, 4 * config["n_embd"]):
+        raise InputError(
+            f"{source} has n_inner={inner}", f"this model has {4 * config['n_embd']}, four times the width"
+        )
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"{source} has activation_function={activation}", f"known are {', '.join(ACTIVATIONS)}")
+
+    # A model of ours without biases was written with biases of zero.
+    sizes = {key: config[name] for key, name in SIZES.items()}
+    return sizes | {
+        "bias": True,
+        "tie_head": config.get("tie_word_embeddings", True),
+        "position": "learned",
+        "norm": "pre",
+        "activation": ACTIVATIONS[activation],
+    }
+
+
+def _vocabulary(source: str, path: Path, config: dict[str, Any]) -> tuple[int, str | None, str | None]:
+    """Return the size of the vocabulary, the name of its tokenizer where that is one of ours, and its alphabet."""
+    vocab_size = config["vocab_size"]
+    ours = config.get(OURS)
+    if isinstance(ours, dict):
+        return vocab_size, ours.get("tokenizer"), ours.get("chars")
+    if not any((path / name).exists() for name in TOKENIZER_FILES):
+        return vocab_size, tokenizer_of_size(vocab_size), None
+
+    # Any other folder has GPT-2's vocabulary, whose embedding may be padded, or one that is not ours.
+    if vocab_size >= VOCAB_SIZES["gpt2"] and is_gpt2(path):
+        return VOCAB_SIZES["gpt2"], "gpt2", None
+    return vocab_size, None, None
+
+
+def _weight_files(source: str, path: Path) -> list[Path]:
+    """Return the safetensors files of a folder. Raises InputError where there are none."""
+    if (path / WEIGHTS).exists():
+        return [path / WEIGHTS]
+    if not (path / INDEX).exists():
+        cure = "fetch it too"
+        if list(path.glob("*.bin")):
+            cure = (
+                "its .bin files are pickles, which can run code: write them again as safetensors, with transformers' "
+                "from_pretrained(…) and save_pretrained(…)"
+            )
+        raise InputError(f"{source} has no {WEIGHTS}", cure)
+
+    # The index names the file of every tensor; a name leads nowhere else.
+    names = _read_json(source, path / INDEX).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{source}: {INDEX} has no weight_map", "copy or fetch it again")
+    files = [path / Path(name).name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise InputError(f"{source} lacks {', '.join(missing)}, which {INDEX} names", "fetch the missing files too")
+    return files
