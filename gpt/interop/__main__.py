@@ -15,7 +15,7 @@ import os
 import sys
 
 from gpt.cli import command
-from gpt.config.checks import check_names, did_you_mean
+from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
 from gpt.files import as_path
 

@@ -6,6 +6,7 @@ from typing import Any
 from gpt.checkpoint.files import read_state
 from gpt.config.load import read
 from gpt.config.schema import Config
+from gpt.evaluation.metrics import METRICS
 from gpt.interop.pretrained import Header
 from gpt.rundir import read_about, read_result
 
@@ -23,6 +24,8 @@ generate = pipeline("text-generation", model="{name}")
 print(generate({prompt!r}, max_new_tokens=50)[0]["generated_text"])
 ```
 """
+
+LABELS = {"loss": "validation loss", "bpb": "bits per byte"}  # longer than in tables
 
 
 def model_card(header: Header, name: str) -> str:
@@ -80,7 +83,7 @@ def _training(header: Header) -> list[str]:
         "precision": config.precision.name,
         "seed": str(config.seed),
         "code": _code(run_dir),
-        "validation loss": _loss(run_dir, progress),
+        **_results(run_dir, progress),
     }
     known = {name: value for name, value in words.items() if value is not None}
     return ["## Training", _table(known)]
@@ -100,15 +103,21 @@ def _code(run_dir: Path) -> str | None:
     return f"commit {code['commit'][:12]}" + (", with changes" if code.get("changed") else "")
 
 
-def _loss(run_dir: Path, progress: dict[str, Any]) -> str | None:
-    """Return the validation loss of a checkpoint, where it was measured: at the best step, or at the end."""
+def _results(run_dir: Path, progress: dict[str, Any]) -> dict[str, str]:
+    """Return what was measured of a checkpoint: all metrics at the end of its run, the loss at the best step."""
     result = read_result(run_dir) or {}
-    loss = None
+    measured = {}
     if progress["step"] == result.get("step"):
-        loss = result.get("val_loss")
+        measured = {name: result.get("val_loss" if name == "loss" else name) for name in METRICS}
     elif progress["step"] == progress.get("best_step"):
-        loss = progress.get("best_loss")
-    return None if loss is None else f"{loss:.4f} nats per token"
+        measured = {"loss": progress.get("best_loss")}
+    words = {}
+    for name, value in measured.items():
+        if value is not None:
+            metric = METRICS[name]
+            unit = " nats per token" if name == "loss" else ""
+            words[LABELS.get(name, metric.label)] = f"{value:{metric.format}}{unit}"
+    return words
 
 
 def _table(words: dict[str, str]) -> str:
