@@ -5,7 +5,8 @@
 The tasks are val, exact_match, sample, hellaswag, perplexity, arithmetic, lm_eval and inspect (docs/evaluation.md).
 Without tasks=, those of the run are taken, as far as its data allows.
 DIR, or checkpoint=DIR, is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such
-as outputs/…/checkpoints/best. The run's own config is used; what may be changed:
+as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a Hugging Face folder of GPT-2, llm.c's
+.bin, or nanoGPT's ckpt.pt. The run's own config is used, or else the default one; what may be changed:
 
   data=OPTION, data.*           other data: data=text data.files=a.txt, or data.dir=DIR. Text is prepared with the
                                 model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
@@ -16,7 +17,7 @@ as outputs/…/checkpoints/best. The run's own config is used; what may be chang
   cluster=ddp                   on all GPUs; cluster.nproc=2 works on a CPU too
   device, compile, precision, batch.micro_batch_size, cluster.threads
 
-Results go to the terminal and to eval-STEP.json beside the checkpoint.
+Results go to the terminal and to eval-NAME.json beside the checkpoint; those of hf:gpt2 to outputs/.
 """
 
 import sys
@@ -25,24 +26,26 @@ from gpt.cli import command
 
 
 def main() -> None:
-    from gpt.checkpoint.files import check_whole, find_checkpoint
-    from gpt.cli.compose import compose_evaluation, compose_ranks
-    from gpt.cli.evaluation import prepare_data, read_arguments
+    from gpt.cli.compose_evaluation import compose_evaluation, compose_foreign, compose_ranks
+    from gpt.cli.evaluation import find_model, prepare_data, read_arguments, results_place
     from gpt.cluster.machine import check_machine, resolve_ranks
     from gpt.evaluation.results import add_results, read_results
     from gpt.evaluation.tasks import TASKS, check_tasks, usual_tasks
 
-    # All that can be wrong is found before torch is imported.
-    path, chosen, overrides = read_arguments(sys.argv[1:])
-    checkpoint = find_checkpoint(path)
-    check_whole(checkpoint)
-    read_results(checkpoint)  # so that damage is found before the work
-    config = compose_evaluation(checkpoint.parents[1], overrides)
+    # All that can be wrong is found before the work begins.
+    source, chosen, overrides = read_arguments(sys.argv[1:])
+    header = find_model(source)
+    place = results_place(header)
+    read_results(place)
+    if header.checkpoint is not None:
+        config = compose_evaluation(header.checkpoint.parents[1], overrides)
+    else:
+        config = compose_foreign(header.model, overrides)
     names = chosen or usual_tasks(config)
     check_tasks(config, names)
     files = None
     if any(TASKS[task].reads_data for task in names):
-        files = prepare_data(config, checkpoint, overrides)
+        files = prepare_data(config, header, overrides)
     ranks = compose_ranks(overrides, config.device)
     resolve_ranks(ranks)
     check_machine(config)
@@ -51,10 +54,10 @@ def main() -> None:
     from gpt.evaluation.evaluate import Evaluation, evaluate
 
     config.cluster = ranks.cluster
-    evaluation = Evaluation(config, checkpoint, names, chosen or [], files)
+    evaluation = Evaluation(config, header, place, names, chosen or [], files)
     results = launch(config.cluster, evaluate, evaluation)
     command_line = {"tasks": names, "overrides": overrides}
-    print(f"figures     {add_results(checkpoint, command_line, results)}")
+    print(f"figures     {add_results(place, command_line, results)}")
 
 
 if __name__ == "__main__":

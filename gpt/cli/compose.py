@@ -1,31 +1,18 @@
 """Configs composed from overrides, and the explanation of what cannot be composed."""
 
-import re
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpt.cli.arguments import parse, unreadable
+from gpt.cli.arguments import unreadable
 from gpt.config.explain import explain
 from gpt.config.groups import CONF, GROUPS
-from gpt.config.load import load, read_saved
+from gpt.config.load import load
 from gpt.config.schema import Config
 from gpt.config.values import did_you_mean
 from gpt.errors import InputError
-
-# What an evaluation may change in the config of its run.
-EVALUATION = re.compile(
-    r"data(\..*)?|(sample|hellaswag|perplexity|arithmetic|inspect|lm_eval)\..*|seed|device|compile|precision"
-    r"|trainer\.eval_tokens|batch\.micro_batch_size|cluster(\..*)?"
-)
-MICRO_BATCH = "batch.micro_batch_size"
-MANY_RANKS = 7_207_200  # tokens of a batch that up to 16 ranks divide, and most numbers beyond
 
 
 def compose(overrides: list[str]) -> Config:
@@ -36,75 +23,6 @@ def compose(overrides: list[str]) -> Config:
     except Exception as error:
         raise explain_composition(error) from error
     return load(composed)
-
-
-def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
-    """Return the saved config of a run, with other data, samples or arithmetic to evaluate it with.
-
-    Raises InputError.
-    """
-    groups = []
-    keys = []
-    micro_batch_size = None
-    for override in parse(overrides):
-        key = override.key_or_group
-        if not EVALUATION.fullmatch(key):
-            raise InputError(
-                f"{key} belongs to the run in {run_dir}, and an evaluation cannot change it",
-                "allowed: data, data.*, keys of tasks (sample.*, hellaswag.*, …), seed, device, compile, precision, "
-                "trainer.eval_tokens, batch.micro_batch_size, cluster=single or ddp, cluster.*",
-            )
-        if override.is_sweep_override():
-            raise InputError(
-                f"{override.input_line}: several values, and an evaluation takes one",
-                f"a list is {key}=[a,b]; text with a comma is quoted twice: \"{key}='a, b'\"",
-            )
-        if key.startswith("cluster"):  # see compose_ranks
-            continue
-        if key == MICRO_BATCH:
-            micro_batch_size = _check_micro_batch(override.value())
-        elif "." in key:
-            keys.append(override)
-        else:
-            groups.append(override)
-    saved = read_saved(run_dir / "config.yaml")
-
-    # First whole options, then keys: of the option that is given, or else of the saved one. Not of its ranks, nor its
-    # compilation, which pays only in training.
-    composed = compose([override.input_line for override in groups])
-    others = OmegaConf.create(asdict(composed))  # types come with load
-    for override in groups:
-        group = override.key_or_group
-        OmegaConf.update(saved, group, OmegaConf.select(others, group), merge=False)
-    for override in keys:
-        OmegaConf.update(saved, override.key_or_group, override.value(), merge=False, force_add=True)
-    OmegaConf.update(saved, "resume", None)
-    OmegaConf.update(saved, "cluster", others.cluster, merge=False)
-    if not any(override.key_or_group == "compile" for override in groups):
-        OmegaConf.update(saved, "compile", False)
-    config = load(saved)
-    if micro_batch_size is not None:  # which need not divide the batch of the run
-        config.batch.micro_batch_size = micro_batch_size
-    return config
-
-
-def compose_ranks(overrides: list[str], device: str) -> Config:
-    """Return a config whose cluster is that of an evaluation's overrides; nothing else of it means anything.
-
-    Apart from the evaluation's own, whose batch need not divide by these ranks. Raises InputError.
-    """
-    chosen = [override.input_line for override in parse(overrides) if override.key_or_group.startswith("cluster")]
-    if "cluster=slurm" in chosen:
-        raise InputError("cluster=slurm trains, and an evaluation runs here", "call eval.py in a job of your own")
-    batch = ["model.seq_len=1", "batch.micro_batch_size=1", f"batch.global_tokens={MANY_RANKS}"]
-    return compose([*chosen, *batch, f"trainer.eval_every={MANY_RANKS}", "trainer.max_steps=1", f"device={device}"])
-
-
-def _check_micro_batch(value: Any) -> int:
-    """Return a number of sequences. Raises InputError for anything else."""
-    if type(value) is not int or value < 1:
-        raise InputError(f"{MICRO_BATCH}={value} makes no sense", "allowed: at least 1")
-    return value
 
 
 def explain_composition(error: Exception) -> InputError:

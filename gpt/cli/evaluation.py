@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.checkpoint.files import read_state
 from gpt.cli.arguments import check_group, parse
 from gpt.cli.resume_checks import check_same_vocabulary
 from gpt.config.groups import GROUPS
@@ -15,13 +14,14 @@ from gpt.evaluation.tasks import TASKS
 from gpt.files import as_path
 
 if TYPE_CHECKING:
+    from gpt.interop.pretrained import Header
     from gpt.tokens.tokenfile import TokenFile
 
 USAGE = "python eval.py DIR [tasks=[val]], or checkpoint=DIR"
 
 
-def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
-    """Return the checkpoint, the chosen tasks (None: all), and the overrides of the run's config. Raises InputError."""
+def read_arguments(argv: list[str]) -> tuple[str, list[str] | None, list[str]]:
+    """Return the source of the model, the chosen tasks (None: the usual), and the overrides. Raises InputError."""
     # A directory by itself is the checkpoint, as typed: a path may hold characters that no override can.
     own: dict[str, Any] = {}
     assignments = []
@@ -57,7 +57,7 @@ def read_arguments(argv: list[str]) -> tuple[Path, list[str] | None, list[str]]:
     checkpoint = own.get("checkpoint")
     if not checkpoint:
         raise InputError("no checkpoint is given", f"{USAGE}; DIR is the output directory of a run")
-    return as_path("checkpoint", str(checkpoint)), tasks, overrides
+    return str(checkpoint), tasks, overrides
 
 
 def _are_tasks(value: Any) -> bool:
@@ -70,22 +70,44 @@ def _are_tasks(value: Any) -> bool:
     return len(set(value)) == len(value)
 
 
-def prepare_data(config: Config, checkpoint: Path, overrides: list[str]) -> "tuple[TokenFile | None, TokenFile]":
+def find_model(source: str) -> "Header":
+    """Return what a checkpoint, or weights from elsewhere, say of themselves. Raises InputError."""
+    from gpt.interop.read import fetch, read_header
+
+    header = read_header(source)
+    if not header.knows_tokens:
+        raise InputError(
+            f"{source} does not say what its {header.vocab_size:,} tokens are",
+            "finetune it on its own text (init_from), and evaluate that run",
+        )
+    fetch(source)
+    return header
+
+
+def results_place(header: "Header") -> Path:
+    """Return the path beside which the results of a model go: its checkpoint, its file, or outputs/NAME."""
+    if header.checkpoint is not None:
+        return header.checkpoint
+    path = as_path("checkpoint", header.source.removeprefix("hf:"))
+    return path if path.exists() else Path("outputs") / path.name
+
+
+def prepare_data(config: Config, header: "Header", overrides: list[str]) -> "tuple[TokenFile | None, TokenFile]":
     """Prepare the data of an evaluation, and return its training file, if it has one, and its validation file.
 
-    Text is prepared with the tokenizer and the alphabet of the checkpoint. Raises InputError.
+    Text is prepared with the tokenizer and the alphabet of the model. Raises InputError.
     """
-    vocabulary = read_state(checkpoint)["tokenizer"]
     keys = {override.key_or_group for override in parse(overrides)}
     _take_files(config, keys)
-    _take_tokenizer(config, checkpoint, vocabulary["name"], keys)
+    _take_tokenizer(config, header, keys)
 
     # numpy and h5py are imported once the config is right.
     from data.preparation import check_fits, prepare
 
-    train, val = prepare(config.data, vocabulary["chars"])
+    train, val = prepare(config.data, header.chars)
     check_fits(config, None, val)  # nothing is trained
-    check_same_vocabulary(checkpoint, val.vocabulary)
+    vocabulary = {"name": header.tokenizer, "vocab_size": header.vocab_size, "chars": header.chars}
+    check_same_vocabulary(header.checkpoint or header.source, vocabulary, val.vocabulary)
     return train, val
 
 
@@ -100,14 +122,15 @@ def _take_files(config: Config, keys: set[str]) -> None:
         say("text        all of it is evaluated; its last tenth: data.val_fraction=0.1")
 
 
-def _take_tokenizer(config: Config, checkpoint: Path, name: str, keys: set[str]) -> None:
-    """Prepare text with the tokenizer called ``name``, that of the checkpoint. Raises InputError if it cannot be."""
+def _take_tokenizer(config: Config, header: "Header", keys: set[str]) -> None:
+    """Prepare text with the tokenizer of the model. Raises InputError if it cannot be."""
     data = config.data
+    name = header.tokenizer
     if data.dir or data.tokenizer == name:  # prepared data says itself what made it
         return
     if data.source == "bin" or "data.tokenizer" in keys:
         raise InputError(
-            f"data.tokenizer={data.tokenizer}, and {checkpoint} was trained with {name}",
+            f"data.tokenizer={data.tokenizer}, and {header.checkpoint or header.source} was trained with {name}",
             f"give text, which is prepared with {name}: data=text data.files=[…], without data.tokenizer",
         )
     say(f"tokenizer   {name}, with which the model was trained; data={data.name} has {data.tokenizer}")

@@ -7,7 +7,7 @@ from gpt.cli.arguments import parse
 from gpt.config.groups import options
 from gpt.config.layouts import as_override
 from gpt.config.load import model_option
-from gpt.config.schema import Config
+from gpt.config.schema import Config, ModelConfig
 from gpt.console import say
 from gpt.errors import InputError
 
@@ -33,15 +33,15 @@ def with_init_from(argv: list[str]) -> list[str]:
     source = given[KEY]
     if source.is_sweep_override() or source.value() is None or "model" in given:
         return argv
-    return [*_model_of(str(source.value())), *argv]
-
-
-def _model_of(source: str) -> list[str]:
-    """Return the overrides that make a model that of some weights: an option, and keys that differ from it."""
-    from gpt.interop.pretrained import ARCHITECTURE, architecture_of
     from gpt.interop.read import read_header
 
-    model = read_header(source).model
+    return [*overrides_of(read_header(str(source.value())).model), *argv]
+
+
+def overrides_of(model: ModelConfig) -> list[str]:
+    """Return the overrides that make a model that of some weights: an option, and keys that differ from it."""
+    from gpt.interop.pretrained import ARCHITECTURE, architecture_of
+
     if model.name not in options("model"):
         keys = {"name": model.name, "peak_lr": model.peak_lr, **architecture_of(model)}
         return [as_override(f"model.{key}", value) for key, value in keys.items()]

@@ -143,14 +143,9 @@ def describe_length_change(config: Config, run_dir: Path) -> str | None:
     return line
 
 
-def check_same_vocabulary(checkpoint: Path, vocabulary: dict[str, Any]) -> None:
-    """Check that data has the vocabulary that a model was trained on. Raises InputError."""
-    _compare_vocabularies(checkpoint, read_state(checkpoint)["tokenizer"], vocabulary)
-
-
 def check_same_data(run_dir: Path, state: dict[str, Any], fingerprint: str, vocabulary: dict[str, Any]) -> None:
     """Check that data is what the run was trained on; ``state`` is of its newest checkpoint. Raises InputError."""
-    _compare_vocabularies(latest_checkpoint(run_dir), state["tokenizer"], vocabulary)
+    check_same_vocabulary(latest_checkpoint(run_dir), state["tokenizer"], vocabulary)
     saved = state["fingerprint"]
     if saved != fingerprint:
         raise InputError(
@@ -159,14 +154,14 @@ def check_same_data(run_dir: Path, state: dict[str, Any], fingerprint: str, voca
         )
 
 
-def _compare_vocabularies(checkpoint: Path | None, saved: dict[str, Any], vocabulary: dict[str, Any]) -> None:
-    """Compare the vocabulary of the data with that of a checkpoint. Raises InputError."""
+def check_same_vocabulary(model: Path | str | None, saved: dict[str, Any], vocabulary: dict[str, Any]) -> None:
+    """Check that data has the vocabulary that a model was trained with. Raises InputError."""
     if saved == vocabulary:
         return
     here = f"{vocabulary['name']} with {vocabulary['vocab_size']:,} tokens"
     there = f"{saved['name']} with {saved['vocab_size']:,} tokens"
     alphabet = " and another alphabet" if here == there else ""
     raise InputError(
-        f"the data has tokenizer {here}{alphabet}, and {checkpoint} was trained with {there}",
+        f"the data has tokenizer {here}{alphabet}, and {model} was trained with {there}",
         f"give data prepared with the same tokenizer (data.tokenizer={saved['name']})",
     )

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import track
 
 from gpt.checkpoint.files import read_state
-from gpt.checkpoint.state import load_model
 from gpt.config.schema import Config
 from gpt.console import plain_console
 from gpt.device import Compute, cpu_threads, pick_device, untracked
@@ -17,6 +16,9 @@ from gpt.distributed import World, process_group
 from gpt.evaluation.results import write_picture
 from gpt.evaluation.task import Subject
 from gpt.evaluation.tasks import build_tasks, check_measurable
+from gpt.interop.load import load_pretrained
+from gpt.interop.pretrained import Header
+from gpt.interop.read import read_pretrained
 from gpt.model import GPT
 from gpt.parallelize import compile_blocks
 from gpt.precision import autocast, set_matmul_precision
@@ -26,20 +28,22 @@ from gpt.tokens.tokenizer import get_tokenizer, printable
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A command: the config, the checkpoint, the names of the tasks, and those of them that were asked for by name.
+    """A command: the config, the model, the names of the tasks, and those of them that were asked for by name.
 
-    ``files`` are the training and the validation data, if a task reads any; without training data, all of it validates.
+    Files are written beside ``place``. ``files`` are the training and the validation data, if a task reads any; without
+    training data, all of it validates.
     """
 
     config: Config
-    checkpoint: Path
+    header: Header
+    place: Path
     names: list[str]
     chosen: list[str]
     files: tuple[TokenFile | None, TokenFile] | None
 
 
 def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
-    """Run the tasks on a checkpoint, on all ranks together; rank 0 prints the results as they come.
+    """Run the tasks on a model, on all ranks together; rank 0 prints the results as they come.
 
     Returns the results by task. Raises InputError for a chosen task that has nothing to measure.
     """
@@ -48,20 +52,21 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
     device = pick_device(config.device, world.local_rank)
     with process_group(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
         set_matmul_precision(config.precision.name)
-        state = read_state(evaluation.checkpoint)
-        tokenizer = get_tokenizer(state["tokenizer"]["name"], state["tokenizer"]["chars"])
+        header = evaluation.header
+        tokenizer = get_tokenizer(header.tokenizer, header.chars)
         tasks = build_tasks(Subject(config, tokenizer, files and files[1]), evaluation.names)
         check_measurable(evaluation.chosen, tasks)
-        model = GPT(config.model, state["tokenizer"]["vocab_size"]).to(device)
-        load_model(evaluation.checkpoint, model)
+        model = GPT(config.model, header.vocab_size)
+        load_pretrained(model, read_pretrained(header.source))
+        model.to(device)
         if config.compile:
             compile_blocks(model)
 
         # Task by task, so that a long one does not hide the results of the others.
         console = plain_console()
         console.quiet = not world.is_main
-        console.print(f"checkpoint  {evaluation.checkpoint}")
-        step = state["progress"]["step"]
+        console.print(f"checkpoint  {header.checkpoint or header.source}")
+        step = read_state(header.checkpoint)["progress"]["step"] if header.checkpoint else 0
         results: dict[str, Any] = {"step": step}
         if files:
             results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
@@ -72,7 +77,7 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
             _show(console, name, results[name])
             if world.is_main:
                 for picture, content in measurement.pictures.items():
-                    console.print(f"{name:<12}{write_picture(evaluation.checkpoint, picture, content)}")
+                    console.print(f"{name:<12}{write_picture(evaluation.place, picture, content)}")
     return results
 
 

@@ -1,4 +1,4 @@
-"""The files of a checkpoint's evaluations beside it: eval-STEP.json, and pictures."""
+"""The files of a model's evaluations beside it: eval-NAME.json, and pictures."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from gpt.files import write_text
 
 
 def _results_path(checkpoint: Path) -> Path:
-    """Return the path of a checkpoint's evaluations."""
+    """Return the path of the evaluations of a checkpoint, or of another model's file or folder."""
     return checkpoint.with_name(f"eval-{checkpoint.name}.json")
 
 
@@ -38,6 +38,7 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
         if any(entry.get(key) != value for key, value in command.items()):
             others.append(entry)
     try:
+        path.parent.mkdir(exist_ok=True)  # outputs/, for a model that is not here
         write_text(path, json.dumps([*others, command | results], indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
@@ -45,7 +46,10 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
 
 
 def write_picture(checkpoint: Path, name: str, content: bytes) -> Path:
-    """Write a picture of a checkpoint as ``name-STEP.png``; returns its path. Raises TrainingError if it cannot be."""
+    """Write a picture of a checkpoint as ``name-CHECKPOINT.png``; returns its path.
+
+    Raises TrainingError if it cannot be written.
+    """
     path = checkpoint.with_name(f"{name}-{checkpoint.name}.png")
     try:
         path.write_bytes(content)

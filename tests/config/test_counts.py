@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpt.cli.compose import compose, compose_evaluation
+from gpt.cli.compose import compose
+from gpt.cli.compose_evaluation import compose_evaluation
 from gpt.config.counts import as_count
 from gpt.config.load import read, save
 from gpt.errors import InputError

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import BRIEF, ROOT, environment
 
-from gpt.cli.compose import compose, compose_evaluation
+from gpt.cli.compose import compose
+from gpt.cli.compose_evaluation import compose_evaluation
 from gpt.cli.resume import with_resume
 from gpt.config import layouts
 from gpt.config.load import changed_keys, read

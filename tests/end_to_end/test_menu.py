@@ -495,7 +495,7 @@ def test_eval_gives_what_training_gave(finished, text_file, cache, tmp_path):
 
 WRONG_EVALUATIONS = [
     ([], "no checkpoint is given", "checkpoint=DIR"),
-    (["checkpoint=nothing"], "checkpoint=nothing: no checkpoint there", "DIR/checkpoints/best"),
+    (["checkpoint=nothing"], "nothing: nothing is there", "the output directory of a run"),
     (["checkpoint=RUN", "tasks=[hellaswg]"], "tasks=['hellaswg'] is not known", "val, exact_match, sample"),
     (["checkpoint=RUN", "model.tie_head=false"], "model.tie_head belongs to the run", "allowed: data"),
     (["checkpoint=RUN", "data.tokenizer=chars"], "data.tokenizer=chars, and ", "prepared with bytes"),

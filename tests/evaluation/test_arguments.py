@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt.cli.compose import compose_evaluation
+from gpt.cli.compose_evaluation import compose_evaluation
 from gpt.cli.evaluation import read_arguments
 from gpt.errors import InputError
 
@@ -12,8 +12,8 @@ from gpt.errors import InputError
 def test_a_directory_by_itself_is_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lr=3 [best]").mkdir()  # the name of an arm may look like an override
-    assert read_arguments(["run", "tasks=[val]", "seed=3"]) == (Path("run"), ["val"], ["seed=3"])
-    assert read_arguments(["seed=3", "lr=3 [best]"]) == (Path("lr=3 [best]"), None, ["seed=3"])
+    assert read_arguments(["run", "tasks=[val]", "seed=3"]) == ("run", ["val"], ["seed=3"])
+    assert read_arguments(["seed=3", "lr=3 [best]"]) == ("lr=3 [best]", None, ["seed=3"])
     for argv in (["a", "b"], ["a", "checkpoint=b"], ["checkpoint=b", "checkpoint=c"]):
         with pytest.raises(InputError, match=r"one checkpoint|given once"):
             read_arguments(argv)

@@ -7,6 +7,7 @@ from gpt.cli import evaluation
 from gpt.cli.compose import compose
 from gpt.cli.run_checks import check_run
 from gpt.errors import InputError
+from gpt.interop.pretrained import Header
 
 CHARS = "\n abcdeé"
 
@@ -17,11 +18,12 @@ def evaluate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def prepared(*overrides: str, name: str = "chars", size: int = len(CHARS), chars: str | None = CHARS):
-        vocabulary = {"name": name, "vocab_size": size, "chars": chars}
-        monkeypatch.setattr(evaluation, "read_state", lambda path: {"tokenizer": vocabulary})
-        monkeypatch.setattr("gpt.cli.resume_checks.read_state", lambda path: {"tokenizer": vocabulary})
         given = [*overrides, f"data.cache_dir={tmp_path}/cache"]
-        return evaluation.prepare_data(compose(given), tmp_path / "last", given)
+        config = compose(given)
+        header = Header(
+            source="last", format="gptlab", model=config.model, vocab_size=size, tokenizer=name, chars=chars
+        )
+        return evaluation.prepare_data(config, header, given)
 
     return prepared
 
