@@ -10,7 +10,8 @@ as outputs/…/checkpoints/best. The run's own config is used; what may be chang
                                 model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
                                 is given
   trainer.eval_tokens=N         evaluate on so many tokens, spread over all; null: on all
-  sample.prompt=TEXT            what the sample continues; also sample.tokens, sample.temperature, sample.top_k
+  sample.prompt=TEXT            what the sample continues; also sample.tokens, sample.temperature,
+                                sample.top_k, sample.top_p
   seed=N                        another sample
   device, precision, batch.micro_batch_size, cluster.threads
 

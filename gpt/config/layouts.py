@@ -18,6 +18,7 @@ RECIPE = 'docs/config.md, "Adding a key"'
 # did before: "model.norm_type": "layernorm".
 ADDED: dict[str, Any] = {
     "optimizer.split_qkv": False,
+    "sample.top_p": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").

@@ -12,7 +12,7 @@ from gpt.checkpoint.state import load_model
 from gpt.config.schema import ModelConfig, SampleConfig
 from gpt.device import pick_device
 from gpt.errors import InputError
-from gpt.generate import generate_text
+from gpt.generate.text import generate_text
 from gpt.loss import loss_sum
 from gpt.model import GPT
 from gpt.tokens.tokenizer import encode, get_tokenizer
@@ -44,6 +44,7 @@ class LanguageModel:
         tokens: int = 100,
         temperature: float = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
         seed: int = 1,
     ) -> str:
         """The prompt and its continuation by ``tokens`` tokens; without a prompt, a text from its beginning.
@@ -57,7 +58,9 @@ class LanguageModel:
             raise InputError(f"temperature={temperature} makes no sense", "allowed: above 0; top_k=1 is greedy")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k={top_k} makes no sense", "allowed: at least 1, or None for all tokens")
-        sample = SampleConfig(tokens=tokens, prompt=prompt, temperature=temperature, top_k=top_k)
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(f"top_p={top_p} makes no sense", "allowed: above 0, up to 1, or None for all tokens")
+        sample = SampleConfig(tokens=tokens, prompt=prompt, temperature=temperature, top_k=top_k, top_p=top_p)
         return generate_text(self.model, self.tokenizer, sample, seed, self.step)
 
     @torch.no_grad()
