@@ -4,8 +4,8 @@ python benchmarks/generate.py [--rounds N] [--rows N] [--tokens N] [--beyond N] 
 
 Both contestants have the same weights and prompts, draw with the same temperature and top-k, and take turns, one text
 at a time; the benchmark fails if their likeliest tokens differ. Then ours alone continues a prompt that fills the
-context, and the cost per token is that of each block of 100 tokens. Every 512 tokens the model reads the newer half of
-the context again, which is in the cost of its block.
+context, in turn with the first tokens of other texts, and costs are compared in blocks of 100 tokens. Every 513 tokens
+the model reads the newer half of the context again, which is in the cost of its block.
 """
 
 import time
@@ -87,21 +87,38 @@ def compare(models: Models, rows: int, tokens: int, rounds: int) -> dict[str, li
     return rounds_of(contestants, rounds)
 
 
-def beyond_the_context(models: Models, tokens: int) -> list[float]:
-    """Return the milliseconds per token of each block of tokens that follow a prompt as long as the context."""
+def beyond_the_context(models: Models, tokens: int) -> tuple[list[float], list[float]]:
+    """Return the milliseconds per token of each block of tokens that follow a prompt as long as the context.
+
+    And those of the first tokens of other texts: the two texts take turns, token by token.
+    """
     from gpt.generate.decode import stream
     from gpt.generate.sampling import Sampler
 
-    sampler = Sampler(1.0, TOP_K, None, seeds=[1])
-    drawn = stream(models.ours, models.prompt(1, models.seq_len), tokens + 1, sampler)
-    next(drawn)  # reads the prompt
-    costs = []
-    for _ in range(tokens // BLOCK):
+    def begin(length: int, count: int):
+        """Begin a text, and read its prompt."""
+        text = stream(models.ours, models.prompt(1, length), count + 1, Sampler(1.0, TOP_K, None, seeds=[1]))
+        next(text)
+        return text
+
+    def seconds_of_next(text) -> float:
         begun = time.perf_counter()
+        next(text)
+        return time.perf_counter() - begun
+
+    long_text = begin(models.seq_len, tokens)
+    costs_beyond = []
+    costs_of_first = []
+    for _ in range(tokens // BLOCK):
+        short_text = begin(PROMPT, BLOCK)
+        beyond = 0.0
+        first = 0.0
         for _ in range(BLOCK):
-            next(drawn)
-        costs.append((time.perf_counter() - begun) / BLOCK * 1000)
-    return costs
+            beyond += seconds_of_next(long_text)
+            first += seconds_of_next(short_text)
+        costs_beyond.append(1000 * beyond / BLOCK)
+        costs_of_first.append(1000 * first / BLOCK)
+    return costs_beyond, costs_of_first
 
 
 def main() -> None:
@@ -122,9 +139,10 @@ def main() -> None:
     figures["adjacent texts, gptlab over hugging face"] = spread(paired)
     ratios = {"tokens_per_sec_over_hf": spread(paired)["median"]}
 
-    costs = beyond_the_context(models, options.beyond)
-    figures["beyond the context, ms per token"] = spread(costs)
-    ratios["dearest_over_cheapest_block"] = max(costs) / min(costs)
+    beyond, first = beyond_the_context(models, options.beyond)
+    figures["beyond the context, ms per token"] = spread(beyond)
+    figures[f"first {BLOCK} tokens of a text, ms per token"] = spread(first)
+    ratios["cost_beyond_over_first"] = spread([a / b for a, b in zip(beyond, first, strict=True)])
     report(figures, ratios, "of 124M parameters in fp32", options.json)
 
 
