@@ -12,7 +12,8 @@ as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), 
                                 model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
                                 is given
   trainer.eval_tokens=N         evaluate on so many tokens, spread over all; null: on all
-  sample.prompt=TEXT            what the sample continues; also sample.tokens, sample.temperature, sample.top_k
+  sample.prompt=TEXT            what the sample continues; also sample.tokens, sample.temperature,
+                                sample.top_k, sample.top_p
   seed=N                        another sample
   cluster=ddp                   on all GPUs; cluster.nproc=2 works on a CPU too
   device, compile, precision, batch.micro_batch_size, cluster.threads
@@ -26,8 +27,8 @@ from gpt.cli import command
 
 
 def main() -> None:
-    from gpt.cli.compose_evaluation import compose_evaluation, compose_foreign, compose_ranks
-    from gpt.cli.evaluation import find_model, prepare_data, read_arguments, results_place
+    from gpt.cli.compose_evaluation import compose_ranks
+    from gpt.cli.evaluation import compose_for, find_model, prepare_data, read_arguments, results_place
     from gpt.cluster.machine import check_machine, resolve_ranks
     from gpt.evaluation.results import add_results, read_results
     from gpt.evaluation.tasks import TASKS, check_tasks, usual_tasks
@@ -37,10 +38,7 @@ def main() -> None:
     header = find_model(source)
     place = results_place(header)
     read_results(place)
-    if header.checkpoint is not None:
-        config = compose_evaluation(header.checkpoint.parents[1], overrides)
-    else:
-        config = compose_foreign(header.model, overrides)
+    config = compose_for(header, overrides)
     names = chosen or usual_tasks(config)
     check_tasks(config, names)
     files = None

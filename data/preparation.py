@@ -15,13 +15,13 @@ from data.pieces import Cursor
 from data.progress import Meter, check_room
 from data.shards import JOURNAL, SplitShards, clear, read_journal, write_journal
 from data.sources.base import Source, source_of
+from data.sources.files import make_directory
 from data.tokenize import release_memory
 from data.tokenwriter import LostProgress
 from data.verified import open_verified
 from gpt.config.schema import Config, DataConfig
 from gpt.console import say
 from gpt.errors import InputError, TrainingError
-from gpt.fetch import make_directory
 from gpt.files import ROOT, lock_or_wait, write_text
 from gpt.tokens.order import SampleOrder
 from gpt.tokens.tokenfile import LAYOUT, TokenFile, open_tokens

@@ -1,6 +1,7 @@
 """gptlab from Python, in a notebook for instance; docs/python.md shows it.
 
-``load_run(DIR)`` reads a run and its models, ``open_tokens(PATH)`` a token file, and both refuse with ``InputError``.
+``load_run(DIR)`` reads a run and its models, ``load_model(SOURCE)`` weights from elsewhere, and ``open_tokens(PATH)`` a
+token file; all refuse with ``InputError``.
 Importing the package loads nothing: a name loads its module, and torch if it needs it, when it is first used.
 """
 
@@ -8,10 +9,16 @@ TYPE_CHECKING = False  # as in typing, whose import would take longer than all o
 if TYPE_CHECKING:
     from gpt.errors import InputError
     from gpt.notebook.dataset import open_tokens
+    from gpt.notebook.model import load_model
     from gpt.notebook.run import load_run
 
-__all__ = ["InputError", "load_run", "open_tokens"]
-_MODULES = {"InputError": "gpt.errors", "load_run": "gpt.notebook.run", "open_tokens": "gpt.notebook.dataset"}
+__all__ = ["InputError", "load_model", "load_run", "open_tokens"]
+_MODULES = {
+    "InputError": "gpt.errors",
+    "load_model": "gpt.notebook.model",
+    "load_run": "gpt.notebook.run",
+    "open_tokens": "gpt.notebook.dataset",
+}
 
 
 def __getattr__(name: str) -> object:

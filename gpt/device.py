@@ -6,20 +6,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from gpt.distributed import ALONE, World
 from gpt.errors import Unavailable
 from gpt.signals import never
-
-T = TypeVar("T")
-
-
-def untracked(batches: Iterable[T], number: int | None = None) -> Iterable[T]:
-    """Return batches as they are."""
-    return batches
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,7 @@ class Compute:
     autocast: contextlib.AbstractContextManager
     world: World = ALONE
     stop: Callable[[], bool] = never
-    track: Callable[..., Iterable] = untracked
+    track: Callable[..., Iterable] = lambda batches, number: batches
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

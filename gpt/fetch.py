@@ -31,25 +31,16 @@ def fetch(url: str, sha256: str | None, path: Path, cure: str) -> Path:
         raise InputError(f"{url} is not the text it was (sha256 differs)", cure)
 
     # Written beside its place and renamed, so that another command never reads a part.
-    make_directory(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
         os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}", "choose another place: data.cache_dir=DIR") from error
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory in ``data.cache_dir``. Raises InputError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"data.cache_dir cannot be made: {error}",
-            "choose another: data.cache_dir=DIR",
-        ) from error
 
 
 def _download(url: str, cure: str) -> bytes:

@@ -79,8 +79,9 @@ def _sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tenso
     s = k.size(-2)
     if mask is None and t == s:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    # is_causal aligns the mask to the first key; cached decoding needs it aligned to the last.
-    if mask is None:
+    # is_causal aligns the mask to the first key; cached decoding needs it aligned to the last. One query, which is the
+    # last position, attends to all.
+    if mask is None and t > 1:
         mask = causal_mask(t, s, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 

@@ -10,7 +10,6 @@ import torch
 from gpt.cli.compose import compose
 from gpt.config.groups import options
 from gpt.device import Compute
-from gpt.generate import generate
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
 from gpt.model import GPT, Attention, _gelu_tanh, _sinusoids, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
@@ -327,35 +326,6 @@ def test_decoding_with_the_cache_gives_the_same_hidden_states(switch):
     cache = model.new_cache(2, torch.float32)
     parts = [model(x[:, a:b], cache) for a, b in [(0, 5), (5, 6), (6, 20), (20, 31), (31, 32)]]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("n_layer", [0, 2])
-def test_generation_beyond_the_context_is_reproducible_and_restores_the_mode(n_layer):
-    model = built(f"model.n_layer={n_layer}").train()
-    chosen = {"temperature": 1.0, "top_k": None, "seed": 5}
-    first = generate(model, ids(2, 3), 80, **chosen)
-    assert first.shape == (2, 83)
-    assert torch.equal(first[:, :3], ids(2, 3))
-    assert torch.equal(first, generate(model, ids(2, 3), 80, **chosen))
-    assert not torch.equal(first, generate(model, ids(2, 3), 80, **chosen | {"seed": 6}))
-    assert model.training
-
-
-def test_top_1_is_greedy():
-    model = built().eval()
-    prompt = ids(1, 4)
-    drawn = generate(model, prompt, 10, temperature=1.0, top_k=1, seed=0)
-    for end in range(4, 14):
-        assert drawn[0, end] == model.logits(model(drawn[:, :end]))[0, -1].argmax()
-
-
-def test_a_padded_id_is_never_sampled():
-    model = built("model.vocab_multiple=128", vocab_size=5)
-    with torch.no_grad():
-        model.wte.weight[:5] = 0  # every real token equally likely: 123 padded ones would show at once
-    drawn = generate(model, ids(64, 1, vocab_size=5), 40, temperature=2.0, top_k=None, seed=0)
-    assert drawn.max() < 5
-    assert len(drawn.unique()) == 5
 
 
 @pytest.mark.parametrize("max_tokens, windows", [(None, None), (1, 1), (700, 22)])

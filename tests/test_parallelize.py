@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gpt.cli.compose import compose
-from gpt.generate import generate
+from gpt.generate.decode import generate
 from gpt.loss import loss_sum
 from gpt.model import GPT, init_weights
 from gpt.parallelize import checkpoint_activations, compile_blocks

@@ -116,13 +116,13 @@ def test_hidden_states_lead_to_the_logits(run):
 
 def test_a_sample_is_that_of_the_run(trainer):
     training = trainer("trainer.max_steps=2", "trainer.eval_every=256", "checkpoint.every=1", "checkpoint.keep=2",
-                       "sample.prompt=def")  # fmt: skip
+                       "sample.prompt=def", "sample.top_p=0.9")  # fmt: skip
     training.fit()
     save(training.config, training.run_dir / "config.yaml")
     run = gpt.load_run(training.run_dir)
     assert [step for step, _ in run.samples] == list(run.checkpoints) == [1, 2]
     sample = run.config.sample
-    options = {"tokens": sample.tokens, "temperature": sample.temperature, "top_k": sample.top_k}
+    options = {"tokens": sample.tokens, "temperature": sample.temperature, "top_k": sample.top_k, "top_p": sample.top_p}
     for step, text in run.samples:
         assert run.load_model(step).generate("def", **options, seed=run.config.seed) == text
 
@@ -139,6 +139,7 @@ def test_a_sample_is_that_of_the_run(trainer):
         (lambda run, cwd: run.load_model().hidden_states("a" * 99), "the text has 99 tokens", "up to 32"),
         (lambda run, cwd: run.load_model().generate(temperature=0), "temperature=0 makes no sense", "above 0"),
         (lambda run, cwd: run.load_model().generate(top_k=0), "top_k=0 makes no sense", "at least 1"),
+        (lambda run, cwd: run.load_model().generate(top_p=1.5), "top_p=1.5 makes no sense", "above 0, up to 1"),
         (lambda run, cwd: run.load_model().generate(tokens=-1), "tokens=-1 makes no sense", "0 or more"),
         (lambda run, cwd: gpt.open_tokens(cwd / "none.h5"), "no token file at", "data.prepare"),
         (lambda run, cwd: gpt.open_tokens(cwd, seq_len=0), "seq_len=0 makes no sense", "at least 1"),

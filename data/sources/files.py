@@ -66,6 +66,17 @@ class Zstandard(io.RawIOBase):
 COMPRESSED = {".gz": gzip.open, ".zst": Zstandard}
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory for prepared data. Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"data.cache_dir cannot be made: {error}",
+            "choose another: data.cache_dir=DIR",
+        ) from error
+
+
 def match_files(patterns: list[str]) -> list[Path]:
     """Return the files that ``data.files`` names, in its order, globs sorted. Raises InputError if there is none."""
     # Each pattern must match, and all that it matches must be readable.

@@ -84,6 +84,15 @@ def find_model(source: str) -> "Header":
     return header
 
 
+def compose_for(header: "Header", overrides: list[str]) -> Config:
+    """Return the config of a model's run, or the default one with that model, and overrides. Raises InputError."""
+    from gpt.cli.compose_evaluation import compose_evaluation, compose_foreign
+
+    if header.checkpoint is None:
+        return compose_foreign(header.model, overrides)
+    return compose_evaluation(header.checkpoint.parents[1], overrides)
+
+
 def results_place(header: "Header") -> Path:
     """Return the path beside which the results of a model go: its checkpoint, its file, or outputs/NAME."""
     if header.checkpoint is not None:

@@ -18,6 +18,7 @@ RECIPE = 'docs/config.md, "Adding a key"'
 # did before: "model.norm_type": "layernorm".
 ADDED: dict[str, Any] = {
     "optimizer.split_qkv": False,
+    "sample.top_p": None,
     "trainer.tasks": [],
     "trainer.tasks_every": None,
     "hellaswag.path": None,

@@ -351,6 +351,7 @@ class SampleConfig:
     prompt: str | None = text()
     temperature: float = number(above=0, smallest=0.01)
     top_k: int | None = number(at_least=1)
+    top_p: float | None = number(above=0, at_most=1)
 
 
 # --- evaluation tasks with keys of their own

@@ -11,7 +11,7 @@ from rich.progress import track
 from gpt.checkpoint.files import read_state
 from gpt.config.schema import Config
 from gpt.console import plain_console
-from gpt.device import Compute, cpu_threads, pick_device, untracked
+from gpt.device import Compute, cpu_threads, pick_device
 from gpt.distributed import World, process_group
 from gpt.evaluation.results import write_picture
 from gpt.evaluation.task import Subject
@@ -82,10 +82,9 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _bar(console: Console, name: str) -> Callable[..., Iterable]:
-    """Return what shows a bar of the batches that a task has passed, on a terminal."""
-    if console.quiet or not console.is_terminal:
-        return untracked
-    return lambda batches, number=None: track(batches, name, number, console=console, transient=True)
+    """Return a function that shows a bar of the batches that a task has passed, on a terminal."""
+    is_shown = console.is_terminal and not console.quiet
+    return lambda batches, number: track(batches, name, number, console=console, transient=True, disable=not is_shown)
 
 
 def _show(console: Console, name: str, result: dict[str, Any] | str) -> None:

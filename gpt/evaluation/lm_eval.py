@@ -18,7 +18,7 @@ from gpt.device import Compute
 from gpt.errors import InputError
 from gpt.evaluation.likelihood import Question, log_likelihoods
 from gpt.evaluation.task import Measurement, Subject, Task
-from gpt.generate import generate
+from gpt.generate.decode import generate
 from gpt.model import GPT
 from gpt.signals import Stopped
 from gpt.tokens.tokenizer import encode, prompt_ids

@@ -8,7 +8,7 @@ import tiktoken
 from gpt.config.schema import SampleConfig
 from gpt.device import Compute
 from gpt.evaluation.task import Measurement, Subject, Task
-from gpt.generate import generate_text
+from gpt.generate.text import generate_text
 from gpt.model import GPT
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from gpt.checkpoint.files import read_state
-from gpt.checkpoint.state import load_model
-from gpt.config.schema import ModelConfig, SampleConfig
+from gpt.config.schema import SampleConfig
 from gpt.device import pick_device
 from gpt.errors import InputError
-from gpt.generate import generate_text
+from gpt.generate.text import generate_text
+from gpt.interop.load import load_pretrained
+from gpt.interop.read import read_pretrained
 from gpt.loss import loss_sum
 from gpt.model import GPT
 from gpt.tokens.tokenizer import encode, get_tokenizer
@@ -44,6 +45,7 @@ class LanguageModel:
         tokens: int = 100,
         temperature: float = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
         seed: int = 1,
     ) -> str:
         """The prompt and its continuation by ``tokens`` tokens; without a prompt, a text from its beginning.
@@ -57,7 +59,9 @@ class LanguageModel:
             raise InputError(f"temperature={temperature} makes no sense", "allowed: above 0; top_k=1 is greedy")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k={top_k} makes no sense", "allowed: at least 1, or None for all tokens")
-        sample = SampleConfig(tokens=tokens, prompt=prompt, temperature=temperature, top_k=top_k)
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(f"top_p={top_p} makes no sense", "allowed: above 0, up to 1, or None for all tokens")
+        sample = SampleConfig(tokens=tokens, prompt=prompt, temperature=temperature, top_k=top_k, top_p=top_p)
         return generate_text(self.model, self.tokenizer, sample, seed, self.step)
 
     @torch.no_grad()
@@ -109,13 +113,21 @@ class LanguageModel:
         return torch.tensor(ids, device=self.model.wte.weight.device)
 
 
-def load_language_model(checkpoint: Path, config: ModelConfig, device: str) -> LanguageModel:
-    """The model of a checkpoint. Raises InputError where it holds another model, or the device is missing."""
+def load_model(source: str | Path, device: str = "cpu") -> LanguageModel:
+    """The model of a run, a checkpoint, a Hugging Face folder of GPT-2, ``hf:gpt2``, llm.c's .bin or nanoGPT's ckpt.pt.
+
+    Raises InputError where it cannot be read, does not say its tokenizer, or the device is missing.
+    """
     torch_device = pick_device(device)
-    state = read_state(checkpoint)
-    vocabulary = state["tokenizer"]
-    tokenizer = get_tokenizer(vocabulary["name"], vocabulary["chars"])
-    model = GPT(config, vocabulary["vocab_size"])
-    load_model(checkpoint, model)
+    pretrained = read_pretrained(str(source))
+    if not pretrained.knows_tokens:
+        raise InputError(
+            f"{source} does not say what its {pretrained.vocab_size:,} tokens are", "finetune it on its text: init_from"
+        )
+    model = GPT(pretrained.model, pretrained.vocab_size)
+    load_pretrained(model, pretrained)
     model.to(torch_device).eval()
-    return LanguageModel(model, tokenizer, state["progress"]["step"])
+    step = 0
+    if pretrained.checkpoint is not None:
+        step = read_state(pretrained.checkpoint)["progress"]["step"]
+    return LanguageModel(model, get_tokenizer(pretrained.tokenizer, pretrained.chars), step)

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.checkpoint.files import check_whole, find_checkpoint, list_checkpoints
+from gpt.checkpoint.files import find_checkpoint, list_checkpoints
 from gpt.compare.runs import read_rows
 from gpt.config.load import read
 from gpt.config.schema import Config
@@ -77,11 +77,9 @@ class Run:
 
         Raises InputError where the checkpoint does not exist, is damaged or holds another model.
         """
-        from gpt.notebook.model import load_language_model
+        from gpt.notebook.model import load_model
 
-        path = self._find_checkpoint(checkpoint)
-        check_whole(path)
-        return load_language_model(path, self.config.model, device)
+        return load_model(self._find_checkpoint(checkpoint), device)
 
     def _find_checkpoint(self, checkpoint: int | str | Path) -> Path:
         if checkpoint not in ("best", "last") and not isinstance(checkpoint, int):

@@ -83,6 +83,15 @@ def test_the_step_against_hugging_face_is_that_of_the_benchmark():
     assert rows == [(mode, f"{speeds[mode]:.2f}", f"{memory[mode]:.2f}") for mode in speeds]
 
 
+def test_the_speed_of_generating_is_that_of_the_benchmark():
+    ratios = json.loads((ROOT / "benchmarks" / "results" / "generate.json").read_text())["ratios"]
+    page = (ROOT / "docs" / "config.md").read_text()
+    assert f"\n{ratios['tokens_per_sec_over_hf']:.2f} times as many tokens per second" in page
+    cost = ratios["cost_beyond_over_first"]
+    assert f"\n{cost['median']:.2f} times as much as one of the first 100" in page
+    assert f"{cost['max']:.2f} where the half is read again" in page
+
+
 def test_measured_tables_are_those_of_the_benchmarks():
     measured, page = json.loads((ROOT / "benchmarks" / "results" / "data.json").read_text()), ROOT / "docs" / "data.md"
     rows = re.findall(r"^\| ([^|`]*?) \| (\d+) \|$", page.read_text(), re.MULTILINE)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import Started, call, command, environment, processes_in, until
 
-from gpt import generate
 from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.files import latest_checkpoint
 from gpt.evaluation import validation as evaluate
+from gpt.generate.sampling import Sampler
 from gpt.rundir import METRICS
 from gpt.signals import Interrupt, ending_at_once
 from gpt.step import Stepper
@@ -72,7 +72,7 @@ def test_a_signal_at_any_moment_loses_nothing(small, tmp_path, undisturbed, mome
         monkeypatch.setattr("gpt.evaluation.validation.loss_sum", after(evaluate.loss_sum))
     elif moment == "sample":  # 16 tokens each
         left[0] = 20
-        monkeypatch.setattr("gpt.generate._next_token", after(generate._next_token))
+        monkeypatch.setattr(Sampler, "draw", after(Sampler.draw))
     elif moment == "save":
         left[0] = 2
         monkeypatch.setattr(checkpoint, "save_file", after(checkpoint.save_file))

@@ -18,7 +18,7 @@ from gpt.cli.compose import compose
 from gpt.device import Compute
 from gpt.errors import InputError
 from gpt.evaluation.exact_match import KEY, ExactMatch
-from gpt.generate import generate
+from gpt.generate.decode import generate
 from gpt.loss import loss_sum
 from gpt.model import document_layout
 from gpt.tokens.loader import TokenDataset, count_targets, unpack
