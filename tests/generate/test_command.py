@@ -132,7 +132,7 @@ def test_wrong_input_is_refused(arguments, problem, cure, generated):
 
 def test_no_checkpoint(generated, tmp_path):
     assert "no directory is given" in generated(source=None)[2]
-    assert "nothing is there" in generated(source=tmp_path)[2]
+    assert "holds no weights" in generated(source=tmp_path)[2]
 
 
 @pytest.mark.slow
