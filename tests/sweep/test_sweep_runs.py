@@ -296,7 +296,13 @@ SIZED = {"seeds": ["seed=1,2"]}
 @pytest.mark.parametrize("name", [name for name in options("sweeps") if name != "speed_ladder"])
 def test_every_sweep_trains_at_toy_size(name, cache, tmp_path):
     """One seed, in one process after another of Hydra's own launcher, which needs no start for each."""
-    done = call(f"sweeps={name}", *TOY, *SIZED.get(name, ["seed=1"]), "hydra/launcher=basic", f"data.cache_dir={cache}", cwd=tmp_path, timeout=240)  # fmt: skip
+    needed = []
+    if name == "finetune":
+        first = call(*TOY, "hydra.run.dir=outputs/pretrained", f"data.cache_dir={cache}", cwd=tmp_path)
+        assert first.returncode == 0, first.stdout + first.stderr
+        needed = [f"data.files=[{Path(__file__)}]"]  # in place of Shakespeare, which would be fetched
+    seeds = SIZED.get(name, ["seed=1"])
+    done = call(f"sweeps={name}", *TOY, *seeds, *needed, "hydra/launcher=basic", f"data.cache_dir={cache}", cwd=tmp_path, timeout=240)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path / "outputs" / "sweeps" / name)
     assert len(found) >= 2 and all(result["status"] == "done" for result in found.values())
