@@ -325,7 +325,7 @@ def test_nothing_to_warn_of(sweep):
         ({"val_targets": 400}, "validated on different numbers of tokens: 500 (vocab_multiple=64); 400 (vocab_multiple=1)"),
         (
             {"tokenizer": {"name": "gpt2", "vocab_size": 50257, "chars": None}},
-            "different tokenizers, so losses per token mean different things: bytes with 257 tokens (vocab_multiple=64); "
+            "different tokenizers, so compare bits per byte (bpb), not losses per token: bytes with 257 tokens (vocab_multiple=64); "
             "gpt2 with 50,257 tokens (vocab_multiple=1)",
         ),
         ({"tokens": 2000}, "different numbers of tokens: 1,000 (vocab_multiple=64); 2,000 (vocab_multiple=1)"),
