@@ -142,9 +142,15 @@ def test_resume_last_names_that_run(outputs, capsys):
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text("- seed=2\n")
     arguments = with_resume(["resume=last", "trainer.log_every=1"])
-    *older, seed, log_every, resume = arguments
+    older = arguments[: arguments.index("seed=2")]
     assert {override.partition("=")[0] for override in older} <= set(ADDED)  # keys that are newer than some runs
-    assert (seed, log_every, resume) == ("seed=2", "trainer.log_every=1", f"resume='{run}'")
+    assert arguments[len(older) :] == [
+        "seed=2",
+        "trainer.log_every=1",
+        f"resume='{run}'",
+        f"hydra.run.dir='{run}'",
+        "hydra.mode=RUN",
+    ]
     assert capsys.readouterr().out == "resume=last is outputs/2026-11-21/10-00-00-tiny\n"
 
     # Ranks cannot look for themselves, and a run that is done needs another length.
