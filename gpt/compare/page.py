@@ -87,6 +87,7 @@ def _measures(keys: list[str], lines: list[Series]) -> dict[str, dict[str, Any]]
             "format": ".4f",
             "ticks": "",
             "range": loss_range(lines, key),
+            "references": {},
         }
     return measures
 
@@ -100,6 +101,7 @@ def _metric_measure(name: str) -> dict[str, Any]:
         "format": metric.format,
         "ticks": "~%" if metric.is_ratio else "",
         "range": None,
+        "references": {f"{name}, {value:{metric.format}}": value for name, value in metric.references.items()},
     }
 
 

@@ -53,8 +53,17 @@ def test_every_metric_has_its_curves(measured, tmp_path):
     assert 'value="val/exact_match" aria-pressed="false">exact match</button>' in page
     content = json.loads(page.split('<script id="content" type="application/json">')[1].split("</script>")[0])
     assert content["measures"]["val/exact_match"]["format"] == ".2%"
+    assert content["measures"]["val/exact_match"]["references"] == {}
     *_, mean = content["curves"]
     assert mean["val/word_errors"]["values"] == pytest.approx([1.8, 3.6, 5.4, 7.2, 9.0])
+
+
+def test_a_metric_that_others_have_published_has_their_lines(tmp_path):
+    run = make_measured(tmp_path / "s1", 1, hellaswag_acc_norm=0.3)
+    page = report([run], out=tmp_path / "out").files["page"].read_text()
+    content = json.loads(page.split('<script id="content" type="application/json">')[1].split("</script>")[0])
+    references = content["measures"]["val/hellaswag_acc_norm"]["references"]
+    assert references == {"GPT-2 124M, 29.55%": 0.2955, "GPT-3 small, 33.70%": 0.337}
 
 
 def test_runs_without_metrics_have_no_columns_and_no_curves(tmp_path):
