@@ -41,6 +41,7 @@ def compose_evaluation(run_dir: Path, overrides: list[str]) -> Config:
 
 def compose_foreign(model: ModelConfig, overrides: list[str]) -> Config:
     """Return the default config with a model from elsewhere, changed by the overrides. Raises InputError."""
+    # A step has one sequence, of which nothing is trained; a forward pass may have several.
     chosen = _parse(overrides, f"the model {model.name}")
     batch = [f"batch.global_tokens={model.seq_len}", f"trainer.eval_every={model.seq_len}"]
     default = OmegaConf.create(asdict(compose([*overrides_of(model), *batch])))
@@ -58,6 +59,7 @@ def compose_ranks(overrides: list[str], device: str) -> Config:
     chosen = [override.input_line for override in parse(overrides) if override.key_or_group.startswith("cluster")]
     if "cluster=slurm" in chosen:
         raise InputError("cluster=slurm trains, and an evaluation runs here", "call eval.py in a job of your own")
+    # A model and a batch that allow any number of ranks.
     batch = ["model.seq_len=1", f"{MICRO_BATCH}=1", f"batch.global_tokens={MANY_RANKS}"]
     return compose([*chosen, *batch, f"trainer.eval_every={MANY_RANKS}", "trainer.max_steps=1", f"device={device}"])
 

@@ -97,6 +97,7 @@ def results_place(header: "Header") -> Path:
     """Return the path beside which the results of a model go: its checkpoint, its file, or outputs/NAME."""
     if header.checkpoint is not None:
         return header.checkpoint
+    # Weights on the hub have no place here.
     path = as_path("checkpoint", header.source.removeprefix("hf:"))
     return path if path.exists() else Path("outputs") / path.name
 

@@ -78,8 +78,11 @@ class Arithmetic(Task):
         return cls(questions, config.micro_batch_size * config.model.seq_len, config.tasks_every)
 
     def measure(self, model: GPT, step: int, compute: Compute) -> Measurement:
+        # All kinds together, in batches of similar lengths.
         asked = [question for questions in self.questions.values() for question in questions]
         found = iter(log_likelihoods(asked, model, compute, self.batch_tokens))
+
+        # An answer is exact where greedy decoding would write each of its tokens.
         by_kind = {}
         for name, questions in self.questions.items():
             right = [next(found)[0].is_greedy for _ in questions]

@@ -51,11 +51,14 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
     files = evaluation.files
     device = pick_device(config.device, world.local_rank)
     with process_group(world, device, config.cluster.timeout), cpu_threads(config.cluster.threads):
+        # The tasks first: what they cannot measure is refused before the weights are read.
         set_matmul_precision(config.precision.name)
         header = evaluation.header
         tokenizer = get_tokenizer(header.tokenizer, header.chars)
         tasks = build_tasks(Subject(config, tokenizer, files and files[1]), evaluation.names)
         check_measurable(evaluation.chosen, tasks)
+
+        # The same weights on every rank.
         model = GPT(config.model, header.vocab_size)
         load_pretrained(model, read_pretrained(header.source))
         model.to(device)

@@ -31,6 +31,7 @@ class HellaSwag(Task):
     def build(cls, subject: Subject) -> Self:
         """Return the task for the examples of the file. Raises InputError where they cannot be read or encoded."""
         config = subject.config
+        # The space belongs to the ending: GPT-2's tokens of words begin with it.
         questions = []
         labels = []
         for context, endings, label in read_examples(config):
@@ -43,6 +44,7 @@ class HellaSwag(Task):
         n_right = 0
         n_right_norm = 0
         found = log_likelihoods(self.questions, model, compute, self.batch_tokens)
+        # The sum prefers short endings, the mean does not.
         for question, label, likelihoods in zip(self.questions, self.labels, found, strict=True):
             sums = [likelihood.log_probability for likelihood in likelihoods]
             means = [total / len(ids) for total, ids in zip(sums, question.continuations, strict=True)]

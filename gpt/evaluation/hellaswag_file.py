@@ -28,6 +28,7 @@ def check(config: Config) -> None:
 
 def read_examples(config: Config) -> list[Example]:
     """Read the examples of ``hellaswag.path``, or of the official file. Raises InputError, naming a broken line."""
+    # A broken line is named only if it is among those that are asked for.
     path = _find(config)
     examples = []
     try:
@@ -68,6 +69,7 @@ def _is_example(content: Any) -> bool:
     """Return whether the content of a line has a beginning, at least two endings, and the index of one of them."""
     if not isinstance(content, dict):
         return False
+    # True is an int to Python, and no index.
     endings = content.get("endings")
     label = content.get("label")
     if not isinstance(endings, list) or len(endings) < 2 or type(label) is not int:

@@ -41,6 +41,7 @@ class Inspect(Task):
         return cls(subject.tokenizer, tokens)
 
     def measure(self, model: GPT, step: int, compute: Compute) -> Measurement:
+        # Text for the terminal, and a picture where positions are learned.
         lines = _describe_parameters(model)
         lines += ["", "nearest tokens, by the cosine of their rows in wte", *self._describe_neighbors(model)]
         pictures = {"wpe": _heat_map(model)} if model.config.position == "learned" else {}
@@ -79,6 +80,7 @@ def _common_tokens(tokenizer: tiktoken.Encoding) -> list[int]:
 
 def _describe_parameters(model: GPT) -> list[str]:
     """Return the names of parameters, those of all blocks in one line, with shapes and shares of the whole."""
+    # Blocks are alike: one line stands for the same parameter of all of them.
     total = parameter_count(model)
     shapes = {}
     counts: dict[str, int] = defaultdict(int)
@@ -101,6 +103,7 @@ def _heat_map(model: GPT) -> bytes:
     """Draw the position embeddings, each position a row, as a PNG file."""
     import matplotlib.figure  # half a second, so only when a picture is drawn
 
+    # No interpolation: each number is a dot of its own.
     figure = matplotlib.figure.Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
     positions = model.wpe.weight.detach().float().cpu().numpy()  # (T, C)

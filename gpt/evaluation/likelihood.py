@@ -145,6 +145,7 @@ def _measure(rows: list[_Row], model: GPT, device: torch.device, sums: Tensor) -
         continuations += row.continuations
     for begin in range(0, len(targets), max(1, LOGITS // model.padded_vocab_size)):
         part = slice(begin, begin + max(1, LOGITS // model.padded_vocab_size))
+        # Log-probabilities in float32, whatever the precision of the model, and their sums in float64.
         target = torch.tensor(targets[part], device=device)
         logits = model.logits(hidden[predictors[part]]).float()  # (N, V)
         log_p = logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(1)

@@ -71,6 +71,7 @@ class Perplexity(Task):
             n_seen = 1  # the first token is no target
             begin = 0
             while n_seen < len(ids):
+                # What earlier windows have predicted is read, and does not count.
                 row = np.full(self.seq_len + 1, NO_TARGET, np.int64)
                 window = ids[begin : begin + len(row)]
                 row[: len(window)] = window
@@ -81,6 +82,7 @@ class Perplexity(Task):
 
     def batches(self, rank: int, world_size: int) -> Iterator[Tensor]:
         """Yield this rank's windows, (micro_batch_size, seq_len + 1)."""
+        # The ranks take turns, batch by batch; the last one is filled up with targets that do not count.
         rows = self.rows()
         for turn in itertools.cycle(range(world_size)):
             chosen = list(itertools.islice(rows, self.micro_batch_size))
