@@ -83,7 +83,8 @@ def _newest_run(others: list[str]) -> str:
         raise InputError(
             f"resume=last: no run in {OUTPUTS}/ can go on",
             "runs that are done go on with a larger trainer.max_steps or trainer.max_tokens, the jobs of a sweep with "
-            "its command; all runs: python -m gpt.runs",
+            "its command; a loss that was not finite before anything was saved would be so again; all runs: "
+            "python -m gpt.runs",
         )
     return str(newest)
 

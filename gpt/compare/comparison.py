@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.text import Text
 
 from gpt.compare.about import describe
 from gpt.compare.arms import Arm, all_runs, find_arms
@@ -21,15 +20,16 @@ from gpt.compare.plot import FORMATS, plot
 from gpt.compare.runs import TRAIN, Run, Selection, find, metric_names
 from gpt.compare.statistics import Difference, Losses, Mean, differences, summarize
 from gpt.compare.tables import (
+    FittedTable,
     Grid,
     arms_grid,
-    as_table,
     average,
     differences_grid,
     keys_grid,
     peak_memory,
     runs_grid,
     with_error,
+    wrapped,
 )
 from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
@@ -203,14 +203,14 @@ def render(comparison: Comparison, with_runs: bool = True) -> Group:
     """Return the output of the command for a rich console: warnings, then the tables, or all but that of the runs."""
     notes = []
     for warning in comparison.warnings:
-        notes.append(Text(f"warning: {warning}", "yellow"))
+        notes.append(wrapped(f"warning: {warning}", "yellow"))
     if comparison.agreement:
-        notes.append(Text(comparison.agreement))
+        notes.append(wrapped(comparison.agreement))
     # A sweep that has just ended has shown its runs already.
     grids = _grids(comparison)
     if not with_runs:
         grids.pop()
-    return Group(*notes, *map(as_table, grids))
+    return Group(*notes, *(FittedTable(grid, comparison.files["text"].name) for grid in grids))
 
 
 def _grids(comparison: Comparison) -> list[Grid]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.config.load import read_values
 from gpt.errors import InputError
 from gpt.files import locked
-from gpt.rundir import INDEX, METRICS, RESULT, read_about, read_result, read_sweep
+from gpt.rundir import INDEX, METRICS, NOT_FINITE, RESULT, read_about, read_result, read_sweep
 
 CONFIG = "config.yaml"
 RUNNING = "running"
@@ -81,8 +82,8 @@ def find(directory: Path) -> Iterator[Path]:
 def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
     """Return the run below a directory that was last at work and can go on, with ``or_done`` also one that is done.
 
-    Runs in use are left out, and so are the jobs of sweeps, which go on with the command of the sweep. Raises
-    InputError for a result that cannot be read.
+    Runs in use are left out, the jobs of sweeps, which go on with the command of the sweep, and runs that could only
+    fail again. Raises InputError for a result that cannot be read.
     """
     runs = []
     for path in find(directory):
@@ -90,9 +91,11 @@ def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
             runs.append(path)
     runs.sort(key=last_change, reverse=True)
     for path in runs:
-        result = read_result(path)
-        is_done = result is not None and result["status"] == "done"
-        if (or_done or not is_done) and not is_in_use(path):
+        result = read_result(path) or {}
+        is_done = result.get("status") == "done"
+        # Without a checkpoint to change something at, the same numbers come again.
+        is_hopeless = result.get("cause") == NOT_FINITE and latest_checkpoint(path) is None
+        if (or_done or not is_done) and not is_hopeless and not is_in_use(path):
             return path
     return None
 
