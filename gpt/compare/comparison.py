@@ -150,11 +150,9 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
     selection = find(directories)
     arms = find_arms(selection.runs, is_sweep=bool(selection.index))
     # The user's baseline must be there; the sweep's may not have begun.
-    chosen = _find_baseline(arms, baseline or selection.baseline)
+    chosen = find_baseline(arms, baseline or selection.baseline)
     if chosen is None and baseline:
-        labels = [arm.label for arm in arms]
-        cure = f"arms: {', '.join(labels)}{did_you_mean(baseline, labels)}"
-        raise InputError(f"baseline={baseline} is none of the arms", cure)
+        raise no_such_arm("baseline", baseline, arms)
     warnings = _warnings(selection, arms, chosen)
     # Statistics are of final losses by seed.
     losses: dict[str, Losses] = {}
@@ -176,7 +174,13 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
     )
 
 
-def _find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
+def no_such_arm(key: str, name: str, arms: list[Arm]) -> InputError:
+    """Return the refusal of a baseline that is none of the arms."""
+    labels = [arm.label for arm in arms]
+    return InputError(f"{key}={name} is none of the arms", f"arms: {', '.join(labels)}{did_you_mean(name, labels)}")
+
+
+def find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
     """Return the arm of this name, in which - may stand for = and _ for a space, as in names of directories."""
     if name is None:
         return None

@@ -318,6 +318,13 @@ def test_sweeps_are_planned_job_by_job(experiment, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["init", "weight_tying"])
+def test_a_baseline_of_true_and_false_is_an_arm(name, tmp_path):
+    done = call(f"sweeps={name}", "plan=true", f"data.cache_dir={tmp_path}/none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 WRONG = [
     (["--multirun", "model.vocab_multiple=1,none"], "job 2 of 2 (model.vocab_multiple=none)", "a whole number"),
     (["--multirun", "model.n_embd=32,33,34"], "job 2 of 3 (model.n_embd=33): model.n_embd=33 is not divisible", "32 or 34"),
@@ -330,6 +337,7 @@ WRONG = [
     (["--multirun", "seed=1,2", "cluster=multinode", "cluster.nproc=1"], "cluster=multinode is started by hand", "cluster=slurm"),
     (["--multirun", "seed=1,2", "hydra.launcher.slots=0"], "hydra.launcher.slots=0 makes no sense", "at least 1, or null"),
     (["--multirun", "seed=1,2", "hydra.launcher.slot=2"], "unknown key hydra.launcher.slot", "did you mean slots?"),
+    (["--multirun", "model.dropout=0.0,0.1", "sweep.baseline='dropout=0'"], "sweep.baseline=dropout=0 is none of the arms", "arms: dropout=0.0, dropout=0.1"),
     (["--multirun", "seed=1,2,1"], "the same job is there twice", "give every value once"),
     (["--multirun", "seed=1,2", "hydra.sweep.dir=."], "holds no sweep", "hydra.sweep.dir=DIR"),
 ]  # fmt: skip
