@@ -107,6 +107,7 @@ WRONG = [
     (["model.dropout=1.0"], "model.dropout=1.0", "allowed: 0 up to"),
     (["data.val_fraction=0"], "data.val_fraction=0.0", "more than 0, up to 1"),
     (["trainer.eval_every=100"], "trainer.eval_every=100 counts tokens", "every 100 steps would be trainer.eval_every=102400"),
+    (["batch.global_tokens=1024000", "trainer.max_tokens=10000000"], "trainer.eval_every=786432 counts tokens, and one step has 1024000", "allowed: trainer.eval_every=1024000 or more"),
     (["model.attention=flash"], "model.attention=flash", "allowed: naive, sdpa"),
     (["device=gpu"], "device=gpu", "allowed: auto, cpu, cuda, mps; did you mean cuda?"),
     (["lr=3"], "unknown key lr", "did you mean optimizer.lr?"),
