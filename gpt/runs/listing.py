@@ -10,9 +10,10 @@ from gpt.checkpoint.files import latest_checkpoint
 from gpt.config.load import read_values
 from gpt.errors import InputError
 from gpt.files import locked
-from gpt.rundir import INDEX, METRICS, NOT_FINITE, RESULT, read_about, read_result, read_sweep
+from gpt.rundir import ABOUT, INDEX, METRICS, NOT_FINITE, RESULT, read_about, read_result, read_sweep
 
 CONFIG = "config.yaml"
+BESIDE_CONFIG = (".hydra", ABOUT, METRICS, RESULT, "checkpoints")  # one of them makes a config that of a run
 RUNNING = "running"
 UNFINISHED = "unfinished"  # killed, or not begun
 STATES = ["done", "interrupted", "failed", RUNNING, UNFINISHED]
@@ -72,8 +73,9 @@ def _add(path: Path, listing: Listing) -> None:
 def find(directory: Path) -> Iterator[Path]:
     """Yield the directories of runs and of sweeps at or below a directory, in the order of their names."""
     for root, names, files in os.walk(directory):
-        # The directories inside a run hold no others.
-        is_run = CONFIG in files or CONFIG in names
+        # A config alone may be of anything. The directories inside a run hold no others.
+        inside = {*files, *names}
+        is_run = CONFIG in inside and not inside.isdisjoint(BESIDE_CONFIG)
         names[:] = [] if is_run else sorted(name for name in names if not name.startswith("."))
         if is_run or INDEX in files:
             yield Path(root)

@@ -245,11 +245,11 @@ def test_arms_and_their_names(tmp_path, overrides, labels):
 
 def test_runs_on_other_data_are_other_arms_wherever_it_lies(tmp_path):
     paths = []
-    for file, fingerprint in (("a.txt", "a-a"), ("moved.txt", "a-a"), ("b.txt", "b-b")):
-        overrides = ["data=text", f"data.files={file}"]
+    for file, fingerprint in (("a.txt", "a-a"), ("moved.txt", "a-a"), ("bücher.txt", "b-b")):
+        overrides = ["data=text", f"data.files='{file}'"]
         paths.append(make_run(tmp_path / file, *overrides, seed=len(paths), data_fingerprint=fingerprint))
     arms = arms_of(*paths)
-    assert [(arm.label, len(arm.runs)) for arm in arms] == [("files=[a.txt]", 2), ("files=[b.txt]", 1)]
+    assert [(arm.label, len(arm.runs)) for arm in arms] == [("files=[a.txt]", 2), ("files=[bücher.txt]", 1)]
 
 
 UNLIKE = [

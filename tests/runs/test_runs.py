@@ -39,7 +39,7 @@ def outputs(tmp_path, monkeypatch):
     make_run(tmp_path / "outputs/sweeps/seeds/seed-3", 3, 1_500_000, 1.5)
     make_run(tmp_path / "outputs/sweeps/seeds/seed-4", 4, 3_000_000, None, None)
     write_json(tmp_path / "outputs/sweeps/seeds/sweep.json", {"layout": 1, "jobs": {"seed-3": {"overrides": []}, "seed-4": {"overrides": []}}})  # fmt: skip
-    (tmp_path / "outputs/2026-11-22/broken").mkdir(parents=True)
+    (tmp_path / "outputs/2026-11-22/broken/.hydra").mkdir(parents=True)
     (tmp_path / "outputs/2026-11-22/broken/config.yaml").write_text("model: [")
     return tmp_path / "outputs"
 
@@ -97,6 +97,12 @@ def test_runs_are_sorted_and_filtered(shown, arguments, expected):
     if not arguments:
         assert document["sweeps"][0] | {"when": None} == {"sweep": "outputs/sweeps/seeds", "done": 1, "jobs": 2, "loss": 1.5, "when": None}  # fmt: skip
         assert "broken/config.yaml is damaged" in document["skipped"][0]
+
+
+def test_a_config_alone_is_no_run(shown, outputs):
+    (outputs / "conf").mkdir()
+    (outputs / "conf" / "config.yaml").write_text(CONFIG)
+    assert seeds(shown("format=json")[1]) == [1, 3, 2, 4]
 
 
 def test_a_run_that_is_locked_is_running(shown, outputs):
