@@ -1,6 +1,7 @@
 """The files of a checkpoint's evaluations beside it: eval-STEP.json, and pictures."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
 
     Returns the path of the file. Raises TrainingError if it cannot be written.
     """
+    # Of the usual tasks, those that had something to measure.
+    command = command | {"tasks": [name for name in command["tasks"] if name in results]}
+    dated = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+
     path = _results_path(checkpoint)
     others = []
     for entry in read_results(checkpoint):
         if any(entry.get(key) != value for key, value in command.items()):
             others.append(entry)
     try:
-        write_text(path, json.dumps([*others, command | results], indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps([*others, command | dated | results], indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
     return path
