@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from gpt.config.groups import GROUPS, options
+from gpt.config.groups import GROUPS, LIST_GROUPS, options
 from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
 from gpt.files import as_path
@@ -175,8 +175,7 @@ def check_group(override: Override) -> None:
 
     # Only the names of options, or lists of them where a group takes several.
     value = override.value()
-    takes_list = group in ("experiment", "debug")
-    if isinstance(value, dict) or (isinstance(value, list) and not takes_list):
+    if isinstance(value, dict) or (isinstance(value, list) and group not in LIST_GROUPS):
         raise InputError(
             f"{line}: a group takes the name of one of its options", f"allowed: {', '.join(options(group))}"
         )

@@ -10,6 +10,7 @@ import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from gpt.cli.arguments import parse, unreadable
 from gpt.config.explain import explain
@@ -24,6 +25,8 @@ EVALUATION = re.compile(
     r"data(\..*)?|(sample|hellaswag|perplexity|arithmetic|inspect|lm_eval)\..*|seed|device|compile|precision"
     r"|trainer\.eval_tokens|batch\.micro_batch_size|cluster(\..*)?"
 )
+# Hydra's words for the file of an option whose keys it put below the name of its group.
+MISPLACED = re.compile(r"In '(?P<group>\w+)/(?P<option>.+)': ConfigKeyError .*: Key '(?P=group)' not in 'Config'")
 MICRO_BATCH = "batch.micro_batch_size"
 MANY_RANKS = 7_207_200  # tokens of a batch that up to 16 ranks divide, and most numbers beyond
 
@@ -124,6 +127,17 @@ def explain_composition(error: Exception) -> InputError:
     if isinstance(cause, OmegaConfBaseException):
         override = reason.removeprefix("Error merging override ") if "=" in reason else None
         return explain(cause, override)
+
+    # A file of an option that is not YAML, or whose keys are those of the whole config.
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    if mark is not None:
+        return InputError(f"{mark.name}, line {mark.line + 1}: {error.problem or reason}", "correct the YAML there")
+    misplaced = MISPLACED.match(reason)
+    if misplaced:
+        return InputError(
+            f"{misplaced['group']}={misplaced['option']}: its file does not say that its keys are of the whole config",
+            "add the line that such files begin with: # @package _global_",
+        )
 
     is_hydra = isinstance(error, HydraException)
     if isinstance(error, OSError) and not is_hydra:

@@ -16,7 +16,7 @@ from gpt.config.load import _scaled, save
 from gpt.errors import InputError
 from gpt.files import ROOT, write_json
 from gpt.rundir import write_result
-from gpt.sweep.arms import over_arms
+from gpt.sweep.arms import over_arms, param_overrides
 from gpt.sweep.board import Board, _last_row
 from gpt.sweep.index import _check_sweep_dir
 from gpt.sweep.jobs import Job, State, determine_state
@@ -37,6 +37,32 @@ def test_jobs_are_run_for_every_arm():
         ["sweep.arm=b", "seed=2"],
     ]
     assert over_arms([["seed=1"]], {}, ladder=False) == [["seed=1"]]
+
+
+def test_a_list_of_params_is_choices_unless_the_key_takes_lists():
+    params = {"seed": [1, 2], "optimizer": ["adamw", "muon"], "schedule.decay_until": [None, 5], "model.dropout": "0.1,0.2",
+              "optimizer.betas": [0.9, 0.95]}  # fmt: skip
+    assert param_overrides(OmegaConf.create(params)) == [
+        "seed=1,2",
+        "optimizer=adamw,muon",
+        "schedule.decay_until=null,5",
+        "model.dropout=0.1,0.2",
+        "optimizer.betas=[0.9, 0.95]",
+    ]
+
+
+MISTAKES = [
+    ("# Q?\nhydra:\n  mode: MULTIRUN\n", "its file does not say that its keys are of the whole config", "# @package _global_"),
+    ("# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: [1,2\n      name: a\n", "wrong.yaml, line 6: ", "correct the YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, problem, cure", MISTAKES)
+def test_a_wrong_file_of_a_sweep_is_named(text, problem, cure, tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "wrong.yaml").write_text(text)
+    refused = call("--config-dir", str(tmp_path), "sweeps=wrong", cwd=tmp_path)
+    assert refused.returncode == 2 and problem in refused.stderr and cure in refused.stderr
 
 
 def test_rungs_add_to_those_before():
