@@ -84,7 +84,7 @@ def _read_flags(argv: list[str]) -> Namespace:
 
 def _as_override(flag: str, argv: list[str]) -> str:
     """Return the question whether ``--seed 3`` meant ``seed=3``; nothing where the flag is no key."""
-    from gpt.config.lookup import dotted_keys
+    from gpt.config.lookup import dotted_keys, keys_by_word
 
     # The value is behind an equals sign, or the next argument.
     name, equals, value = flag.lstrip("-").partition("=")
@@ -92,8 +92,8 @@ def _as_override(flag: str, argv: list[str]) -> str:
         following = argv[argv.index(flag) + 1 :][:1]
         value = next((text for text in following if text[:1] != "-" and "=" not in text), "…")
     word = name.replace("-", "_")
-    keys = [*GROUPS, *dotted_keys()]
-    meant = [key for key in keys if key == word] or [key for key in keys if key.endswith(f".{word}")]
+    is_key = word in (*GROUPS, *dotted_keys())
+    meant = [word] if is_key else keys_by_word().get(word, [])
     return f"; did you mean {' or '.join(f'{key}={value}' for key in meant)}?" if meant else ""
 
 

@@ -114,6 +114,7 @@ def test_a_run_that_is_locked_is_running(shown, outputs):
     "argument, problem, cure",
     [
         ("lr=3", "unknown key lr", "did you mean optimizer.lr?"),
+        ("status=done", "unknown key status", "did you mean state?"),
         ("modl=tiny", "unknown key modl", "did you mean model?"),
         ("experiment=addition", "experiment is no key of a run", "name=…"),
         ("state=runing", "state=runing is not known", "did you mean running?"),
