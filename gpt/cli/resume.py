@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
+from gpt.checkpoint.files import check_no_sweep
 from gpt.cli.arguments import MULTIRUN, parse
 from gpt.config import layouts
 from gpt.config.load import LENGTH, flatten, read
@@ -138,6 +139,7 @@ def _find_run(path: str) -> Path:
     run_dir = Path(path).expanduser().resolve()
     if (run_dir / "config.yaml").exists():
         return run_dir
+    check_no_sweep("resume", Path(path).expanduser())
     hint = "give the output directory of a run, such as outputs/DATE/TIME-NAME"
     for parent in run_dir.parents:
         if (parent / "config.yaml").is_file():
