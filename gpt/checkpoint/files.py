@@ -18,6 +18,7 @@ from gpt.rundir import HISTOGRAMS, read_sweep
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+WHEN_SAVED = "a run saves at its evaluations, every checkpoint.every steps, and at its end"
 MOST_NAMED = 6  # jobs in a message
 LAYOUT = 1  # of state.json; 0, which is still read, had no hashes
 NAME = re.compile(r"step_(\d{8,})")
@@ -70,7 +71,7 @@ def find_checkpoint(path: Path) -> Path:
         if (path / "config.yaml").is_file():
             raise InputError(
                 f"checkpoint={path}: this run has saved nothing",
-                "give another: a run saves at its evaluations, every checkpoint.every steps, and at its end",
+                f"give another: {WHEN_SAVED}",
             )
         raise InputError(
             f"checkpoint={path}: no checkpoint there",

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.checkpoint.files import check_no_sweep, check_whole, find_checkpoint, list_checkpoints
+from gpt.checkpoint.files import WHEN_SAVED, check_no_sweep, check_whole, find_checkpoint, list_checkpoints
 from gpt.compare.runs import read_rows
 from gpt.config.load import read
 from gpt.config.schema import Config
@@ -92,7 +92,7 @@ class Run:
             cure = f"allowed: best, last, a step of {steps}"
             if not steps:
                 cure = (
-                    "it has saved nothing; a run saves at its evaluations, every checkpoint.every steps, and at its end"
+                    f"it has saved nothing: {WHEN_SAVED}"
                 )
             raise InputError(f"{self.path} has no checkpoint {checkpoint}", cure)
         return find_checkpoint(path)
