@@ -91,8 +91,6 @@ class Run:
             steps = ", ".join(map(str, self.checkpoints))
             cure = f"allowed: best, last, a step of {steps}"
             if not steps:
-                cure = (
-                    f"it has saved nothing: {WHEN_SAVED}"
-                )
+                cure = f"it has saved nothing: {WHEN_SAVED}"
             raise InputError(f"{self.path} has no checkpoint {checkpoint}", cure)
         return find_checkpoint(path)
