@@ -7,6 +7,7 @@ Takes the overrides of data.prepare, and prepares the data if need be. The token
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,7 @@ def _llmc_parts(split: str, file: TokenFile, name: str, to: Path) -> list[Part]:
     return parts
 
 
+MOST_NAMED = 4  # files in a command
 FORMATS = {"nanogpt": _nanogpt_parts, "llmc": _llmc_parts}
 
 
@@ -110,8 +112,21 @@ def main() -> None:
     config = compose(overrides)
     check_trains(config.data)
     to = Path(own["to"]).expanduser()
-    for path in export(prepare(config.data), config.data.name, own["format"], to):
+    files = prepare(config.data)
+    paths = export(files, config.data.name, own["format"], to)
+    for path in paths:
         print(f"{path}: {path.stat().st_size:,} bytes")
+    print(_how_to_read(paths, files[0].tokenizer))
+
+
+def _how_to_read(paths: list[Path], tokenizer: str) -> str:
+    """Return the command that trains on exported files, which do not say themselves what made their ids."""
+    if tokenizer == "chars":
+        return "data=bin cannot read them: they do not hold the characters of their ids"
+    listed = shlex.quote(f"data.files=[{','.join(map(str, paths[:MOST_NAMED]))}]")
+    if len(paths) > MOST_NAMED:
+        listed = shlex.quote(f"data.files={paths[0].parent}/*.bin")
+    return f"to train on them: python train.py data=bin {listed} data.tokenizer={tokenizer}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ class TrainingError(Exception):
     exit_code = 1
 
 
+class NotFinite(TrainingError):
+    """Numbers of the run are no longer finite; from the same state they would be the same again."""
+
+
 class LostRank(TrainingError):
     """Another rank is gone or does not answer."""
 

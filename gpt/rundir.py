@@ -34,10 +34,13 @@ FILES = [
 ]
 DIRECTORIES = [".hydra", "checkpoints", "logs", "slurm", "tensorboard"]
 
+NOT_FINITE = "not finite"  # cause of a failure in result.json: numbers that were not finite
+
 # Types of the values in result.json. Every other key is a number, or null: metrics of evaluations too.
 RESULT_KINDS = {
     "layout": int,
     "status": str,
+    "cause": str,
     "step": int,
     "tokens": int,
     "tokenizer": dict,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gpt.checkpoint import state as checkpoint
-from gpt.checkpoint.files import checkpoint_dir, resume_hint
+from gpt.checkpoint.files import checkpoint_dir, latest_checkpoint, resume_hint
 from gpt.checkpoint.state import Progress
 from gpt.config.schema import Config, WandbConfig
 from gpt.device import cpu_threads
 from gpt.distributed import World, delayed, is_lost_rank
-from gpt.errors import Interrupted, LostRank, TrainingError
-from gpt.rundir import lock_logs, write_result
+from gpt.errors import Interrupted, LostRank, NotFinite, TrainingError
+from gpt.rundir import NOT_FINITE, lock_logs, write_result
 from gpt.signals import Interrupt
 from gpt.tracker.mirror import Mirror
 from gpt.tracker.provenance import write_about
@@ -59,6 +59,9 @@ def open_session(
                 yield Session(tracker, interrupt, result)
         except KeyboardInterrupt:
             result["status"] = "interrupted"
+            raise
+        except NotFinite:
+            result["cause"] = NOT_FINITE
             raise
         finally:
             result["seconds"] = round(time.perf_counter() - begin, 3)
@@ -134,11 +137,13 @@ def _failures_in_words(config: Config, run_dir: Path, world: World, progress: Pr
         ) from error
 
 
-def not_finite(what: str, step: int, run_dir: Path) -> TrainingError:
-    """Return the error of a run that has left the finite numbers."""
-    return TrainingError(
-        f"step {step}: {what}\n"
-        f"  {resume_hint(run_dir)}\n"
-        "  debug=anomaly there names the first module that is not finite; a lower optimizer.lr or a longer warm-up "
-        "may help"
-    )
+def not_finite(what: str, step: int, run_dir: Path) -> NotFinite:
+    """Return the error of a run that has left the finite numbers, with what may help."""
+    advice = "a lower optimizer.lr or a longer warm-up may help"
+    if latest_checkpoint(run_dir) is None:
+        cure = "nothing had been saved yet, and from the beginning it would end like this again\n"
+        cure += f"  {advice}; debug=anomaly names the first module that is not finite"
+    else:
+        cure = f"{resume_hint(run_dir)}\n"
+        cure += f"  debug=anomaly there names the first module that is not finite; {advice}"
+    return NotFinite(f"step {step}: {what}\n  {cure}")

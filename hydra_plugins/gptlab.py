@@ -49,12 +49,12 @@ class ArmsSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs. Raises TrainingError where one failed."""
-        from gpt.sweep import check_swept, over_arms, raise_failures
+        from gpt.sweep import check_swept, over_arms, param_overrides, raise_failures
 
         # The sweep's own values first, then those of the command line.
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
-        texts = [*self._parse_config(), *arguments]
+        texts = [*param_overrides(self.params), *arguments]
         overrides = parser.parse_overrides(texts)
 
         # A job alone is meant where it is one more of a sweep that has a name.

@@ -16,7 +16,7 @@ from gpt.checkpoint.files import check_whole, latest_checkpoint, list_checkpoint
 from gpt.cli.resume_checks import check_resumable
 from gpt.config.load import save
 from gpt.errors import InputError, TrainingError
-from gpt.rundir import METRICS, lock_run_dir
+from gpt.rundir import METRICS, NOT_FINITE, lock_run_dir, read_result
 from gpt.tracker.logs import read_metrics
 from gpt.tracker.tracker import Tracker
 
@@ -262,8 +262,10 @@ def test_what_was_not_saved_is_not_called_intact(trainer):
     run = trainer("checkpoint.every=100")
     with torch.no_grad():
         run.state.model.wte.weight[0] = math.nan
-    with pytest.raises(TrainingError, match="nothing had been saved yet"):
+    with pytest.raises(TrainingError, match="nothing had been saved yet, and from the beginning it would end") as error:
         run.fit()
+    assert "resume=" not in str(error.value)  # where it would end in the same way
+    assert read_result(run.run_dir)["cause"] == NOT_FINITE
 
 
 @pytest.mark.parametrize("how", ["moved", "removed"])

@@ -143,6 +143,8 @@ def test_a_sample_is_that_of_the_run(trainer):
         (lambda run, cwd: run.load_model().generate(tokens=-1), "tokens=-1 makes no sense", "0 or more"),
         (lambda run, cwd: gpt.open_tokens(cwd / "none.h5"), "no token file at", "data.prepare"),
         (lambda run, cwd: gpt.open_tokens(cwd, seq_len=0), "seq_len=0 makes no sense", "at least 1"),
+        (lambda run, cwd: gpt.open_tokens(cwd), "is a directory", "a token file ends in .h5"),
+        (lambda run, cwd: gpt.open_tokens(ROOT / "README.md"), "is not in HDF5", "data.prepare data=text"),
     ],
 )
 def test_wrong_input_is_refused(run, tmp_path, call, problem, cure):
@@ -150,3 +152,21 @@ def test_wrong_input_is_refused(run, tmp_path, call, problem, cure):
         call(run, tmp_path)
     assert problem in refusal.value.problem
     assert cure in refusal.value.cure
+
+
+def test_windows_are_those_of_a_sequence(val_file):
+    windows = gpt.open_tokens(val_file, 64)
+    assert all(torch.equal(a, b) for a, b in zip(windows[-1], windows[len(windows) - 1], strict=True))
+    for number in (len(windows), -len(windows) - 1):
+        with pytest.raises(IndexError):
+            windows[number]
+    for wrong in ("a", slice(0, 2)):
+        with pytest.raises(TypeError, match="named by an int, not by a "):
+            windows[wrong]
+
+
+def test_what_a_token_file_cannot_give_is_refused(val_file):
+    with pytest.raises(gpt.InputError, match=r"seq_len=1,000,000,000 is more than .*\n  allowed: up to "):
+        gpt.open_tokens(val_file, 10**9)
+    with pytest.raises(gpt.InputError, match=r"is a directory, .*\n  its token files are train.h5 and val.h5"):
+        gpt.open_tokens(val_file.parent)

@@ -84,6 +84,12 @@ def match_files(patterns: list[str]) -> list[Path]:
     for pattern in patterns:
         matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
         names = [name for name in matches if os.path.isfile(name)]
+        if not names and matches and os.path.isdir(matches[0]):
+            raise InputError(
+                f"data.files: {pattern} is a directory, and files are named",
+                f"all of a kind: data.files='{matches[0].rstrip('/')}/*.txt' (below it too: **/*.txt); data that is "
+                "prepared already: data.dir=…",
+            )
         if not names:
             raise InputError(
                 f"data.files: no file matches {pattern} (from {Path.cwd()})",

@@ -11,8 +11,9 @@ from data.sources import files
 from data.sources.base import Source
 from data.tokenize import Tokens
 from gpt.config.schema import DataConfig
+from gpt.console import say
 from gpt.errors import InputError
-from gpt.tokens.tokenizer import end_of_text, get_tokenizer
+from gpt.tokens.tokenizer import VOCAB_SIZES, end_of_text, get_tokenizer
 
 # llm.c, llmc/dataloader.h: int32 numbers in front of its uint16 tokens; the first three are magic, version and count.
 HEADER = 256
@@ -70,15 +71,25 @@ class TokenBin(Source):
         # Block by block, from the token in the part where the cursor is.
         cursor = cursor or {"part": 0, "token": 0}
         begin = cursor["token"]
+        highest = 0
         for number in range(cursor["part"], len(self.parts)):
             split, ids = self.parts[number]
             for start in range(begin, len(ids), BLOCK):
                 block = np.array(ids[start : start + BLOCK])
+                highest = max(highest, int(block.max()))
                 starts = self._starts(number, start, block)
                 tokens = Tokens(block, starts)
                 end = start + len(block)
                 yield {split: tokens}, {"part": number, "token": end}
             begin = 0
+
+        # The files do not say what made their ids. No text of some length has only the first of GPT-2's.
+        n_bytes = VOCAB_SIZES["bytes"]
+        if self.data.tokenizer != "bytes" and highest < n_bytes:
+            say(
+                f"warning: all ids are below {n_bytes}, and are read as {self.data.tokenizer}; "
+                "if they are bytes, give data.tokenizer=bytes"
+            )
 
     def _starts(self, number: int, start: int, block: np.ndarray) -> np.ndarray:
         """Return the positions in a block of a part at which documents start."""

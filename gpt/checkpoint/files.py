@@ -13,11 +13,13 @@ from typing import Any
 
 from gpt.errors import InputError
 from gpt.files import parse_object
-from gpt.rundir import HISTOGRAMS
+from gpt.rundir import HISTOGRAMS, read_sweep
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+WHEN_SAVED = "a run saves at its evaluations, every checkpoint.every steps, and at its end"
+MOST_NAMED = 6  # jobs in a message
 LAYOUT = 1  # of state.json; 0, which is still read, had no hashes
 NAME = re.compile(r"step_(\d{8,})")
 # Keys of state.json in every layout that are read without torch, and their types.
@@ -65,6 +67,12 @@ def find_checkpoint(path: Path) -> Path:
     is_checkpoint = path.is_dir() and (has_state or has_name)
     checkpoint = path if is_checkpoint else latest_checkpoint(path)
     if checkpoint is None:
+        check_no_sweep("checkpoint", path)
+        if (path / "config.yaml").is_file():
+            raise InputError(
+                f"checkpoint={path}: this run has saved nothing",
+                f"give another: {WHEN_SAVED}",
+            )
         raise InputError(
             f"checkpoint={path}: no checkpoint there",
             "give the output directory of a run, or one of its checkpoints: DIR/checkpoints/best",
@@ -79,6 +87,19 @@ def find_checkpoint(path: Path) -> Path:
             "a checkpoint is read where its run wrote it",
         )
     return checkpoint
+
+
+def check_no_sweep(key: str, path: Path) -> None:
+    """Check that the directory given for a run does not hold a sweep. Raises InputError, which names its jobs."""
+    sweep = read_sweep(path)
+    if sweep is None:
+        return
+    jobs = list(sweep["jobs"])
+    listed = ", ".join(jobs[:MOST_NAMED])
+    n_more = len(jobs) - MOST_NAMED
+    if n_more > 0:
+        listed += f" and {n_more} more"
+    raise InputError(f"{key}={path} holds a sweep, not a run", f"give one of its jobs, {path}/JOB: {listed}")
 
 
 def resume_hint(run_dir: Path) -> str:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from gpt.config.groups import GROUPS, options
+from gpt.config.groups import GROUPS, LIST_GROUPS, options
 from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
 from gpt.files import as_path
@@ -84,7 +84,7 @@ def _read_flags(argv: list[str]) -> Namespace:
 
 def _as_override(flag: str, argv: list[str]) -> str:
     """Return the question whether ``--seed 3`` meant ``seed=3``; nothing where the flag is no key."""
-    from gpt.config.lookup import dotted_keys
+    from gpt.config.lookup import dotted_keys, keys_by_word
 
     # The value is behind an equals sign, or the next argument.
     name, equals, value = flag.lstrip("-").partition("=")
@@ -92,8 +92,8 @@ def _as_override(flag: str, argv: list[str]) -> str:
         following = argv[argv.index(flag) + 1 :][:1]
         value = next((text for text in following if text[:1] != "-" and "=" not in text), "…")
     word = name.replace("-", "_")
-    keys = [*GROUPS, *dotted_keys()]
-    meant = [key for key in keys if key == word] or [key for key in keys if key.endswith(f".{word}")]
+    is_key = word in (*GROUPS, *dotted_keys())
+    meant = [word] if is_key else keys_by_word().get(word, [])
     return f"; did you mean {' or '.join(f'{key}={value}' for key in meant)}?" if meant else ""
 
 
@@ -175,8 +175,7 @@ def check_group(override: Override) -> None:
 
     # Only the names of options, or lists of them where a group takes several.
     value = override.value()
-    takes_list = group in ("experiment", "debug")
-    if isinstance(value, dict) or (isinstance(value, list) and not takes_list):
+    if isinstance(value, dict) or (isinstance(value, list) and group not in LIST_GROUPS):
         raise InputError(
             f"{line}: a group takes the name of one of its options", f"allowed: {', '.join(options(group))}"
         )

@@ -5,6 +5,7 @@ import sys
 import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from gpt.cli.arguments import unreadable
 from gpt.config.explain import explain
@@ -13,6 +14,9 @@ from gpt.config.load import load
 from gpt.config.schema import Config
 from gpt.config.values import did_you_mean
 from gpt.errors import InputError
+
+# Hydra's words for the file of an option whose keys it put below the name of its group.
+MISPLACED = re.compile(r"In '(?P<group>\w+)/(?P<option>.+)': ConfigKeyError .*: Key '(?P=group)' not in 'Config'")
 
 
 def compose(overrides: list[str]) -> Config:
@@ -42,6 +46,17 @@ def explain_composition(error: Exception) -> InputError:
     if isinstance(cause, OmegaConfBaseException):
         override = reason.removeprefix("Error merging override ") if "=" in reason else None
         return explain(cause, override)
+
+    # A file of an option that is not YAML, or whose keys are those of the whole config.
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    if mark is not None:
+        return InputError(f"{mark.name}, line {mark.line + 1}: {error.problem or reason}", "correct the YAML there")
+    misplaced = MISPLACED.match(reason)
+    if misplaced:
+        return InputError(
+            f"{misplaced['group']}={misplaced['option']}: its file does not say that its keys are of the whole config",
+            "add the line that such files begin with: # @package _global_",
+        )
 
     is_hydra = isinstance(error, HydraException)
     if isinstance(error, OSError) and not is_hydra:

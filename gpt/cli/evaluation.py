@@ -49,6 +49,8 @@ def read_arguments(argv: list[str]) -> tuple[str, list[str] | None, list[str]]:
         own[key] = override.value()
 
     tasks = own.get("tasks")
+    if isinstance(tasks, str):
+        tasks = [tasks]
     if "tasks" in own and not _are_tasks(tasks):
         raise InputError(
             f"tasks={tasks} is not known",

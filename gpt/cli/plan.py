@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gpt.compare.tables import Grid, as_table
+from gpt.compare.tables import FittedTable, Grid
 from gpt.config.budget import step_tokens
 from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
@@ -99,7 +99,7 @@ def plan_jobs(jobs: list[tuple[str, Config, int | None]]) -> None:
     title = f"plan of {len(jobs)} jobs; nothing is trained. Time at {mfu:.0%} of each device's peak"
     header = ["job", "parameters", "steps", "tokens", "FLOP", *devices]
     grid = Grid(title, header, rows, words={"job"})
-    plain_console().print(as_table(grid))
+    plain_console().print(FittedTable(grid, "a pipe"))
 
 
 def _job_row(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
+from gpt.checkpoint.files import check_no_sweep
 from gpt.cli.arguments import MULTIRUN, parse
 from gpt.config import layouts
 from gpt.config.load import LENGTH, flatten, read
@@ -83,7 +84,8 @@ def _newest_run(others: list[str]) -> str:
         raise InputError(
             f"resume=last: no run in {OUTPUTS}/ can go on",
             "runs that are done go on with a larger trainer.max_steps or trainer.max_tokens, the jobs of a sweep with "
-            "its command; all runs: python -m gpt.runs",
+            "its command; a loss that was not finite before anything was saved would be so again; all runs: "
+            "python -m gpt.runs",
         )
     return str(newest)
 
@@ -137,6 +139,7 @@ def _find_run(path: str) -> Path:
     run_dir = Path(path).expanduser().resolve()
     if (run_dir / "config.yaml").exists():
         return run_dir
+    check_no_sweep("resume", Path(path).expanduser())
     hint = "give the output directory of a run, such as outputs/DATE/TIME-NAME"
     for parent in run_dir.parents:
         if (parent / "config.yaml").is_file():

@@ -164,7 +164,7 @@ def _as_text(value: Any) -> str:
     """Return a value of the config as one would type it."""
     if isinstance(value, str):
         return value
-    text = json.dumps(value, separators=(",", ":"))
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return text.replace('"', "")
 
 

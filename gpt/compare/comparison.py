@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.text import Text
 
 from gpt.compare.about import describe
 from gpt.compare.arms import Arm, all_runs, find_arms
@@ -21,15 +20,16 @@ from gpt.compare.plot import FORMATS, plot
 from gpt.compare.runs import TRAIN, Run, Selection, find, metric_names
 from gpt.compare.statistics import Difference, Losses, Mean, differences, summarize
 from gpt.compare.tables import (
+    FittedTable,
     Grid,
     arms_grid,
-    as_table,
     average,
     differences_grid,
     keys_grid,
     peak_memory,
     runs_grid,
     with_error,
+    wrapped,
 )
 from gpt.config.values import check_names, did_you_mean
 from gpt.errors import InputError
@@ -150,11 +150,9 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
     selection = find(directories)
     arms = find_arms(selection.runs, is_sweep=bool(selection.index))
     # The user's baseline must be there; the sweep's may not have begun.
-    chosen = _find_baseline(arms, baseline or selection.baseline)
+    chosen = find_baseline(arms, baseline or selection.baseline)
     if chosen is None and baseline:
-        labels = [arm.label for arm in arms]
-        cure = f"arms: {', '.join(labels)}{did_you_mean(baseline, labels)}"
-        raise InputError(f"baseline={baseline} is none of the arms", cure)
+        raise no_such_arm("baseline", baseline, arms)
     warnings = _warnings(selection, arms, chosen)
     # Statistics are of final losses by seed.
     losses: dict[str, Losses] = {}
@@ -176,7 +174,13 @@ def compare(directories: list[Path], baseline: str | None, out: Path | None) -> 
     )
 
 
-def _find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
+def no_such_arm(key: str, name: str, arms: list[Arm]) -> InputError:
+    """Return the refusal of a baseline that is none of the arms."""
+    labels = [arm.label for arm in arms]
+    return InputError(f"{key}={name} is none of the arms", f"arms: {', '.join(labels)}{did_you_mean(name, labels)}")
+
+
+def find_baseline(arms: list[Arm], name: str | None) -> Arm | None:
     """Return the arm of this name, in which - may stand for = and _ for a space, as in names of directories."""
     if name is None:
         return None
@@ -203,14 +207,14 @@ def render(comparison: Comparison, with_runs: bool = True) -> Group:
     """Return the output of the command for a rich console: warnings, then the tables, or all but that of the runs."""
     notes = []
     for warning in comparison.warnings:
-        notes.append(Text(f"warning: {warning}", "yellow"))
+        notes.append(wrapped(f"warning: {warning}", "yellow"))
     if comparison.agreement:
-        notes.append(Text(comparison.agreement))
+        notes.append(wrapped(comparison.agreement))
     # A sweep that has just ended has shown its runs already.
     grids = _grids(comparison)
     if not with_runs:
         grids.pop()
-    return Group(*notes, *map(as_table, grids))
+    return Group(*notes, *(FittedTable(grid, comparison.files["text"].name) for grid in grids))
 
 
 def _grids(comparison: Comparison) -> list[Grid]:

@@ -1,10 +1,11 @@
 """Tables of a comparison as text, for the terminal and the page alike."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,9 @@ STYLES = {"better": "green", "worse": "red"}  # of verdicts
 MIB = 2**20  # bytes
 GIB = 2**30
 WORDS = {"arm", "run", "state", "test", "verdict"}  # columns that hold no numbers
+NEWS = {"val loss", "loss", "verdict"}  # columns for which a table is read
+GAP = 3  # spaces between columns
+LONGEST_CELL = 40  # characters of a cell on a terminal
 
 
 class Grid(NamedTuple):
@@ -28,19 +32,82 @@ class Grid(NamedTuple):
     words: set[str]
 
 
-def as_table(grid: Grid) -> Group:
-    """Return a table for a rich console, below its title."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in grid.header:
-        justify = "left" if name in grid.words else "right"
-        table.add_column(Text(name), justify=justify, overflow="fold")
-    for row in grid.rows:
-        cells = []
-        for cell in row:
-            style = STYLES.get(cell, "")
-            cells.append(Text(cell, style))
-        table.add_row(*cells)
-    return Group(Text(f"\n{grid.title}", "bold"), table)
+class FittedTable:
+    """A table below its title for a rich console. On a terminal it leaves out the columns that do not fit.
+
+    ``whole`` says where they are to be found, and ``styles`` how cells of some texts look.
+    """
+
+    def __init__(self, grid: Grid, whole: str, styles: Mapping[str, str] = STYLES):
+        self.grid = grid
+        self.whole = whole
+        self.styles = styles
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        grid = self.grid
+        left_out: list[str] = []
+        if console.is_terminal:
+            grid, left_out = fit(grid, options.max_width)
+
+        # As wide as its columns are, so that rich breaks none of them; a path alone may be wider than the terminal.
+        yield wrapped(f"\n{grid.title}", "bold")
+        yield from console.render(self._as_rich(grid), options.update_width(_width(grid)))
+        if left_out:
+            names = ", ".join(left_out)
+            yield wrapped(f"no room for {names}: see a wider terminal, or {self.whole}", "dim")
+
+    def _as_rich(self, grid: Grid) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        for name in grid.header:
+            justify = "left" if name in grid.words else "right"
+            table.add_column(Text(name), justify=justify, no_wrap=True)
+        for row in grid.rows:
+            table.add_row(*(Text(cell, self.styles.get(cell, "")) for cell in row))
+        return table
+
+
+def fit(grid: Grid, width: int) -> tuple[Grid, list[str]]:
+    """Return the part of a table that fits a width, and the names of the columns that do not.
+
+    The first column always stays.
+    """
+    # Only the first column, which names things, has long cells as they are.
+    rows = []
+    for first, *others in grid.rows:
+        rows.append([first, *map(_shortened, others)])
+    grid = grid._replace(rows=rows)
+
+    # Columns go from the right, and those for which one reads the table last.
+    left_out = []
+    go_first = [name for name in grid.header[:0:-1] if name not in NEWS]
+    go_last = [name for name in grid.header[:0:-1] if name in NEWS]
+    for name in go_first + go_last:
+        if _width(grid) <= width:
+            break
+        left_out.insert(0, name)
+        number = grid.header.index(name)
+        rows = [row[:number] + row[number + 1 :] for row in grid.rows]
+        grid = grid._replace(header=grid.header[:number] + grid.header[number + 1 :], rows=rows)
+    return grid, left_out
+
+
+def wrapped(text: str, style: str = "") -> Text:
+    """Return a line that rich breaks between words, also where the console breaks none."""
+    return Text(text, style, no_wrap=False, overflow="fold")
+
+
+def _width(grid: Grid) -> int:
+    """Return the number of characters of the lines of a table."""
+    total = GAP * (len(grid.header) - 1)
+    for column in zip(grid.header, *grid.rows, strict=True):
+        total += max(map(cell_len, column))
+    return total
+
+
+def _shortened(cell: str) -> str:
+    """Return a cell without the middle of what is too long for a terminal."""
+    half = LONGEST_CELL // 2
+    return cell if len(cell) <= LONGEST_CELL else f"{cell[: half - 1]}…{cell[-half:]}"
 
 
 def arms_grid(arms: list[Arm], means: dict[str, Mean]) -> Grid:

@@ -12,6 +12,7 @@ from gpt.errors import InputError
 from gpt.schedule import warmup
 
 MOST_RAMP_SIZES = 10_000  # of a batch; GPT-3's ramp has some hundred
+LIKE_STEPS = 10_000  # a number of tokens below it may be meant as one of steps
 LONGEST_NAME = 100  # characters, of the 255 that a directory's name may have
 FILE_NAME = r"[A-Za-z0-9._-]+"
 SBATCH_OPTION = r"[A-Za-z][A-Za-z0-9_-]*"
@@ -219,9 +220,12 @@ def _check_length(config: Config) -> None:
     # A step is the least that can be between two evaluations.
     full = config.batch.global_tokens
     if trainer.eval_every < full:
+        cure = f"allowed: trainer.eval_every={full} or more; that is after each step"
+        if trainer.eval_every < LIKE_STEPS:
+            cure = f"every {trainer.eval_every} steps would be trainer.eval_every={trainer.eval_every * full}"
         raise InputError(
             f"trainer.eval_every={trainer.eval_every} counts tokens, and one step has {full} (batch.global_tokens)",
-            f"every {trainer.eval_every} steps would be trainer.eval_every={trainer.eval_every * full}",
+            cure,
         )
 
 

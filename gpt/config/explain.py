@@ -14,7 +14,7 @@ from omegaconf.errors import (
 from gpt.config.counts import FORMS
 from gpt.config.groups import GROUPS
 from gpt.config.keys import Choice, Range
-from gpt.config.lookup import allowed_of, counted_by, dotted_keys, fields_of
+from gpt.config.lookup import allowed_of, counted_by, dotted_keys, fields_of, keys_by_word
 from gpt.config.schema import VARIANTS
 from gpt.config.values import did_you_mean
 from gpt.errors import InputError
@@ -79,9 +79,9 @@ def _unknown_key(key: str, known: list[str]) -> InputError:
     return InputError(f"unknown key {key}", f"{heading}: {', '.join(known)}{hint}")
 
 
-def unknown_key(key: str) -> InputError:
-    """Return the error for a dotted key that no option has."""
-    names = [*GROUPS, *dotted_keys()]
+def unknown_key(key: str, others: tuple[str, ...] = ()) -> InputError:
+    """Return the error for a dotted key that no option has; ``others`` could stand in its place too."""
+    names = [*GROUPS, *others, *dotted_keys()]
     hint = _similar(key.rpartition(".")[2], names)
     return InputError(f"unknown key {key}", f"keys: python train.py --cfg job{hint}")
 
@@ -89,9 +89,7 @@ def unknown_key(key: str) -> InputError:
 def _similar(name: str, known: list[str], section: str = "") -> str:
     """Return a closing question for a message: a key of another section, or a similar one, or nothing."""
     # The same word in another section, such as optimizer.lr for lr, is likelier than a slip of the keyboard.
-    by_word: dict[str, list[str]] = {}
-    for key in dotted_keys():
-        by_word.setdefault(key.rpartition(".")[2], []).append(key)
+    by_word = keys_by_word()
     if name not in by_word and not section:
         close = did_you_mean(name, known)
         matches = difflib.get_close_matches(name, by_word, n=1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = "model data optimizer schedule batch precision cluster tracker experiment sweeps debug".split()
+LIST_GROUPS = ("experiment", "debug")  # those of which a run may take several options
 
 
 def options(group: str, directory: Path = CONF) -> dict[str, str]:

@@ -6,6 +6,20 @@ from typing import Any
 from gpt.config.keys import ALLOWED, COUNTS, Allowed
 from gpt.config.schema import VARIANTS, Config
 
+# Names in nanoGPT (train.py, sample.py) of keys that have others here.
+NANOGPT = {
+    "batch_size": "batch.micro_batch_size",
+    "block_size": "model.seq_len",
+    "dataset": "data",
+    "eval_interval": "trainer.eval_every",
+    "learning_rate": "optimizer.lr",
+    "log_interval": "trainer.log_every",
+    "max_iters": "trainer.max_steps",
+    "max_new_tokens": "sample.tokens",
+    "out_dir": "hydra.run.dir",
+    "start": "sample.prompt",
+}
+
 
 def fields_of(key: str) -> list[Field[Any]]:
     """Return the fields with a dotted key, one for each schema of an option that has it."""
@@ -29,6 +43,16 @@ def dotted_keys() -> list[str]:
         for variant in variants.values():
             keys += _keys_below(variant, f"{group}.")
     return list(dict.fromkeys(keys))
+
+
+def keys_by_word() -> dict[str, list[str]]:
+    """Return the dotted keys by their last word, and by what nanoGPT calls them."""
+    by_word: dict[str, list[str]] = {}
+    for key in dotted_keys():
+        by_word.setdefault(key.rpartition(".")[2], []).append(key)
+    for word, key in NANOGPT.items():
+        by_word.setdefault(word, []).append(key)
+    return by_word
 
 
 def _keys_below(section: Any, prefix: str = "") -> list[str]:

@@ -22,7 +22,8 @@ def did_you_mean(word: str, allowed: list[str]) -> str:
     """Return a closing question for a message, or nothing when no allowed word is close."""
     if SYNONYMS.get(word) in allowed:
         return f"; did you mean {SYNONYMS[word]}?"
-    close = difflib.get_close_matches(word, allowed, n=1)
+    longer = [name for name in allowed if name.startswith(f"{word}_")]  # gpt2_124m for gpt2
+    close = longer or difflib.get_close_matches(word, allowed, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

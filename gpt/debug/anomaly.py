@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from gpt.errors import TrainingError
+from gpt.errors import NotFinite
 
 
 @contextmanager
 def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
-    """Raise TrainingError at the first module whose output, or operation whose gradient, is not finite."""
+    """Raise NotFinite at the first module whose output, or operation whose gradient, is not finite."""
     if not enabled:
         yield
         return
@@ -19,7 +19,7 @@ def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
     def check(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
             if not output.isfinite().all():
-                raise TrainingError(f"the output of {name} ({type(module).__name__}) is not finite")
+                raise NotFinite(f"the output of {name} ({type(module).__name__}) is not finite")
 
         return hook
 
@@ -34,7 +34,7 @@ def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
     except RuntimeError as error:
         if "returned nan values" not in str(error):
             raise
-        raise TrainingError(f"a gradient is not finite: {error}") from error
+        raise NotFinite(f"a gradient is not finite: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()

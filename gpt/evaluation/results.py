@@ -1,6 +1,7 @@
 """The files of a model's evaluations beside it: eval-NAME.json, and pictures."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
 
     Returns the path of the file. Raises TrainingError if it cannot be written.
     """
+    # Of the usual tasks, those that had something to measure.
+    command = command | {"tasks": [name for name in command["tasks"] if name in results]}
+    dated = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+
     path = _results_path(checkpoint)
     others = []
     for entry in read_results(checkpoint):
@@ -39,7 +44,7 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
             others.append(entry)
     try:
         path.parent.mkdir(exist_ok=True)  # outputs/, for a model that is not here
-        write_text(path, json.dumps([*others, command | results], indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps([*others, command | dated | results], indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
     return path

@@ -7,6 +7,7 @@ from gpt.checkpoint.files import MODEL, STATE, check_whole, find_checkpoint
 from gpt.config.load import read
 from gpt.interop.pretrained import Header, check_tensors
 from gpt.interop.tensorfiles import read_files, read_shapes
+from gpt.rundir import INDEX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,8 +16,8 @@ NAME = "gptlab"
 
 
 def matches(path: Path) -> bool:
-    """Return whether a directory is that of a run, or one of its checkpoints."""
-    names = ("config.yaml", "checkpoints", STATE)
+    """Return whether a directory is that of a run, one of its checkpoints, or a sweep, which is refused by its jobs."""
+    names = ("config.yaml", "checkpoints", STATE, INDEX)
     return path.is_dir() and any((path / name).exists() for name in names)
 
 

@@ -4,13 +4,13 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.checkpoint.files import find_checkpoint, list_checkpoints
+from gpt.checkpoint.files import WHEN_SAVED, check_no_sweep, find_checkpoint, list_checkpoints
 from gpt.compare.runs import read_rows
 from gpt.config.load import read
 from gpt.config.schema import Config
 from gpt.errors import InputError
 from gpt.files import as_path
-from gpt.rundir import SAMPLES, read_result, read_sweep
+from gpt.rundir import SAMPLES, read_result
 from gpt.tracker.logs import parse_samples
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ def load_run(directory: str | Path) -> "Run":
     if (path / "config.yaml").is_file():
         return Run(path)
     # Sweeps are in outputs/ too, so one may be given by mistake.
-    sweep = read_sweep(path)
-    if sweep is not None:
-        cure = f"load one of its jobs: {', '.join(sweep['jobs'])}"
-        raise InputError(f"{path} holds a sweep, not a run", cure)
+    check_no_sweep("load_run", path)
     raise InputError(
         f"no run in {path}: it has no config.yaml", "give the output directory of a run, such as outputs/DATE/TIME-NAME"
     )
@@ -89,6 +86,9 @@ class Run:
         if isinstance(checkpoint, int):
             path = self.checkpoints.get(checkpoint, path)
         if not path.is_dir():
-            steps = ", ".join(map(str, self.checkpoints)) or "none"
-            raise InputError(f"{self.path} has no checkpoint {checkpoint}", f"allowed: best, last, a step of {steps}")
+            steps = ", ".join(map(str, self.checkpoints))
+            cure = f"allowed: best, last, a step of {steps}"
+            if not steps:
+                cure = f"it has saved nothing: {WHEN_SAVED}"
+            raise InputError(f"{self.path} has no checkpoint {checkpoint}", cure)
         return find_checkpoint(path)

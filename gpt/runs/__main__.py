@@ -22,7 +22,7 @@ DEFAULT = "outputs"
 
 
 def main() -> None:
-    from gpt.compare.tables import as_table
+    from gpt.compare.tables import FittedTable
     from gpt.runs.listing import list_runs
     from gpt.runs.select import check_filters, matches
     from gpt.runs.tables import COLUMNS, as_json, runs_grid, sort_entries, sweeps_grid
@@ -55,9 +55,9 @@ def main() -> None:
         return
 
     console = plain_console()
-    console.print(as_table(runs_grid(entries)))
+    console.print(FittedTable(runs_grid(entries), "format=json"))
     if listing.sweeps and not filters:
-        console.print(as_table(sweeps_grid(listing)))
+        console.print(FittedTable(sweeps_grid(listing), "format=json"))
     for error in listing.skipped:
         console.print(f"\nskipped  {error.problem}")
 

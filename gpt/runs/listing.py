@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt.checkpoint.files import latest_checkpoint
 from gpt.config.load import read_values
 from gpt.errors import InputError
 from gpt.files import locked
-from gpt.rundir import INDEX, METRICS, RESULT, read_about, read_result, read_sweep
+from gpt.rundir import ABOUT, INDEX, METRICS, NOT_FINITE, RESULT, read_about, read_result, read_sweep
 
 CONFIG = "config.yaml"
+BESIDE_CONFIG = (".hydra", ABOUT, METRICS, RESULT, "checkpoints")  # one of them makes a config that of a run
 RUNNING = "running"
 UNFINISHED = "unfinished"  # killed, or not begun
 STATES = ["done", "interrupted", "failed", RUNNING, UNFINISHED]
@@ -71,8 +73,9 @@ def _add(path: Path, listing: Listing) -> None:
 def find(directory: Path) -> Iterator[Path]:
     """Yield the directories of runs and of sweeps at or below a directory, in the order of their names."""
     for root, names, files in os.walk(directory):
-        # The directories inside a run hold no others.
-        is_run = CONFIG in files or CONFIG in names
+        # A config alone may be of anything. The directories inside a run hold no others.
+        inside = {*files, *names}
+        is_run = CONFIG in inside and not inside.isdisjoint(BESIDE_CONFIG)
         names[:] = [] if is_run else sorted(name for name in names if not name.startswith("."))
         if is_run or INDEX in files:
             yield Path(root)
@@ -81,8 +84,8 @@ def find(directory: Path) -> Iterator[Path]:
 def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
     """Return the run below a directory that was last at work and can go on, with ``or_done`` also one that is done.
 
-    Runs in use are left out, and so are the jobs of sweeps, which go on with the command of the sweep. Raises
-    InputError for a result that cannot be read.
+    Runs in use are left out, the jobs of sweeps, which go on with the command of the sweep, and runs that could only
+    fail again. Raises InputError for a result that cannot be read.
     """
     runs = []
     for path in find(directory):
@@ -90,9 +93,11 @@ def newest_unfinished(directory: Path, or_done: bool) -> Path | None:
             runs.append(path)
     runs.sort(key=last_change, reverse=True)
     for path in runs:
-        result = read_result(path)
-        is_done = result is not None and result["status"] == "done"
-        if (or_done or not is_done) and not is_in_use(path):
+        result = read_result(path) or {}
+        is_done = result.get("status") == "done"
+        # Without a checkpoint to change something at, the same numbers come again.
+        is_hopeless = result.get("cause") == NOT_FINITE and latest_checkpoint(path) is None
+        if (or_done or not is_done) and not is_hopeless and not is_in_use(path):
             return path
     return None
 

@@ -23,7 +23,7 @@ def check_filters(filters: dict[str, list[Any]]) -> dict[str, list[Any]]:
         elif not fields_of(key):
             if typed in GROUPS:
                 raise InputError(f"{typed} is no key of a run", "a run keeps its name: name=…, or a part of the recipe")
-            raise unknown_key(typed)
+            raise unknown_key(typed, ("state",))
         checked[key] = as_count(values) if counted_by(key) else values
     return checked
 

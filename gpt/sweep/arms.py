@@ -2,16 +2,33 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import ListConfig
 
+from gpt.config.explain import expected_type
+from gpt.config.groups import LIST_GROUPS
 from gpt.config.values import check_names
 from gpt.errors import InputError
 
 # Composing and checking a job, before the first one starts, takes a tenth of a second.
 MOST_JOBS = 1_000
 ARM = "sweep.arm="
+
+
+def param_overrides(params: dict[str, Any]) -> list[str]:
+    """Return the overrides of a sweep's ``params``: of a list in YAML, each element is a value, as in 1,2,3.
+
+    It is one value of a key that takes lists.
+    """
+    overrides = []
+    for key, value in params.items():
+        takes_list = key in LIST_GROUPS or expected_type(key).startswith("a list")
+        if isinstance(value, (list, ListConfig)) and not takes_list:
+            value = ",".join("null" if element is None else str(element) for element in value)
+        overrides.append(f"{key}={value}")
+    return overrides
 
 
 def check_swept(overrides: list[Override], arms: dict[str, list[str]], may_be_one: bool) -> None:

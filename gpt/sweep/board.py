@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt.compare import Comparison, render
-from gpt.compare.tables import duration
+from gpt.compare.tables import FittedTable, Grid, duration
 from gpt.console import plain_console
 from gpt.rundir import METRICS
 from gpt.sweep.jobs import Job, State, in_state
@@ -112,7 +112,11 @@ class Board:
             caption=self._caption(),
             caption_justify="left",
         )
-        _add_columns(table, "job", "state", "step>", "loss>", "left>")
+        # Where the terminal is narrow, names are cut, and no numbers.
+        table.add_column("job")
+        table.add_column("state", no_wrap=True)
+        for name in ("step", "loss", "left"):
+            table.add_column(name, justify="right", no_wrap=True)
 
         # Where not all jobs fit, a third of the rows stand above the first job that is not over.
         n_rows = max(5, self.console.height - 6)
@@ -128,7 +132,8 @@ class Board:
         shown = self.jobs[first : first + n_rows]
         for job in shown:
             figures = _figures(job)
-            table.add_row(job.name, _styled(job.state), *figures)
+            name = Text(job.name, no_wrap=True, overflow="ellipsis")
+            table.add_row(name, Text(job.state, STYLES.get(job.state, "")), *figures)
 
         if n_hidden:
             table.add_row(f"and {n_hidden} more", "", "", "", "")
@@ -136,58 +141,52 @@ class Board:
 
     def _caption(self) -> str:
         """Return the number of jobs in each state, and an estimate of the time left."""
-        states = Counter(job.state for job in self.jobs)
-        counts = [f"{number} {state}" for state, number in states.items()]
-        text = ", ".join(counts)
+        text = self._counts()
         if self.is_comparing:
             return f"{text}; comparing the runs …"
 
         # The rest take as long as those that have run; those that run now are half done, on average.
         done = in_state(self.jobs, State.DONE)
-        n_left = states[State.WAITING] + states[State.RUNNING] / 2
+        n_left = len(in_state(self.jobs, State.WAITING)) + len(in_state(self.jobs, State.RUNNING)) / 2
         if done and n_left:
             mean = sum(job.seconds for job in done) / len(done)
             seconds_left = n_left * mean / len(self.slots)
             text += f"; about {duration(seconds_left)} left"
         return text
 
+    def _counts(self) -> str:
+        """Return the number of jobs in each state."""
+        states = Counter(job.state for job in self.jobs)
+        return ", ".join(f"{number} {state}" for state, number in states.items())
+
     def conclude(self, comparison: Comparison | None) -> None:
         """Print the closing table of all jobs, and their comparison."""
-        table = Table(box=None, pad_edge=False)
-        _add_columns(table, "job", "state", "val loss>", "best>", "tokens>", "")
+        rows = []
         for job in self.jobs:
             result = job.result
-            first_line = job.note.partition("\n")[0]
-            table.add_row(
+            row = [
                 job.name,
-                _styled(job.state),
+                job.state,
                 _formatted(result.get("val_loss"), ".4f"),
                 _formatted(result.get("best_val_loss"), ".4f"),
                 _formatted(result.get("tokens"), ","),
-                first_line,
-            )
+                job.note.partition("\n")[0],
+            ]
+            rows.append(row)
 
         # On a terminal it stays, where the live table is gone.
-        self.console.print()
-        self.console.print(table)
+        header = ["job", "state", "val loss", "best", "tokens", "note"]
+        if not any(job.note for job in self.jobs):
+            header.pop()
+            rows = [row[:-1] for row in rows]
+        grid = Grid(f"{self.title}: {self._counts()}", header, rows, {"job", "state", "note"})
+        self.console.print(FittedTable(grid, "python -m gpt.runs format=json", STYLES))
 
         if comparison is not None:
             files = comparison.files
             self.console.print()
             self.console.print(render(comparison, with_runs=False))
             self.console.print(f"\npage  {files['page']}\nplot  {files['plot']}")
-
-
-def _add_columns(table: Table, *names: str) -> None:
-    """Add columns that are not wrapped. Names that end in ``>`` are of numbers, which are aligned on the right."""
-    for name in names:
-        justify = "right" if name.endswith(">") else "left"
-        table.add_column(name.rstrip(">"), justify=justify, no_wrap=True)
-
-
-def _styled(state: State) -> Text:
-    """Return a state in its color."""
-    return Text(state, STYLES.get(state, ""))
 
 
 def _formatted(value: float | None, style: str) -> str:

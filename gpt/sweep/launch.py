@@ -10,6 +10,7 @@ from gpt.cli.hydra_run import Refused
 from gpt.cli.run_checks import check_run
 from gpt.console import say
 from gpt.errors import TrainingError
+from gpt.sweep.baseline import check_baseline
 from gpt.sweep.jobs import Job, State, naming_job
 from gpt.sweep.sweep import Sweep
 
@@ -29,6 +30,7 @@ def launch(launcher: "LocalLauncher", job_overrides: list[list[str]], first: int
         if not OmegaConf.select(launcher.config, "cluster.dry_run"):
             say(f"checking {n_jobs} job{'s' if n_jobs > 1 else ''} …")
         sweep = Sweep(launcher, job_overrides, first)
+        check_baseline(sweep.config, sweep.jobs, sweep.dir)
 
         # Commands that only show what would run.
         configs = [job.config for job in sweep.jobs if job.config is not None]

@@ -14,7 +14,7 @@ import numpy as np
 from gpt.errors import InputError
 
 BLOCK = 1 << 24  # tokens moved at once where a whole file is
-AGAIN = "truncated or foreign: delete it and prepare it again"
+AGAIN = "truncated or foreign: if gptlab wrote it, delete it and prepare it again"
 DAMAGED = "restore it from a copy, or delete its directory and give the command again, which prepares all of it again"
 Read = Callable[[int, int], np.ndarray]  # (start, stop) -> values
 

@@ -24,6 +24,8 @@ from gpt.errors import InputError
 from gpt.tokens.shard import AGAIN, DAMAGED, Contents, Read, Shard, open_hdf5, read_shards
 
 LAYOUT = 1
+SUFFIX = ".h5"
+MOST_NAMED = 4  # files in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +115,30 @@ def open_tokens(path: Path, read: Callable[[tuple[Shard, ...]], Contents] | None
     """
     path = Path(path)
     # A path without a file: a user's mistake, or a part of prepared data that is lost.
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, and no token file", _cure_of_directory(path))
     if not path.is_file():
-        if path.is_dir():
-            raise InputError(f"{path} is a directory, and no token file", DAMAGED)
         raise InputError(
             f"no token file at {path}",
             "prepare the data (python -m data.prepare data=…) or correct data.dir",
         )
+    if path.suffix != SUFFIX and not h5py.is_hdf5(path):
+        raise InputError(
+            f"{path} is no token file: it is not in HDF5",
+            f"text is prepared first: python -m data.prepare data=text data.files='{path}' writes token files",
+        )
     with open_hdf5(path) as file:
         return _describe(path, file, read or read_shards)
+
+
+def _cure_of_directory(path: Path) -> str:
+    """Return what to do where a directory is given as a token file, or stands in its place."""
+    files = sorted(file.name for file in path.glob(f"*{SUFFIX}"))
+    if files:
+        return f"its token files are {' and '.join(files[:MOST_NAMED])}"
+    if path.suffix == SUFFIX:
+        return DAMAGED
+    return f"a token file ends in {SUFFIX}; python -m data.prepare writes them"
 
 
 def _describe(path: Path, file: h5py.File, read: Callable[[tuple[Shard, ...]], Contents]) -> TokenFile:

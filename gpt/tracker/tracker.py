@@ -16,6 +16,11 @@ from gpt.rundir import HISTOGRAMS, METRICS, SAMPLES
 if TYPE_CHECKING:
     from gpt.tracker.mirror import Mirror
 
+GAP = "  "  # between figures
+WIDEST_BAR = 40  # characters
+NARROWEST_BAR = 4
+LONGEST_TIME = 8  # characters of 12:34:56
+
 
 class Tracker:
     """Writes the logs of a run and prints its progress: a bar on a terminal, plain lines in a pipe.
@@ -41,9 +46,10 @@ class Tracker:
             names.append(HISTOGRAMS)
         self.files = {name: self._open(name, logs.get(name, 0)) for name in names}
         self.console = plain_console()
+        self.bar_column = BarColumn(WIDEST_BAR)
         columns = [
             TextColumn("{task.description} {task.completed}/{task.total}"),
-            BarColumn(),
+            self.bar_column,
             TextColumn("{task.fields[line]}"),
             TimeRemainingColumn(),
         ]
@@ -77,10 +83,13 @@ class Tracker:
         self._append(METRICS, json.dumps(row, allow_nan=False) + "\n")
         for news in self.mirror.news():
             self.say(news)
-        line = describe(row)
+        # The step, the first of the figures, a bar and the time left share the line of a terminal.
+        room = self.console.width - len(f"step {self.total_steps}/{self.total_steps}") - LONGEST_TIME - 3
+        line = fitting(row, room - NARROWEST_BAR)
+        self.bar_column.bar_width = max(NARROWEST_BAR, min(WIDEST_BAR, room - len(line)))
         self.bar.update(self.task, completed=row["step"], line=line)
         if _evaluated(row) or not self.console.is_terminal:
-            self.say(f"step {row['step']:>{len(str(self.total_steps))}}/{self.total_steps}  {line}")
+            self.say(f"step {row['step']:>{len(str(self.total_steps))}}/{self.total_steps}  {describe(row)}")
 
     def histograms(self, step: int, histograms: dict[str, Any]) -> None:
         """Append a step's histograms to histograms.jsonl."""
@@ -146,6 +155,22 @@ def _evaluated(row: dict[str, Any]) -> list[str]:
 
 def describe(row: dict[str, Any]) -> str:
     """Return a row of metrics as a line of text."""
+    return GAP.join(_figures(row))
+
+
+def fitting(row: dict[str, Any], width: int) -> str:
+    """Return the first figures of a row of metrics, as many as fit a width."""
+    line = ""
+    for figure in _figures(row):
+        longer = line + GAP + figure if line else figure
+        if len(longer) > width:
+            break
+        line = longer
+    return line
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    """Return the metrics of a row as text, the most important ones first."""
     parts = [f"{row['tokens']:,} tokens", f"loss {row['train/loss']:.4f}"]
     for name in _evaluated(row):
         metric = metric_of(name)
@@ -157,4 +182,4 @@ def describe(row: dict[str, Any]) -> str:
     parts.append(f"{row['perf/tokens_per_sec']:,.0f} tok/s")
     if "perf/mfu" in row:
         parts.append(f"mfu {row['perf/mfu']:.1%}")
-    return "  ".join(parts)
+    return parts

@@ -8,6 +8,7 @@ import pytest
 
 from gpt.checkpoint import files
 from gpt.checkpoint.files import (
+    check_no_sweep,
     check_whole,
     checkpoint_dir,
     find_checkpoint,
@@ -18,7 +19,7 @@ from gpt.checkpoint.files import (
     write_state,
 )
 from gpt.errors import InputError
-from gpt.files import ROOT
+from gpt.files import ROOT, write_json
 
 CONTENT = {"fingerprint": "a", "tokenizer": {}, "logs": {}, "progress": {"step": 7, "tokens": 448}}
 
@@ -116,3 +117,19 @@ def test_a_state_is_parsed_once_when_a_run_goes_on(tmp_path, monkeypatch):
 def test_checks_of_a_checkpoint_need_no_torch():
     code = "import sys, gpt.checkpoint.files, gpt.cli.resume_checks, gpt.rundir; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_run_that_has_saved_nothing_is_no_missing_one(tmp_path):
+    with pytest.raises(InputError, match=r"no checkpoint there\n  give the output directory of a run"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(InputError, match=r"this run has saved nothing\n  give another"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_sweep_is_named_with_its_jobs(tmp_path):
+    jobs = {f"seed-{number}": {"overrides": []} for number in range(9)}
+    write_json(tmp_path / "sweep.json", {"layout": 1, "jobs": jobs})
+    for refuse in (lambda: find_checkpoint(tmp_path), lambda: check_no_sweep("resume", tmp_path)):
+        with pytest.raises(InputError, match=r"holds a sweep, not a run\n  give one of its jobs, .*seed-5 and 3 more"):
+            refuse()

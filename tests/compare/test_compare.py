@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 
 import pytest
 from conftest import ROOT, call
+from rich.console import Console
 from scipy import stats
 
 from gpt.cli.compose import compose
@@ -20,6 +22,7 @@ from gpt.compare.arms import _labels, find_arms
 from gpt.compare.curves import curve, mean_curve
 from gpt.compare.runs import TRAIN, VAL, find, training_seconds
 from gpt.compare.statistics import _holm, differences, summarize
+from gpt.compare.tables import FittedTable, Grid
 from gpt.config.load import save
 from gpt.errors import InputError
 from gpt.files import write_json
@@ -242,11 +245,11 @@ def test_arms_and_their_names(tmp_path, overrides, labels):
 
 def test_runs_on_other_data_are_other_arms_wherever_it_lies(tmp_path):
     paths = []
-    for file, fingerprint in (("a.txt", "a-a"), ("moved.txt", "a-a"), ("b.txt", "b-b")):
-        overrides = ["data=text", f"data.files={file}"]
+    for file, fingerprint in (("a.txt", "a-a"), ("moved.txt", "a-a"), ("bücher.txt", "b-b")):
+        overrides = ["data=text", f"data.files='{file}'"]
         paths.append(make_run(tmp_path / file, *overrides, seed=len(paths), data_fingerprint=fingerprint))
     arms = arms_of(*paths)
-    assert [(arm.label, len(arm.runs)) for arm in arms] == [("files=[a.txt]", 2), ("files=[b.txt]", 1)]
+    assert [(arm.label, len(arm.runs)) for arm in arms] == [("files=[a.txt]", 2), ("files=[bücher.txt]", 1)]
 
 
 UNLIKE = [
@@ -477,6 +480,39 @@ def test_names_are_no_markup(tmp_path):
 
 def module(*arguments, cwd):
     return call(*map(str, arguments), cwd=cwd, script="gpt.compare")
+
+
+@pytest.mark.parametrize(
+    "width, columns",
+    [
+        (130, ["arm", "val loss", "95 % interval", "verdict", "tokens", "options"]),
+        (120, ["arm", "val loss", "95 % interval", "verdict", "tokens"]),
+        (80, ["arm", "val loss", "95 % interval", "verdict"]),
+        (60, ["arm", "val loss", "verdict"]),
+        (30, ["arm"]),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_no_broken_ones(width, columns):
+    grid = Grid(
+        "a title",
+        ["arm", "val loss", "95 % interval", "verdict", "tokens", "options"],
+        [["outputs/2026-11-21/10-00-00-tiny", "2.0525 ± 0.0063", "[2.0, 2.1]", "better", "393,216", "x" * 90]],
+        {"arm"},
+    )
+    output = io.StringIO()
+    console = Console(file=output, width=width, force_terminal=True, color_system=None, soft_wrap=True)
+    console.print(FittedTable(grid, "compare.txt"))
+    _, title, header, row, *rest = output.getvalue().split("\n")
+    assert (title, re.split("   +", header.strip())) == ("a title", columns)
+    assert row.startswith("outputs/2026-11-21/10-00-00-tiny")
+    assert len(header.rstrip()) <= max(width, 33)
+    left_out = [name for name in grid.header if name not in columns]
+    assert all(name in " ".join(rest) for name in left_out)
+
+    # A pipe and a file get all of it.
+    output = io.StringIO()
+    Console(file=output, width=width, soft_wrap=True).print(FittedTable(grid, "compare.txt"))
+    assert "x" * 90 in output.getvalue()
 
 
 def test_the_command_prints_and_says_where_the_files_are(sweep):

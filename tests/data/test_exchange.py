@@ -58,6 +58,9 @@ def test_nanogpt_bin_to_hdf5_and_back_is_the_same_bytes(tmp_path, gpt2_vocabular
         "data.export", *overrides, "format=nanogpt", f"to={tmp_path}/out", cwd=tmp_path, vocabulary=gpt2_vocabulary
     )
     assert done.returncode == 0, done.stderr
+    files = f"[{tmp_path}/out/train.bin,{tmp_path}/out/val.bin]"
+    assert done.stdout.endswith(f"python train.py data=bin 'data.files={files}' data.tokenizer=gpt2\n")
+    assert "warning" not in done.stdout
     for split in streams:
         assert (tmp_path / "out" / f"{split}.bin").read_bytes() == (source / f"{split}.bin").read_bytes()
     train, val = prepared(tmp_path, *overrides)
@@ -66,6 +69,14 @@ def test_nanogpt_bin_to_hdf5_and_back_is_the_same_bytes(tmp_path, gpt2_vocabular
         ids = streams[split]
         after = np.flatnonzero(ids[:-1] == EOT) + 1
         assert np.array_equal(file.doc_offsets(), np.concatenate([[0], after]))
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bytes"])
+def test_ids_that_may_be_bytes_are_not_read_as_gpt2_in_silence(tokenizer, tmp_path, gpt2_vocabulary, capsys):
+    for split in ("train", "val"):
+        np.frombuffer(b"text " * 99, np.uint8).astype("<u2").tofile(tmp_path / f"{split}.bin")
+    prepared(tmp_path, f"data.files=['{tmp_path}/*.bin']", f"data.tokenizer={tokenizer}")
+    assert ("if they are bytes, give data.tokenizer=bytes" in capsys.readouterr().out) == (tokenizer == "gpt2")
 
 
 def test_llmc_bin_to_hdf5_and_back_is_the_same_bytes(tmp_path, gpt2_vocabulary):

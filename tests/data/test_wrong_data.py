@@ -104,7 +104,7 @@ WRONG = [
     ("prepare", ["data=text", "data.files=[]"], "no text to read", "data.files=["),
     ("prepare", ["data=text", "data.files=['']"], "no file matches", "correct the path"),
     ("prepare", ["data=text", "data.files=[null]"], "data.files=[null]", "takes text"),
-    ("prepare", ["data=text", "data.files=[directory.txt]"], "no file matches directory.txt", "correct the path"),
+    ("prepare", ["data=text", "data.files=[directory.txt]"], "directory.txt is a directory", "data.files='directory.txt/*.txt'"),
     ("prepare", ["data=text", "data.files=[dangling.txt]"], "no file matches dangling.txt", "correct the path"),
     ("prepare", ["data=text", "data.files=[loop.txt]"], "no file matches loop.txt", "correct the path"),
     ("prepare", ["data=text", "data.files=[/dev/zero]"], "no file matches /dev/zero", "correct the path"),

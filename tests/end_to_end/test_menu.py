@@ -470,7 +470,8 @@ def test_eval_gives_what_training_gave(finished, text_file, cache, tmp_path):
     (entry,) = json.loads((finished / "checkpoints" / "eval-step_00000020.json").read_text())
     result = json.loads((finished / "result.json").read_text())
     assert entry["val"]["val_loss"] == result["val_loss"]
-    assert (entry["val"]["bpb"], entry["val"]["gzip_bpb"]) == (result["bpb"], result["gzip_bpb"])
+    assert entry["val"]["bpb"] == result["bpb"]
+    assert "gzip_bpb" not in entry["val"].keys() | result.keys()  # of some windows it is no mark
     assert (finished / "samples.txt").read_text().endswith(f"--- step 20\n{entry['sample']}\n")
     assert f"{result['val_loss']:.4f}" in done.stdout
     earlier = evaluated(f"checkpoint={finished}/checkpoints/step_00000010", "tasks=[val]", cwd=tmp_path)

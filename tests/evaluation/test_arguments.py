@@ -14,6 +14,7 @@ def test_a_directory_by_itself_is_the_checkpoint(tmp_path, monkeypatch):
     Path("lr=3 [best]").mkdir()  # the name of an arm may look like an override
     assert read_arguments(["run", "tasks=[val]", "seed=3"]) == ("run", ["val"], ["seed=3"])
     assert read_arguments(["seed=3", "lr=3 [best]"]) == ("lr=3 [best]", None, ["seed=3"])
+    assert read_arguments(["run", "tasks=sample"])[1] == ["sample"]
     for argv in (["a", "b"], ["a", "checkpoint=b"], ["checkpoint=b", "checkpoint=c"]):
         with pytest.raises(InputError, match=r"one checkpoint|given once"):
             read_arguments(argv)

@@ -54,6 +54,22 @@ def test_end_of_text_has_a_loss_and_no_bytes(tmp_path, tokenizer):
         assert validation.closing({LOSS: 2.0, BPB: 3.0}) == ({"gzip_bpb": gzip_bpb}, line)
 
 
+def test_zlib_is_no_mark_on_scattered_windows(tmp_path, monkeypatch):
+    """They hold less that repeats: on all of the text it does better."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{number} times {number} is {number**2}\n" for number in range(9_000)))
+    overrides = ["data=text", f"data.files=[{text}]", "data.tokenizer=bytes", f"data.cache_dir={tmp_path}"]
+    _, file = prepare(compose(overrides).data)
+    whole, part = validation_of(file, "packed"), validation_of(file, "packed")
+    part.max_tokens = 256
+    measured = Measurement({LOSS: 2.0, BPB: 3.0})
+    assert part.gzip_bpb() > 1.2 * whole.figures(measured)["gzip_bpb"]
+    assert "gzip_bpb" not in part.figures(measured)
+    assert part.closing(measured.metrics) == ({}, "validation loss 2.0000 nats per token, 3.0000 bits per byte")
+    monkeypatch.setattr("gpt.evaluation.validation.ENOUGH_BYTES", 200)
+    assert part.figures(measured)["gzip_bpb"] == part.gzip_bpb()
+
+
 def test_where_there_is_no_text_there_are_no_bits_per_byte(tmp_path):
     with h5py.File(tmp_path / "val.h5", "w") as made:
         made.create_dataset("tokens", data=[256, 256, 256])

@@ -40,7 +40,7 @@ def outputs(tmp_path, monkeypatch):
     make_run(tmp_path / "outputs/sweeps/seeds/seed-3", 3, 1_500_000, 1.5)
     make_run(tmp_path / "outputs/sweeps/seeds/seed-4", 4, 3_000_000, None, None)
     write_json(tmp_path / "outputs/sweeps/seeds/sweep.json", {"layout": 1, "jobs": {"seed-3": {"overrides": []}, "seed-4": {"overrides": []}}})  # fmt: skip
-    (tmp_path / "outputs/2026-11-22/broken").mkdir(parents=True)
+    (tmp_path / "outputs/2026-11-22/broken/.hydra").mkdir(parents=True)
     (tmp_path / "outputs/2026-11-22/broken/config.yaml").write_text("model: [")
     return tmp_path / "outputs"
 
@@ -100,6 +100,12 @@ def test_runs_are_sorted_and_filtered(shown, arguments, expected):
         assert "broken/config.yaml is damaged" in document["skipped"][0]
 
 
+def test_a_config_alone_is_no_run(shown, outputs):
+    (outputs / "conf").mkdir()
+    (outputs / "conf" / "config.yaml").write_text(CONFIG)
+    assert seeds(shown("format=json")[1]) == [1, 3, 2, 4]
+
+
 def test_a_run_that_is_locked_is_running(shown, outputs):
     with locked(outputs / "sweeps/seeds/seed-4"):
         assert "running" in shown("seed=4")[1]
@@ -109,6 +115,7 @@ def test_a_run_that_is_locked_is_running(shown, outputs):
     "argument, problem, cure",
     [
         ("lr=3", "unknown key lr", "did you mean optimizer.lr?"),
+        ("status=done", "unknown key status", "did you mean state?"),
         ("modl=tiny", "unknown key modl", "did you mean model?"),
         ("experiment=addition", "experiment is no key of a run", "name=…"),
         ("state=runing", "state=runing is not known", "did you mean running?"),
@@ -134,6 +141,12 @@ def test_the_last_run_is_the_newest_that_can_go_on(outputs):
     with locked(resumed):
         assert newest_unfinished(outputs, or_done=False) is None
         assert newest_unfinished(outputs, or_done=True) == outputs / "2026-11-20/10-00-00-tiny"
+
+    # A loss that was not finite before anything was saved comes again; from a checkpoint one may change something.
+    write_result(resumed, {"status": "failed", "cause": "not finite"})
+    assert newest_unfinished(outputs, or_done=False) is None
+    (resumed / "checkpoints" / "step_00000001").mkdir(parents=True)
+    assert newest_unfinished(outputs, or_done=False) == resumed
 
 
 def test_resume_last_names_that_run(outputs, capsys):

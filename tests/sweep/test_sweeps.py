@@ -16,7 +16,7 @@ from gpt.config.load import _scaled, save
 from gpt.errors import InputError
 from gpt.files import ROOT, write_json
 from gpt.rundir import write_result
-from gpt.sweep.arms import over_arms
+from gpt.sweep.arms import over_arms, param_overrides
 from gpt.sweep.board import Board, _last_row
 from gpt.sweep.index import _check_sweep_dir
 from gpt.sweep.jobs import Job, State, determine_state
@@ -37,6 +37,32 @@ def test_jobs_are_run_for_every_arm():
         ["sweep.arm=b", "seed=2"],
     ]
     assert over_arms([["seed=1"]], {}, ladder=False) == [["seed=1"]]
+
+
+def test_a_list_of_params_is_choices_unless_the_key_takes_lists():
+    params = {"seed": [1, 2], "optimizer": ["adamw", "muon"], "schedule.decay_until": [None, 5], "model.dropout": "0.1,0.2",
+              "optimizer.betas": [0.9, 0.95]}  # fmt: skip
+    assert param_overrides(OmegaConf.create(params)) == [
+        "seed=1,2",
+        "optimizer=adamw,muon",
+        "schedule.decay_until=null,5",
+        "model.dropout=0.1,0.2",
+        "optimizer.betas=[0.9, 0.95]",
+    ]
+
+
+MISTAKES = [
+    ("# Q?\nhydra:\n  mode: MULTIRUN\n", "its file does not say that its keys are of the whole config", "# @package _global_"),
+    ("# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: [1,2\n      name: a\n", "wrong.yaml, line 6: ", "correct the YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, problem, cure", MISTAKES)
+def test_a_wrong_file_of_a_sweep_is_named(text, problem, cure, tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "wrong.yaml").write_text(text)
+    refused = call("--config-dir", str(tmp_path), "sweeps=wrong", cwd=tmp_path)
+    assert refused.returncode == 2 and problem in refused.stderr and cure in refused.stderr
 
 
 def test_rungs_add_to_those_before():
@@ -318,6 +344,13 @@ def test_sweeps_are_planned_job_by_job(experiment, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["init", "weight_tying"])
+def test_a_baseline_of_true_and_false_is_an_arm(name, tmp_path):
+    done = call(f"sweeps={name}", "plan=true", f"data.cache_dir={tmp_path}/none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 WRONG = [
     (["--multirun", "model.vocab_multiple=1,none"], "job 2 of 2 (model.vocab_multiple=none)", "a whole number"),
     (["--multirun", "model.n_embd=32,33,34"], "job 2 of 3 (model.n_embd=33): model.n_embd=33 is not divisible", "32 or 34"),
@@ -330,6 +363,7 @@ WRONG = [
     (["--multirun", "seed=1,2", "cluster=multinode", "cluster.nproc=1"], "cluster=multinode is started by hand", "cluster=slurm"),
     (["--multirun", "seed=1,2", "hydra.launcher.slots=0"], "hydra.launcher.slots=0 makes no sense", "at least 1, or null"),
     (["--multirun", "seed=1,2", "hydra.launcher.slot=2"], "unknown key hydra.launcher.slot", "did you mean slots?"),
+    (["--multirun", "model.dropout=0.0,0.1", "sweep.baseline='dropout=0'"], "sweep.baseline=dropout=0 is none of the arms", "arms: dropout=0.0, dropout=0.1"),
     (["--multirun", "seed=1,2,1"], "the same job is there twice", "give every value once"),
     (["--multirun", "seed=1,2", "hydra.sweep.dir=."], "holds no sweep", "hydra.sweep.dir=DIR"),
 ]  # fmt: skip
