@@ -1,5 +1,6 @@
 """Configs composed from overrides, and the explanation of what cannot be composed."""
 
+import re
 import sys
 
 import hydra
