@@ -46,7 +46,9 @@ def train(checked: "CheckedRun") -> Any:
 
         return submit(config, checked.train, checked.val, run_dir)
 
-    # torch is imported last, once all the rest is right.
+    # torch is imported last, once all the rest is right. The next line on the terminal replaces this one.
+    if sys.stdout.isatty():
+        print("loading torch …", end="\r", flush=True)
     from gpt.cluster.launch import launch
     from gpt.cluster.rank import run
     from gpt.rundir import outcome

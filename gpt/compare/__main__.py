@@ -8,6 +8,7 @@ compare.html into the sweep's directory, or into out=DIR (outputs/compare, where
 formats=pdf,svg the plot in these formats too.
 """
 
+import shlex
 import sys
 
 from gpt.cli import command
@@ -25,7 +26,8 @@ def main() -> None:
     # A list as in the config, or without its brackets.
     listed = given.get("formats", "").strip("[]")
     formats = [name.strip() for name in listed.split(",") if name.strip()]
-    comparison = report(directories, given.get("baseline"), out, formats)
+    typed = shlex.join(["python", "-m", "gpt.compare", *sys.argv[1:]])
+    comparison = report(directories, given.get("baseline"), out, formats, typed)
     # In color for a terminal, and as in compare.txt for everything else.
     console = plain_console()
     if console.is_terminal:
@@ -33,6 +35,8 @@ def main() -> None:
     else:
         print(comparison.text, end="")
     print()
+    if comparison.replaced:
+        print(f"in place of the comparison that was in {comparison.directory}; out=DIR keeps both")
     for kind, path in comparison.files.items():
         print(f"{kind:4}  {path}")
 

@@ -11,14 +11,16 @@ ABSENT = "–"  # in place of a value that is not known, or that an option has n
 
 LONGEST = 45  # characters of a name that is made of keys; longer ones tell less than the names of runs
 
-# Keys that name the run or its place, and do not change what it computes, but for rounding.
+# Keys that name the run or its place, or are of evaluation tasks, and do not change what it trains, but for rounding.
 # data.seed is left out where it follows the seed, and PLACES where the same data lies there.
 ADMINISTRATIVE = re.compile(
     r"seed|name|tags|resume|plan|plan_mfu|cluster\..*|tracker\..*|checkpoint\..*|sweep\.(?!arm$).*"
-    r"|data\.(dir|cache_dir|files|processes|references)|trainer\.log_every"
+    r"|data\.(dir|cache_dir|files|processes|references)|trainer\.(log_every|tasks|tasks_every)"
+    r"|(sample|hellaswag|perplexity|arithmetic|inspect|lm_eval)\..*"
 )
 
 PLACES = ("data.dir", "data.files")
+MAIN_KEYS = (*PLACES, "trainer.max_tokens", "trainer.max_steps")  # what differs most between unlike runs
 
 Values = dict[str, str]  # of config keys, as one would type them
 
@@ -211,7 +213,8 @@ def _telling_keys(arms: list[Values]) -> list[str]:
     """Return the keys, in the order of their rank, of which each tells more arms apart than those before it."""
     keys: list[str] = []
     n_groups = 1
-    for key in sorted(arms[0], key=_rank):  # stable: keys of one rank stay in the order of the config
+    own = {key for key in arms[0] if any(arm[key] == ABSENT for arm in arms)}  # keys of some options alone
+    for key in sorted(arms[0], key=lambda key: _rank(key, own)):  # stable: those of one rank stay in their order
         # Arms that agree in the keys so far, and in this one, are one group.
         longer = [*keys, key]
         groups = set()
@@ -224,8 +227,15 @@ def _telling_keys(arms: list[Values]) -> list[str]:
     return keys
 
 
-def _rank(key: str) -> int:
-    """Return the rank of a key in the names of arms: the sweep's own names, the options of groups, single keys."""
+def _rank(key: str, own: set[str]) -> int:
+    """Return the rank of a key in the names of arms: the sweep's own names, options, what differs most, other keys.
+
+    Keys of an option's ``own`` come last: the name of the option says more.
+    """
     if key == "sweep.arm":
         return 0
-    return 1 if re.fullmatch(r"\w+\.name", key) else 2
+    if re.fullmatch(r"\w+\.name", key):
+        return 1
+    if key in MAIN_KEYS:
+        return 2
+    return 4 if key in own else 3

@@ -54,6 +54,7 @@ class Comparison:
     means: dict[str, Mean]
     differences: dict[str, Difference]
     formats: list[str] = field(default_factory=list)  # of the plot, beside PNG
+    replaced: bool = False  # another comparison, whose files were there
 
     @property
     def heading(self) -> str:
@@ -94,7 +95,7 @@ class Comparison:
         texts = []
         for arm in self.arms:
             mean = with_error(self.means[arm.label])
-            texts.append(f"{arm.label}  {mean}")
+            texts.append(f"{arm.label}  val {mean}")
         return texts
 
 
@@ -103,13 +104,18 @@ def report(
     baseline: str | None = None,
     out: Path | None = None,
     formats: Sequence[str] = (),
+    command: str | None = None,
 ) -> Comparison:
     """Compare the runs that the directories are or hold, and write compare.html, .png, .txt and .json; prints nothing.
 
-    ``formats`` are those in which the plot is written beside PNG. Raises InputError, and then writes nothing.
+    ``formats`` are those in which the plot is written beside PNG; ``command`` is shown on the page.
+
+    Raises InputError, and then writes nothing.
     """
     comparison = compare(directories, baseline, out)
     comparison.formats = check_formats(formats)
+    if command is not None:
+        comparison.about["compared by"] = command
     # Make the content of all files, and then write them.
     arms = comparison.arms
     legend = comparison.legend
@@ -134,6 +140,7 @@ def report(
     }
     for name in comparison.formats:
         contents[files[name]] = plots[name]
+    comparison.replaced = files["page"].exists()
     _write(contents)
     return comparison
 

@@ -135,7 +135,7 @@ def _about(about: dict[str, str]) -> str:
         if name == "question":
             continue
         shown = html.escape(text)
-        if name == "command":
+        if name in ("command", "compared by"):
             shown = f"<code>{shown}</code>"
         rows.append(f"<dt>{name}</dt><dd>{shown}</dd>\n")
     return f"<dl>{''.join(rows)}</dl>" if rows else ""

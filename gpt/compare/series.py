@@ -157,10 +157,8 @@ def loss_range(lines: list[Series], key: str) -> tuple[float, float] | None:
         losses = line.curves[key]["values"]
         if not losses:
             continue
-        # Leave out the first tenth, but keep at least one point.
-        n = len(losses)
-        begin = max(1, math.ceil(EARLY * n))
-        begin = min(begin, n - 1)
+        # Leave out the first tenth; of fewer than ten points all are shown.
+        begin = int(EARLY * len(losses))
         later = losses[begin:]
         lowest = min(lowest, *losses)
         highest = max(highest, *later)

@@ -1,9 +1,10 @@
 """List runs and sweeps: python -m gpt.runs [DIR…] [KEY=VALUE]… [sort=COLUMN] [format=json]
 
-Shows every run and sweep below DIR (outputs/), with its state, size in parameters, tokens, validation loss, date, and
-the commit of its code. A key of the config, or state, keeps only the runs with that value: model=tiny seed=1,2
-state=failed. sort=loss puts the lowest loss first, sort=-loss the highest; other columns are run, state, model, size,
-tokens, when and commit. format=json prints the same for programs. Damaged directories are named and skipped.
+Shows every run and sweep below DIR (outputs/), with its state, model, text, size in parameters, tokens, validation
+loss, date, and the commit of its code. A key of the config, or state, keeps only the runs with that value: model=tiny
+seed=1,2 state=failed. sort=loss puts the lowest loss first, sort=-loss the highest; other columns are run, state,
+model, data, size, tokens, when and commit. format=json prints the same for programs. Damaged directories are named and
+skipped.
 """
 
 import json
@@ -22,10 +23,10 @@ DEFAULT = "outputs"
 
 
 def main() -> None:
-    from gpt.compare.tables import FittedTable
+    from gpt.compare.tables import FittedTable, wrapped
     from gpt.runs.listing import list_runs
-    from gpt.runs.select import check_filters, matches
-    from gpt.runs.tables import COLUMNS, as_json, runs_grid, sort_entries, sweeps_grid
+    from gpt.runs.select import check_filters, explain_none, matches
+    from gpt.runs.tables import COLUMNS, as_json, remarks, runs_grid, sort_entries, sweeps_grid
 
     # Directories, how to show them, and filters.
     filters = []
@@ -56,6 +57,11 @@ def main() -> None:
 
     console = plain_console()
     console.print(FittedTable(runs_grid(entries), "format=json"))
+    notes = remarks(entries, column)
+    if listing.runs and not entries:
+        notes = explain_none(listing.runs, wanted)
+    for note in notes:
+        console.print(wrapped(f"\n{note}"))
     if listing.sweeps and not filters:
         console.print(FittedTable(sweeps_grid(listing), "format=json"))
     for error in listing.skipped:

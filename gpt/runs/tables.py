@@ -1,14 +1,15 @@
 """Tables of runs and sweeps, for the terminal and as JSON."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from gpt.compare.arms import ABSENT
 from gpt.compare.tables import Grid
 from gpt.runs.listing import Entry, Listing
 
-COLUMNS = ("run", "state", "model", "size", "tokens", "loss", "when", "commit")  # all can be sorted by
-WORDS = {"run", "sweep", "state", "model", "when", "commit"}
+COLUMNS = ("run", "state", "model", "data", "size", "tokens", "loss", "when", "commit")  # all can be sorted by
+WORDS = {"run", "sweep", "state", "model", "data", "when", "commit"}
 
 
 def sort_entries(entries: list[Entry], column: str) -> list[Entry]:
@@ -80,12 +81,33 @@ def _values(entry: Entry) -> dict[str, Any]:
         "run": str(entry.path),
         "state": entry.state,
         "model": entry.config["model.name"],
+        "data": data_of(entry),
         "size": entry.parameters,
         "tokens": entry.tokens,
         "loss": entry.loss,
         "when": _date(entry.when),
         "commit": entry.commit,
     }
+
+
+def data_of(entry: Entry) -> str:
+    """Return the text of a run in a word: its first file where it has files, or else the option of data."""
+    files = entry.config.get("data.files") or []
+    if not files:
+        return str(entry.config["data.name"])
+    more = " …" if len(files) > 1 else ""
+    return f"{Path(files[0]).name}{more}"
+
+
+def remarks(entries: list[Entry], column: str) -> list[str]:
+    """Return what to keep in mind where runs are sorted by loss: those on other texts, or of other tokens."""
+    kinds = set()
+    for entry in entries:
+        if entry.loss is not None:
+            kinds.add((data_of(entry), entry.config.get("data.tokenizer")))
+    if column.lstrip("-") != "loss" or len(kinds) < 2:
+        return []
+    return ["losses on different texts, or by different tokenizers, rank nothing; of one text: data.files=…, data=…"]
 
 
 def _shown(column: str, value: Any) -> str:

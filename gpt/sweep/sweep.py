@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import os
 import re
+import shlex
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,17 +208,19 @@ class Sweep:
     def _raise_early_end(self, is_interrupted: bool) -> None:
         """Raise Interrupted or TrainingError where the sweep has ended before all its jobs had run."""
         # The same command finds a directory whose name has the time in it only if it is given.
-        place = "" if self.choice else f", with hydra.sweep.dir={self.dir}"
+        command = self.index.about["command"]
+        if not self.choice and "hydra.sweep.dir=" not in command:
+            command += f" {shlex.quote(f'hydra.sweep.dir={self.dir}')}"
 
         # A failure is the news, unless the user has interrupted the sweep.
         failed = in_state(self.jobs, State.FAILED)
         interrupted = in_state(self.jobs, State.INTERRUPTED)
         if is_interrupted or (interrupted and not failed):
-            raise Interrupted(f"{self.title}: interrupted; the same command goes on with it{place}")
+            raise Interrupted(f"{self.title}: interrupted; go on with it:\n  {command}")
         if failed and self.config.sweep.on_failure == "stop":
             raise TrainingError(
-                f"{self.title}: stopped after {failed[0].name} failed (sweep.on_failure=stop); the same command "
-                f"goes on with it{place}"
+                f"{self.title}: stopped after {failed[0].name} failed (sweep.on_failure=stop); go on with it:\n"
+                f"  {command}"
             )
 
     def start(self, job: Job, slot: Slot | None) -> "Process | Submitted":

@@ -111,21 +111,21 @@ def plot(rows: list[Row], path: Path, title: str, references: dict[str, float], 
     _draw_losses(losses, rows, references)
     figure.suptitle(title)
 
-    # The other keys, with ticks such as 500k, but 0.0006 for learning rates.
-    short = EngFormatter(sep="")
+    # The other keys, with ticks such as 500k, but 0.5 and 0.0006.
+    thousands = EngFormatter(sep="")
     for panel, key in zip(panels, keys, strict=True):
         if key not in PANELS:
             _draw_metric(panel, rows, key)
             continue
         _draw_panel(panel, rows, key)
-        panel.yaxis.set_major_formatter("{x:g}" if key == "optim/lr" else short)
+        panel.yaxis.set_major_formatter(lambda x, _: thousands(x) if abs(x) >= 1000 else f"{x:g}")
         if key == NORM:
             _mark_warnings(panel, rows)
 
     # All share the axis of the last one.
     last = panels[-1] if panels else losses
     last.set_xlabel("tokens")
-    last.xaxis.set_major_formatter(lambda x, _: short(x).replace("G", "B"))  # 1.5M, 10B
+    last.xaxis.set_major_formatter(lambda x, _: thousands(x).replace("G", "B"))  # 1.5M, 10B
     _mark_resumptions((losses, *panels), rows, resumed)
     for panel in (losses, *panels):
         panel.grid(alpha=0.25)

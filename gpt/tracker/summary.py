@@ -53,7 +53,7 @@ def log_header(
         f"{model.padded_vocab_size:,}, {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token; "
         f"{config.precision.name} on {compute.device.type}{ranks}"
     )
-    tracker.say(f"{config.data.name}: {n_train:,} training tokens, {facts['val_targets']:,} validation tokens")
+    tracker.say(f"{config.data.name}: {n_train:,} training tokens, {facts['val_targets']:,} validation targets")
     tracker.say(f"{config.steps_in_words} -> {run_dir}")
     if "init_sha256" in facts and not step:
         tracker.say(f"weights of {config.init_from}, sha256 {facts['init_sha256'][:12]}")

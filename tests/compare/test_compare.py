@@ -216,13 +216,14 @@ def test_curves_and_their_means(tmp_path):
         ([["+sweep.arm=wide", "model.n_embd=256"], ["+sweep.arm=narrow"]], ["wide", "narrow"]),
         ([["+sweep.arm=wide", "model.n_embd=256"], []], ["wide", "no arm"]),
         (
-            [["sample.tokens=5", "trainer.max_tokens=20_000"], ["sample.tokens=6", "trainer.max_tokens=20_000"]],
-            ["tokens=5", "tokens=6"],
+            [["model.dropout=0.1", "trainer.max_tokens=20_000"], ["trainer.max_tokens=30_000"]],
+            ["max_tokens=20000", "max_tokens=30000"],
         ),
         (  # nothing that changes a result
             [
                 ["name=a", "tags=[x]", "checkpoint.keep=3", "tracker.plot=false"],
                 ["trainer.log_every=1", "plan_mfu=0.1"],
+                ["sample.tokens=5", "arithmetic.shots=2"],
             ],
             ["a"],
         ),
@@ -464,11 +465,11 @@ def test_equal_runs_give_equal_bytes_and_leave_nothing_else(sweep):
 
 
 def test_names_are_no_markup(tmp_path):
-    paths = [make_run(tmp_path / f"[red]<b>{i}</script>".replace("/", ""), "sample.prompt='<i>[x]'", seed=i, loss=i + 1.0)
+    paths = [make_run(tmp_path / f"[red]<b>{i}</script>".replace("/", ""), "data=text", "data.files='<i>[x]'", seed=i, loss=i + 1.0, data_fingerprint="x")
              for i in (1, 2)]  # fmt: skip
     paths.append(make_run(tmp_path / "plain"))
     found = report(paths, out=tmp_path / "out")
-    assert "prompt=<i>[x]" in found.text
+    assert "<i>[x]" in found.text
     page = found.files["page"].read_text()
     assert "<i>[x]" not in page
     assert "&lt;i&gt;[x]" in page

@@ -12,7 +12,7 @@ from gpt.compare.arms import find_arms
 from gpt.compare.forest import _signed, _step, forest
 from gpt.compare.plot import _telling_axes
 from gpt.compare.runs import TRAIN, VAL, find
-from gpt.compare.series import all_series, main_key
+from gpt.compare.series import Series, all_series, loss_range, main_key
 from gpt.compare.statistics import Difference
 from gpt.errors import InputError
 from gpt.files import write_json
@@ -57,6 +57,23 @@ def test_question_answer_command_commit_and_date_lead_the_page(sweep):  # noqa: 
     order = ['<h1>Does &lt;padding&gt;', 'class="forest"', "<dt>expected</dt>", "<code>python train.py", "<dt>date</dt>",
              'class="notes', "<table>"]  # fmt: skip
     assert sorted(order, key=page.index) == order
+
+
+def test_a_comparison_of_ones_own_shows_its_command_and_says_what_it_replaced(sweep):  # noqa: F811
+    assert not report([sweep]).replaced
+    again = report([sweep], command="python -m gpt.compare sweep baseline='<b>'")
+    assert again.replaced
+    page = again.files["page"].read_text()
+    assert "<dt>compared by</dt><dd><code>python -m gpt.compare sweep baseline=&#x27;&lt;b&gt;" in page
+
+
+def test_all_points_of_short_curves_are_shown():
+    def line(losses):
+        points = {"values": losses}
+        return Series(name="", arm=0, is_main=True, is_counted=True, curves={VAL: points})
+
+    assert loss_range([line([5.0, 3.0])], VAL)[1] > 5.0
+    assert loss_range([line([9.0, *[3.0] * 19])], VAL)[1] < 4.0  # the steep beginning of a long one is above
 
 
 def test_what_is_not_known_is_left_out(tmp_path):

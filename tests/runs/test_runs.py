@@ -67,10 +67,18 @@ def test_all_runs_and_sweeps_are_listed(shown):
     code, text = shown()
     assert code == 0
     lines = [line.split() for line in text.splitlines() if line]
-    assert lines[:2] == [["4", "runs"], ["run", "state", "model", "size", "tokens", "loss", "when", "commit"]]
-    assert lines[2][:6] == ["outputs/2026-11-20/10-00-00-tiny", "done", "tiny", "445,952", "1,000,000", "2.5000"]
+    assert lines[:2] == [["4", "runs"], ["run", "state", "model", "data", "size", "tokens", "loss", "when", "commit"]]
+    assert lines[2][:7] == [
+        "outputs/2026-11-20/10-00-00-tiny",
+        "done",
+        "tiny",
+        "stdlib",
+        "445,952",
+        "1,000,000",
+        "2.5000",
+    ]
     assert lines[2][-1] == "01234567+"
-    assert lines[5][:6] == ["outputs/sweeps/seeds/seed-4", "unfinished", "tiny", "445,952", "–", "–"]
+    assert lines[5][:7] == ["outputs/sweeps/seeds/seed-4", "unfinished", "tiny", "stdlib", "445,952", "–", "–"]
     assert lines[8][:5] == ["outputs/sweeps/seeds", "1", "of", "2", "1.5000"]
     assert text.splitlines()[-1].startswith("skipped  outputs/2026-11-22/broken/config.yaml is damaged")
 
@@ -98,6 +106,20 @@ def test_runs_are_sorted_and_filtered(shown, arguments, expected):
     if not arguments:
         assert document["sweeps"][0] | {"when": None} == {"sweep": "outputs/sweeps/seeds", "done": 1, "jobs": 2, "loss": 1.5, "when": None}  # fmt: skip
         assert "broken/config.yaml is damaged" in document["skipped"][0]
+
+
+def test_a_list_of_none_says_what_there_is(shown):
+    assert "no run has model.name=gpt2; there are tiny" in shown("model=gpt2")[1]
+    assert "no run has state=running; there are done, failed, unfinished" in shown("state=running")[1]
+
+
+def test_losses_on_different_texts_are_not_ranked_in_silence(shown, outputs):
+    assert "rank nothing" not in shown("sort=loss")[1]
+    other = outputs / "sweeps/seeds/seed-3/config.yaml"
+    other.write_text(other.read_text().replace("\n  files: []", "\n  files: [texts/book.txt, more.txt]"))
+    code, text = shown("sort=loss")
+    assert code == 0 and "book.txt …" in text and "rank nothing" in text
+    assert "rank nothing" not in shown("sort=when")[1]
 
 
 def test_a_config_alone_is_no_run(shown, outputs):

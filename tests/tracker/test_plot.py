@@ -62,6 +62,12 @@ def test_few_rows_are_shown_as_they_are(drawn):
     assert loss_limits([2.0], [2.0], [], {}) == (1.9, 2.1)
 
 
+def test_numbers_below_a_thousand_are_plain(drawn):
+    panels = drawn(rows(100), {})
+    form = panels["gradient norm"].yaxis.get_major_formatter()
+    assert [form(value, 0) for value in (0.0, 0.5, 50.0, 1500.0, 500_000.0)] == ["0", "0.5", "50", "1.5k", "500k"]
+
+
 def test_the_running_mean_stays_on_a_line():
     means, width = running_mean([float(100 - i) for i in range(100)])
     assert width == 11
