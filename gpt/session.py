@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.checkpoint import state as checkpoint
-from gpt.checkpoint.files import checkpoint_dir, latest_checkpoint, resume_hint
+from gpt.checkpoint.files import checkpoint_dir, resume_hint
 from gpt.checkpoint.state import Progress
 from gpt.config.schema import Config, WandbConfig
 from gpt.device import cpu_threads
@@ -135,15 +135,3 @@ def _failures_in_words(config: Config, run_dir: Path, world: World, progress: Pr
                 f"  see {run_dir}/logs; {resume_hint(run_dir)}"
             )
         ) from error
-
-
-def not_finite(what: str, step: int, run_dir: Path) -> NotFinite:
-    """Return the error of a run that has left the finite numbers, with what may help."""
-    advice = "a lower optimizer.lr or a longer warm-up may help"
-    if latest_checkpoint(run_dir) is None:
-        cure = "nothing had been saved yet, and from the beginning it would end like this again\n"
-        cure += f"  {advice}; debug=anomaly names the first module that is not finite"
-    else:
-        cure = f"{resume_hint(run_dir)}\n"
-        cure += f"  debug=anomaly there names the first module that is not finite; {advice}"
-    return NotFinite(f"step {step}: {what}\n  {cure}")

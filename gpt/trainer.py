@@ -9,7 +9,7 @@ import torch
 from gpt.checkpoint import state as checkpoint
 from gpt.checkpoint.state import Progress, TrainState
 from gpt.config.schema import Config
-from gpt.debug.anomaly import detect_anomaly
+from gpt.debug.anomaly import detect_anomaly, not_finite
 from gpt.debug.profile import profile_steps
 from gpt.device import Compute, peak_bytes, pick_device, reset_peak
 from gpt.distributed import ALONE, World
@@ -20,7 +20,7 @@ from gpt.model import GPT
 from gpt.optim import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
 from gpt.precision import autocast, loss_scaler, set_matmul_precision
-from gpt.session import Session, not_finite, open_session
+from gpt.session import Session, open_session
 from gpt.step import Step, Stepper
 from gpt.tokens.loader import TokenDataset, open_dataset
 from gpt.tokens.tokenfile import TokenFile

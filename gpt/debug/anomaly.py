@@ -1,11 +1,13 @@
-"""Detection of the first module or operation that is not finite (debug=anomaly)."""
+"""Numbers that are not finite: the error that ends a run, and the first module that has them (debug=anomaly)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from gpt.checkpoint.files import latest_checkpoint, resume_hint
 from gpt.errors import NotFinite
 
 
@@ -38,3 +40,15 @@ def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def not_finite(what: str, step: int, run_dir: Path) -> NotFinite:
+    """Return the error of a run that has left the finite numbers, with what may help."""
+    advice = "a lower optimizer.lr or a longer warm-up may help"
+    if latest_checkpoint(run_dir) is None:
+        cure = "nothing had been saved yet, and from the beginning it would end like this again\n"
+        cure += f"  {advice}; debug=anomaly names the first module that is not finite"
+    else:
+        cure = f"{resume_hint(run_dir)}\n"
+        cure += f"  debug=anomaly there names the first module that is not finite; {advice}"
+    return NotFinite(f"step {step}: {what}\n  {cure}")

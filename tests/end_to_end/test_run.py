@@ -96,7 +96,7 @@ def test_the_output_directory_is_complete(small, tmp_path):
     for said in (
         "loss at initialisation",
         "ln(vocab_size) 5.5491",
-        "zlib level 9",
+        "bits per byte",
         "a sample:",
         "loss.png",
         "step_00000020",
