@@ -69,7 +69,8 @@ def forget_half_compiled() -> None:
 # The files that take longest, these first, so that no worker is left alone with one of them at the end.
 LONGEST = """
     mirrors/test_mirror cluster/test_slurm sweep/test_sweep_runs end_to_end/test_menu cluster/test_ranks
-    end_to_end/test_signals end_to_end/test_run data/test_sources end_to_end/test_docs data/test_prepare
+    end_to_end/test_signals end_to_end/test_lecture end_to_end/test_run data/test_sources end_to_end/test_docs
+    data/test_prepare
     interop/test_init_from cli/test_wrong_commands config/test_layouts tokens/test_documents config/test_config
 """.split()
 

@@ -35,7 +35,8 @@ def check_run(config: Config, run_dir: Path | None) -> CheckedRun:
 
     ``run_dir`` is None while it has no name yet, and in a process that follows rank 0.
     """
-    check_tasks(config, usual_tasks(config))
+    # A plan fetches no files, so only the names of its tasks are checked.
+    check_tasks(config, [] if config.plan else usual_tasks(config))
 
     # A look at the run needs little.
     if config.plan:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import SHARED
 
 from gpt.cli.compose import compose
+from gpt.cli.run_checks import check_run
 from gpt.device import Compute
 from gpt.errors import InputError
 from gpt.evaluation.hellaswag import ACC, ACC_NORM, HellaSwag
@@ -37,6 +38,13 @@ def test_the_file_is_read_as_far_as_examples_are_asked_for(tmp_path):
     path = write(tmp_path / "some.jsonl", EXAMPLE, EXAMPLE | {"label": 0}, {})
     read = read_examples(config_for(path, "hellaswag.examples=2"))
     assert read == [Example("A cat sits.", EXAMPLE["endings"], label) for label in (1, 0)]
+
+
+def test_a_plan_needs_no_examples(tmp_path):
+    missing = [f"hellaswag.path={tmp_path}/none.jsonl", "trainer.tasks=[hellaswag]"]
+    assert check_run(compose([*missing, "plan=true"]), None).config.trainer.tasks == ["hellaswag"]
+    with pytest.raises(InputError, match=r"none\.jsonl cannot be read"):
+        check_run(compose(missing), None)
 
 
 @pytest.mark.parametrize(

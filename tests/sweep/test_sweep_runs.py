@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ASKS, SLURM, Started, assert_same, call, deterministic, processes_in, slurm, until
 
+from gpt.cli.compose import compose
 from gpt.compare import compare
 from gpt.config.groups import options
 
@@ -308,7 +309,9 @@ def test_every_sweep_trains_at_toy_size(name, cache, tmp_path):
     found = results(tmp_path / "outputs" / "sweeps" / name)
     assert len(found) >= 2 and all(result["status"] == "done" for result in found.values())
     assert {result["tokens"] for result in found.values()} == {5_120}
-    comparison = compare([tmp_path / "outputs" / "sweeps" / name], None, None)
+    baseline = compose([f"sweeps={name}", *TOY]).sweep.baseline
+    comparison = compare([tmp_path / "outputs" / "sweeps" / name], baseline, None)  # refused where it is no arm
+    assert (baseline is None) == (name == "seeds")
     if name in ("vocab_padding", "batch_ramp"):
         assert comparison.agreement.startswith("comparable: same data in the same order, 5,120 tokens each")
     if name == "vocab_padding":
