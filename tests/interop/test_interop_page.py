@@ -43,11 +43,12 @@ def home(saved, tmp_path, text_file):
 def test_the_page_runs_as_it_stands(home, cache, monkeypatch, capsys):
     pytest.importorskip("transformers")
     env = {"HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1"}
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 10
     for script, arguments in COMMANDS:
         argv = shlex.split(arguments)
         if script == "train.py":
-            argv += ["plan=true"] if argv[0].startswith("experiment=") else [*SHORT, f"data.cache_dir={cache}"]
+            is_planned = argv[0].startswith(("experiment=", "sweeps="))
+            argv += ["plan=true"] if is_planned else [*SHORT, f"data.cache_dir={cache}"]
         done = call(*argv, cwd=home, script=script, env=env)
         assert done.returncode == 0, (script, arguments, done.stderr)
     written = {path.name for path in home.iterdir()} | {path.name for path in (home / "exported").iterdir()}
