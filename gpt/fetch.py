@@ -19,10 +19,7 @@ def fetch(url: str, sha256: str | None, path: Path, cure: str) -> Path:
     """
     if path.exists():
         if not path.is_file() or (sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256):
-            raise InputError(
-                f"{path} is not the text that was fetched",
-                f"delete it: {url} is fetched again",
-            )
+            raise InputError(f"{path} is not the text that was fetched", f"delete it: {url} is fetched again")
         return path
 
     # Only what has the expected hash is kept.

@@ -26,6 +26,7 @@ END_NOW = 2
 INSISTENT = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends a run at once
 STOPPING = (*INSISTENT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 ALL_SIGNALS = (*STOPPING, signal.SIGQUIT)  # that this module handles; SIGQUIT always ends a run at once
+PATIENCE = 2.0  # seconds after which a signal that has not ended a command is sent to it again
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LIBC = ctypes.CDLL(None)  # loaded before anything is forked
@@ -58,24 +59,29 @@ def ignore_signals() -> None:
 def ending_at_once() -> Iterator[None]:
     """Raise KeyboardInterrupt on every signal that asks for an end, as Ctrl-C does, while nothing else handles it."""
     received: list[int] = []
+    over = threading.Event()
 
     def end(number: int, frame) -> None:
         _mute_lost_terminal()
         if _is_importing(frame):  # the exception would be swallowed there, or end in C++ with an abort
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            send_after(0.05, number)
             return
         received.append(number)
+        send_after(PATIENCE, number)  # in case something between here and there swallows the exception
         raise KeyboardInterrupt
 
-    # Python drops what is raised in a destructor or a callback: the signal is then sent once more.
-    def send_again(unraisable) -> None:
-        if unraisable.exc_type is KeyboardInterrupt and received:
-            os.kill(os.getpid(), received[-1])
-        else:
+    def send_after(seconds: float, number: int) -> None:
+        timer = threading.Timer(seconds, lambda: over.is_set() or os.kill(os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    # Python says what it drops in a destructor or a callback: not a word, the signal is sent once more.
+    def hush(unraisable) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt or not received:
             previous_hook(unraisable)
 
     previous_hook = sys.unraisablehook
-    sys.unraisablehook = send_again
+    sys.unraisablehook = hush
     try:
         with _handling(dict.fromkeys(ALL_SIGNALS, end)):
             yield
@@ -84,6 +90,7 @@ def ending_at_once() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
+        over.set()
         sys.unraisablehook = previous_hook
 
 
