@@ -12,6 +12,7 @@ from gpt.model import GPT, Layout, causal_mask, evaluating
 from gpt.signals import Stopped
 
 LOGITS = 2**25  # of them at a time: 128 MiB in float32
+FILLED = 0.8  # least part of a row that is no padding
 CONTEXT = 0  # the branch that all others follow
 
 
@@ -118,7 +119,8 @@ def _batches(rows: list[_Row], batch_tokens: int) -> list[list[_Row]]:
     batches: list[list[_Row]] = []
     width = 0
     for row in sorted(rows, key=lambda row: -len(row.ids)):
-        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
+        is_full = not batches or (len(batches[-1]) + 1) * width > batch_tokens
+        if is_full or len(row.ids) < FILLED * width:
             batches.append([])
             width = len(row.ids)
         batches[-1].append(row)
