@@ -75,7 +75,7 @@ def ending_at_once() -> Iterator[None]:
         timer.daemon = True
         timer.start()
 
-    # Python says what it drops in a destructor or a callback: not a word, the signal is sent once more.
+    # What Python drops in a destructor or a callback it reports: not this exception, since the signal is sent again.
     def hush(unraisable) -> None:
         if unraisable.exc_type is not KeyboardInterrupt or not received:
             previous_hook(unraisable)

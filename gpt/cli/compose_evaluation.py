@@ -99,7 +99,8 @@ def _changed(saved: Any, chosen: dict[str, Override]) -> Config:
             OmegaConf.update(saved, key, override.value(), merge=False, force_add=True)
     config = load(saved)
 
-    # The micro-batch need not divide the batch of the run.
+    # The micro-batch need not divide the batch of the run; by default it is that of the run on one rank.
+    config.batch.micro_batch_size = config.micro_batch_size
     if MICRO_BATCH in chosen:
         size = chosen[MICRO_BATCH].value()
         if type(size) is not int or size < 1:

@@ -20,7 +20,7 @@ from gpt.interop.load import load_pretrained
 from gpt.interop.pretrained import Header
 from gpt.interop.read import read_pretrained
 from gpt.model import GPT
-from gpt.parallelize import compile_blocks
+from gpt.parallelize import compile_blocks, compiler_problem
 from gpt.precision import autocast, set_matmul_precision
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint
 from gpt.tokens.tokenizer import get_tokenizer, printable
@@ -62,12 +62,15 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
         model = GPT(config.model, header.vocab_size)
         load_pretrained(model, read_pretrained(header.source))
         model.to(device)
-        if config.compile:
+        console = plain_console()
+        console.quiet = not world.is_main
+        problem = compiler_problem(device) if config.compile else None
+        if problem:
+            console.print(f"compile=true, but torch.compile does not work here, so it goes on without: {problem}")
+        elif config.compile:
             compile_blocks(model)
 
         # Task by task, so that a long one does not hide the results of the others.
-        console = plain_console()
-        console.quiet = not world.is_main
         console.print(f"checkpoint  {header.checkpoint or header.source}")
         step = read_state(header.checkpoint)["progress"]["step"] if header.checkpoint else 0
         results: dict[str, Any] = {"step": step}

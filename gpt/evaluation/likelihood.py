@@ -145,8 +145,9 @@ def _measure(rows: list[_Row], model: GPT, device: torch.device, sums: Tensor) -
         predictors += [number * width + index for index in row.predictors]
         targets += row.targets
         continuations += row.continuations
-    for begin in range(0, len(targets), max(1, LOGITS // model.padded_vocab_size)):
-        part = slice(begin, begin + max(1, LOGITS // model.padded_vocab_size))
+    size = max(1, LOGITS // model.padded_vocab_size)
+    for begin in range(0, len(targets), size):
+        part = slice(begin, begin + size)
         # Log-probabilities in float32, whatever the precision of the model, and their sums in float64.
         target = torch.tensor(targets[part], device=device)
         logits = model.logits(hidden[predictors[part]]).float()  # (N, V)
