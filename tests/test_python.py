@@ -83,6 +83,7 @@ def test_metrics_are_columns_of_one_length(saved, run):
     assert run.samples == []
 
 
+@pytest.mark.slow
 def test_the_model_gives_the_losses_of_the_run(run, val_file):
     model = run.load_model("last")
     assert model.step == run.result["step"]

@@ -17,6 +17,7 @@ from train import train
 DRY_RUN = ["cluster=slurm", "cluster.gpus=0", "cluster.nproc=1", "cluster.dry_run=true"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -261,6 +261,7 @@ UNLIKE = [
 ]
 
 
+@pytest.mark.slow
 def test_unlike_runs_are_named_by_their_runs(tmp_path):
     """Keys that tell them apart would be no names; of a sweep, keys are."""
     paths = [make_run(tmp_path / "day" / f"10-0{i}", *given) for i, given in enumerate(UNLIKE)]
@@ -271,6 +272,7 @@ def test_unlike_runs_are_named_by_their_runs(tmp_path):
     assert compare([tmp_path / "day"], None, None).arms[0].label.startswith("data=stdlib optimizer=adamw")
 
 
+@pytest.mark.slow
 def test_warnings_about_many_runs_are_short(tmp_path):
     """A line each, which lists a few names and counts the rest."""
     for i in range(12):
@@ -434,6 +436,7 @@ def test_one_run_has_curves_and_no_statistics(tmp_path):
     assert all(path.stat().st_size for path in found.files.values())
 
 
+@pytest.mark.slow
 def test_json_holds_everything_and_is_valid(sweep):
     make_run(sweep / "begun", "model.vocab_multiple=1", status=None, n=0)
     make_run(sweep / "blind", "model.vocab_multiple=2", evaluated=False)
@@ -455,6 +458,7 @@ def test_json_holds_everything_and_is_valid(sweep):
     assert found.files["text"].read_text() == found.text
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_bytes_and_leave_nothing_else(sweep):
     first = {kind: path.read_bytes() for kind, path in report([sweep]).files.items()}
     again = {kind: path.read_bytes() for kind, path in report([sweep]).files.items()}
@@ -516,6 +520,7 @@ def test_a_narrow_terminal_has_fewer_columns_and_no_broken_ones(width, columns):
     assert "x" * 90 in output.getvalue()
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_says_where_the_files_are(sweep):
     done = module("padding", "baseline=vocab_multiple-256", "formats=[svg, pdf]", cwd=sweep.parent)
     assert (done.returncode, done.stderr) == (0, "")

@@ -59,6 +59,7 @@ def test_question_answer_command_commit_and_date_lead_the_page(sweep):  # noqa: 
     assert sorted(order, key=page.index) == order
 
 
+@pytest.mark.slow
 def test_a_comparison_of_ones_own_shows_its_command_and_says_what_it_replaced(sweep):  # noqa: F811
     assert not report([sweep]).replaced
     again = report([sweep], command="python -m gpt.compare sweep baseline='<b>'")
@@ -152,6 +153,7 @@ def test_one_evaluation_is_no_curve(tmp_path):
     assert f'value="{VAL}" aria-pressed="false"' in page
 
 
+@pytest.mark.slow
 def test_plots_in_other_formats_on_request(tmp_path):
     path = make_run(tmp_path / "one")
     first = report([path], out=tmp_path / "a", formats=["svg", "pdf"]).files

@@ -87,6 +87,7 @@ def everything(directory: Path) -> list[np.ndarray]:
 FILES = ["manifest.json", "train.h5", "val.h5", "train_00000.h5", "train_00001.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_refused_by_name_or_made_again(name, sharded, tmp_path):
     directory, overrides = sharded

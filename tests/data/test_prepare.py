@@ -72,6 +72,7 @@ def test_shards_are_one_sequence_of_tokens(text_file, tmp_path):
     assert [shard["tokens"] for shard in manifest["train"]["shards"]] == [shard.n_tokens for shard in train.shards]
 
 
+@pytest.mark.slow
 def test_documents_start_where_they_start_whatever_the_shards(tmp_path):
     for i in range(200):
         (tmp_path / f"{i:03}.txt").write_text(f"document {i} " * (i % 7))
@@ -126,6 +127,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LONG)
 def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, gpt2_vocabulary):
     source = "".join(path.read_text() for path in library())[:3_000_000]

@@ -95,6 +95,7 @@ def expected(documents) -> dict[str, list[int]]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_tiktokens_document_by_document(kind, documents, expected, cache, gpt2_vocabulary):
     directory, texts = documents

@@ -27,6 +27,7 @@ COMMANDS = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_composes(line):
     own = ("-", "resume=", "checkpoint=", "tasks=", "format=", "to=", "verify=")
@@ -123,6 +124,7 @@ def test_the_cost_of_a_mirror_is_that_of_the_benchmark():
     }
 
 
+@pytest.mark.slow
 def test_the_reference_of_all_keys_is_that_of_conf():
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     written = generate["PAGE"].read_text().partition(generate["MARK"])[2]

@@ -400,6 +400,7 @@ def test_a_spiking_and_a_climbing_gradient_norm_are_told():
     assert grad_norm_warnings([]) == []
 
 
+@pytest.mark.slow
 def test_the_unigram_entropy_is_that_of_the_validation_tokens(tiny):
     run = tiny("trainer.eval_tokens=null", "trainer.max_steps=1")
     tokens = run.tasks["val"].windows.file.reader()(1, run.tasks["val"].windows.file.n_tokens)
@@ -508,6 +509,7 @@ WRONG_EVALUATIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, problem, cure", WRONG_EVALUATIONS, ids=[" ".join(a) for a, *_ in WRONG_EVALUATIONS]
 )

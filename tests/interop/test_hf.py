@@ -18,8 +18,13 @@ from gpt.interop.read import read_header, read_pretrained
 from gpt.model import GPT
 from gpt.tokens.tokenizer import encode, get_tokenizer
 
-transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
+
+@pytest.fixture(scope="module")
+def transformers():
+    """The package, imported where the first test needs it: it takes a second."""
+    package = pytest.importorskip("transformers")
+    package.logging.set_verbosity_error()
+    return package
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ SWITCHES = [{}, {"bias": False}, {"tie_head": False}, {"activation": "gelu_exact
 
 
 @pytest.mark.parametrize("shape, changes", [*((shape, {}) for shape in SHAPES), *(("124m", c) for c in SWITCHES[1:])])
-def test_weights_come_back_bit_by_bit_and_transformers_computes_the_same(shape, changes, tmp_path):
+def test_weights_come_back_bit_by_bit_and_transformers_computes_the_same(shape, changes, transformers, tmp_path):
     weights = pretrained(model_config(*SHAPES[shape], **changes))
     hf_export.write(weights, tmp_path / "folder", "fp32")
     back = read_pretrained(str(tmp_path / "folder"))
@@ -60,7 +65,7 @@ def test_weights_come_back_bit_by_bit_and_transformers_computes_the_same(shape, 
 
 
 @pytest.mark.slow
-def test_the_whole_124m_comes_back_and_computes_the_same(tmp_path):
+def test_the_whole_124m_comes_back_and_computes_the_same(transformers, tmp_path):
     weights = pretrained(model_option("gpt2_124m"), 50_257, None)
     hf_export.write(weights, tmp_path / "folder", "fp32")
     back = read_pretrained(str(tmp_path / "folder"))
@@ -73,7 +78,7 @@ def test_the_whole_124m_comes_back_and_computes_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["as saved", "without prefix, with buffers", "sharded", "float16"])
-def test_folders_of_transformers_are_read(form, tmp_path):
+def test_folders_of_transformers_are_read(form, transformers, tmp_path):
     """Also as OpenAI's weights lie on the hub, without the prefix and with the causal masks."""
     torch.manual_seed(1)
     config = transformers.GPT2Config(
@@ -120,8 +125,9 @@ def test_bfloat16_stays_bfloat16(tmp_path):
 TEXT = "The café's naïve 3,141 €→😀 dogs'll\n\n\t run… <b>  it</b>\r\n" * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bytes", "chars", "gpt2"])
-def test_the_tokenizer_gives_the_same_ids(name, gpt2_vocabulary, tmp_path):
+def test_the_tokenizer_gives_the_same_ids(name, gpt2_vocabulary, transformers, tmp_path):
     chars = "".join(sorted(set(TEXT))) if name == "chars" else None
     ours = get_tokenizer(name, chars)
     hf_export.write(pretrained(model_config(), ours.n_vocab, name, chars), tmp_path / "folder", "fp32")

@@ -38,6 +38,7 @@ def home(saved, tmp_path):
 # --- the model of the weights
 
 
+@pytest.mark.slow
 def test_the_weights_choose_the_model_unless_the_command_does(home, monkeypatch):
     monkeypatch.chdir(home)
     run = with_init_from(["init_from=run", "seed=1"])
@@ -174,6 +175,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, problem, cure", WRONG, ids=[" ".join(case[0]) for case in WRONG])
 def test_what_does_not_fit_is_refused_before_anything_is_written(arguments, problem, cure, home, gpt2_vocabulary):
     (home / "short.txt").write_text("A short text, of a few words.\n" * 50)
@@ -200,6 +202,7 @@ def test_prepared_data_with_another_tokenizer_is_refused(home, cache, small):
     assert "have tokenizer chars with 65 tokens" in refused.stderr and "data.tokenizer=chars" in refused.stderr
 
 
+@pytest.mark.slow
 def test_headers_are_read_without_torch(home):
     code = """
 import sys

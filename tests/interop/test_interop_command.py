@@ -23,6 +23,7 @@ def run(saved, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_folder_with_a_card_and_comes_back(run, tmp_path):
     done = interop("run", "to=hf", "out=exported/model", cwd=tmp_path)
     assert (done.returncode, done.stdout.split()) == (0, ["hf", "exported/model"]), done.stderr
