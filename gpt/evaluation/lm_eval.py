@@ -62,7 +62,7 @@ class LmEval(Task):
         except (OSError, ValueError, TemplateError) as error:  # of the hub, or of a task's text
             raise InputError(
                 f"lm_eval.tasks={self.config.tasks}: they cannot be loaded: {error}".splitlines()[0],
-                "connect once, since their data is on the hub, or take a task with data on this machine (lm_eval.include_path)",
+                "connect once, if the hub has their data, or take tasks whose data is here (lm_eval.include_path)",
             ) from error
 
         # Only the first rank of a machine gets results.

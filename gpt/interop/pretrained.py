@@ -1,6 +1,5 @@
 """Weights from anywhere as one plain value, by our names; and what every source of them must have. Needs no torch."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -72,13 +71,16 @@ def model_of(source: str, architecture: dict[str, Any]) -> ModelConfig:
     Raises InputError for numbers that no model has.
     """
     # A damaged file may have any number, and what follows from it would take all memory.
-    for key in ("n_layer", "n_head", "n_embd", "seq_len"):
-        most = allowed_of(f"model.{key}").largest or math.inf
+    for key in ("n_layer", "n_embd", "seq_len", "n_head"):
+        most = allowed_of(f"model.{key}").largest or architecture["n_embd"]
         if type(architecture[key]) is not int or not 1 <= architecture[key] <= most:
             raise InputError(
                 f"{source}: its {key} is {architecture[key]!r}",
                 f"get it again: a GPT-2 has at least 1, and at most {most:,}",
             )
+    for key in ("bias", "tie_head"):
+        if type(architecture[key]) is not bool:
+            raise InputError(f"{source}: its {key} is {architecture[key]!r}", "get it again: it is true or false")
     if architecture["n_embd"] % architecture["n_head"]:
         raise InputError(
             f"{source}: its width {architecture['n_embd']} is not divisible by its {architecture['n_head']} heads",
@@ -97,6 +99,20 @@ def tokenizer_of_size(vocab_size: int) -> str | None:
         if size == vocab_size:
             return name
     return None
+
+
+def check_vocabulary(source: str, vocab_size: Any, tokenizer: Any, chars: Any) -> None:
+    """Check that a vocabulary has a size, which is that of its tokenizer, if this is known. Raises InputError."""
+    if type(vocab_size) is not int or vocab_size < 1:
+        raise InputError(f"{source}: its vocab_size is {vocab_size!r}", "get it again: a model has a token at least")
+    if tokenizer is None:
+        return
+    sizes = VOCAB_SIZES | {"chars": len(set(chars)) if isinstance(chars, str) else None}
+    if sizes.get(str(tokenizer)) != vocab_size:
+        raise InputError(
+            f"{source}: its tokenizer {tokenizer} does not have its {vocab_size:,} tokens",
+            "get it again, or write it again from the model",
+        )
 
 
 def parameter_shapes(model: ModelConfig, vocab_size: int) -> dict[str, Shape]:
