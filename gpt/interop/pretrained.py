@@ -39,6 +39,11 @@ class Header:
         """True where it is known what the ids mean: those of nanoGPT's characters are not."""
         return self.tokenizer is not None and (self.tokenizer != "chars" or self.chars is not None)
 
+    @property
+    def vocabulary(self) -> dict[str, Any]:
+        """The vocabulary as token files describe theirs."""
+        return {"name": self.tokenizer, "vocab_size": self.vocab_size, "chars": self.chars}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretrained(Header):
@@ -190,23 +195,13 @@ def check_same_model(model: ModelConfig, header: Header) -> None:
         )
 
 
-def check_same_tokenizer(header: Header, vocabulary: dict[str, Any]) -> None:
-    """Check that data has the tokenizer of weights, as far as these say which it is. Raises InputError."""
-    if header.knows_tokens:
-        expected = {"name": header.tokenizer, "vocab_size": header.vocab_size, "chars": header.chars}
-        name = f"tokenizer {header.tokenizer}"
-    else:
-        expected = vocabulary | {"vocab_size": header.vocab_size}
-        name = "a tokenizer that they do not say"
-    if vocabulary == expected:
-        return
-    here = f"tokenizer {vocabulary['name']} with {vocabulary['vocab_size']:,} tokens"
-    there = f"{name} with {header.vocab_size:,} tokens"
-    alphabet = " and another alphabet" if here == there else ""
-    raise InputError(
-        f"the data has {here}{alphabet}, and the weights of init_from={header.source} have {there}",
-        f"give text, which is prepared as the weights need it: data.tokenizer={header.tokenizer or vocabulary['name']}",
-    )
+def check_knows_tokens(header: Header) -> None:
+    """Check that text can go into a model, and come out. Raises InputError."""
+    if not header.knows_tokens:
+        raise InputError(
+            f"{header.source} does not say what its {header.vocab_size:,} tokens are",
+            "finetune it on its own text (init_from), and take that run",
+        )
 
 
 def check_keys(header: Header, held: dict[str, Iterable[Any]], format: str) -> None:
