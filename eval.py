@@ -18,7 +18,7 @@ as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), 
   cluster=ddp                   on all GPUs; cluster.nproc=2 works on a CPU too
   device, compile, precision, batch.micro_batch_size, cluster.threads
 
-Results go to the terminal and to eval-NAME.json beside the checkpoint; those of hf:gpt2 to outputs/.
+Results go to the terminal and to eval-NAME.json beside the checkpoint, task by task; those of hf:gpt2 to outputs/.
 """
 
 import sys

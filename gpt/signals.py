@@ -152,12 +152,7 @@ class Interrupt:
     (``listens=False``). ``promise`` is printed on the first signal.
     """
 
-    def __init__(
-        self,
-        stop: ctypes.c_int | None = None,
-        listens: bool = True,
-        promise: str = PROMISE,
-    ) -> None:
+    def __init__(self, stop: ctypes.c_int | None = None, listens: bool = True, promise: str = PROMISE) -> None:
         self.stop = ctypes.c_int(GO_ON) if stop is None else stop
         self.promise = promise
 
