@@ -253,6 +253,7 @@ def test_folders_that_are_not_whole_are_refused(folder, tmp_path):
     assert "has no config.json" in refusal(folder)
     shutil.rmtree(folder)
     assert "nothing is there" in refusal(folder) and "nanoGPT's ckpt.pt" in refusal(folder)
+    assert "an empty name is no source of weights" in refusal("")
     (tmp_path / "empty").mkdir()
     assert "holds no weights that can be read" in refusal(tmp_path / "empty")
     save_file({"wte.weight": torch.zeros(2, 2, dtype=torch.int64)}, tmp_path / "some.safetensors")
