@@ -18,7 +18,7 @@ as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), 
   cluster=ddp                   on all GPUs; cluster.nproc=2 works on a CPU too
   device, compile, precision, batch.micro_batch_size, cluster.threads
 
-Results go to the terminal and to eval-NAME.json beside the checkpoint; those of hf:gpt2 to outputs/.
+Results go to the terminal and to eval-NAME.json beside the checkpoint, task by task; those of hf:gpt2 to outputs/.
 """
 
 import sys
@@ -30,7 +30,8 @@ def main() -> None:
     from gpt.cli.compose_evaluation import compose_ranks
     from gpt.cli.evaluation import compose_for, find_model, prepare_data, read_arguments, results_place
     from gpt.cluster.machine import check_machine, resolve_ranks
-    from gpt.evaluation.results import add_results, read_results
+    from gpt.errors import Interrupted
+    from gpt.evaluation.results import read_results
     from gpt.evaluation.tasks import TASKS, check_tasks, usual_tasks
 
     # All that can be wrong is found before the work begins.
@@ -49,13 +50,12 @@ def main() -> None:
     check_machine(config)
 
     from gpt.cluster.launch import launch
-    from gpt.evaluation.evaluate import Evaluation, evaluate
+    from gpt.evaluation.evaluate import PROMISE, Evaluation, evaluate
 
     config.cluster = ranks.cluster
-    evaluation = Evaluation(config, header, place, names, chosen or [], files)
-    results = launch(config.cluster, evaluate, evaluation)
-    command_line = {"tasks": names, "overrides": overrides}
-    print(f"figures     {add_results(place, command_line, results)}")
+    evaluation = Evaluation(config, header, place, names, chosen or [], overrides, files)
+    if not launch(config.cluster, evaluate, evaluation, promise=PROMISE):
+        raise Interrupted("stopped; the same command measures all tasks again")
 
 
 if __name__ == "__main__":

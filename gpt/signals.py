@@ -18,6 +18,8 @@ from multiprocessing import resource_tracker
 from gpt.console import mute
 from gpt.errors import Interrupted
 
+PROMISE = "ends after this step and saves; a second one ends at once, without saving"
+
 # Values of ``stop``, by which ranks are asked to end.
 GO_ON = 0
 FINISH_STEP = 1
@@ -150,12 +152,7 @@ class Interrupt:
     (``listens=False``). ``promise`` is printed on the first signal.
     """
 
-    def __init__(
-        self,
-        stop: ctypes.c_int | None = None,
-        listens: bool = True,
-        promise: str = "ends after this step and saves; a second one ends at once, without saving",
-    ) -> None:
+    def __init__(self, stop: ctypes.c_int | None = None, listens: bool = True, promise: str = PROMISE) -> None:
         self.stop = ctypes.c_int(GO_ON) if stop is None else stop
         self.promise = promise
 

@@ -74,14 +74,11 @@ def _are_tasks(value: Any) -> bool:
 
 def find_model(source: str) -> "Header":
     """Return what a checkpoint, or weights from elsewhere, say of themselves. Raises InputError."""
+    from gpt.interop.pretrained import check_knows_tokens
     from gpt.interop.read import fetch, read_header
 
     header = read_header(source)
-    if not header.knows_tokens:
-        raise InputError(
-            f"{source} does not say what its {header.vocab_size:,} tokens are",
-            "finetune it on its own text (init_from), and evaluate that run",
-        )
+    check_knows_tokens(header)
     fetch(source)
     return header
 
@@ -118,8 +115,7 @@ def prepare_data(config: Config, header: "Header", overrides: list[str]) -> "tup
 
     train, val = prepare(config.data, header.chars)
     check_fits(config, None, val)  # nothing is trained
-    vocabulary = {"name": header.tokenizer, "vocab_size": header.vocab_size, "chars": header.chars}
-    check_same_vocabulary(header.checkpoint or header.source, vocabulary, val.vocabulary)
+    check_same_vocabulary(header.checkpoint or header.source, header.vocabulary, val.vocabulary)
     return train, val
 
 

@@ -11,6 +11,7 @@ USAGE = "python -m gpt.generate DIR [prompt=TEXT] [tokens=N] [samples=N] [temper
 OF_SAMPLE = ("tokens", "temperature", "top_k", "top_p")  # keys of the config's section sample
 OF_CONFIG = ("seed", "device")  # and outside the sections
 OWN = (*OF_SAMPLE, *OF_CONFIG, "samples")
+MOST_SAMPLES = 10_000  # of a prompt
 FROM_FILE = "FILE:"  # as in nanoGPT's sample.py
 
 
@@ -49,9 +50,10 @@ def read_arguments(argv: list[str]) -> Arguments:
 def _number_of_samples(values: dict[str, str]) -> int:
     """Return how many continuations of each prompt are asked for: one, if nothing is said. Raises InputError."""
     text = values.get("samples", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"samples={text} makes no sense", "allowed: at least 1")
-    return int(text)
+    number = int(text) if text.isdecimal() and len(text) <= len(str(MOST_SAMPLES)) else 0
+    if not 1 <= number <= MOST_SAMPLES:
+        raise InputError(f"samples={text} makes no sense", f"allowed: 1 to {MOST_SAMPLES:,}")
+    return number
 
 
 def read_prompts(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gpt.cli.arguments import parse
+from gpt.cli.resume_checks import check_same_vocabulary
 from gpt.config.groups import options
 from gpt.config.layouts import as_override
 from gpt.config.load import model_option
@@ -91,8 +92,9 @@ def alphabet_of(config: Config, header: "Header | None", state: dict[str, Any] |
 
 def check_start(header: "Header", vocabulary: dict[str, Any]) -> None:
     """Check that prepared data has the tokenizer of the weights, and fetch them if need be. Raises InputError."""
-    from gpt.interop.pretrained import check_same_tokenizer
     from gpt.interop.read import fetch
 
-    check_same_tokenizer(header, vocabulary)
+    # Tokens that are not known are taken to be those of the data, if there are as many.
+    expected = header.vocabulary if header.knows_tokens else vocabulary | {"vocab_size": header.vocab_size}
+    check_same_vocabulary(f"{KEY}={header.source}", expected, vocabulary)
     fetch(header.source)

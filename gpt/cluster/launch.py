@@ -30,6 +30,7 @@ from gpt.signals import (
     FINISH_STEP,
     GO_ON,
     INSISTENT,
+    PROMISE,
     Interrupt,
     block_signals_in_children,
     end_with,
@@ -43,11 +44,11 @@ SIGNAL_POLLS = 10
 SIGNAL_POLL = 0.1
 
 
-def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
+def launch(cluster: ClusterConfig, function: Callable, *arguments: Any, promise: str = PROMISE) -> Any:
     """Call ``function(world, *arguments)`` on every rank; return what rank 0 returns.
 
-    Where ranks are started here, function, arguments and result are pickled. Raises InputError or TrainingError with
-    the rank that failed first; the others are ended.
+    Where ranks are started here, function, arguments and result are pickled, and a signal to this process prints the
+    ``promise``. Raises InputError or TrainingError with the rank that failed first; the others are ended.
     """
     # The ranks are there: those of torchrun, or this process.
     if cluster.name == "torchrun":
@@ -64,7 +65,7 @@ def launch(cluster: ClusterConfig, function: Callable, *arguments: Any) -> Any:
     stop = multiprocessing.get_context("spawn").RawValue("i", GO_ON)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # a failure is told once, here
     try:
-        with tempfile.TemporaryDirectory() as private, Interrupt(stop), block_signals_in_children():
+        with tempfile.TemporaryDirectory() as private, Interrupt(stop, promise=promise), block_signals_in_children():
             agent = elastic_launch(_launch_config(cluster, private), _run_rank)
             results = agent(stop, Path(private), cluster, function, arguments)
     except ChildFailedError as error:

@@ -1,5 +1,7 @@
 """GPT-3's arithmetic: sums, differences and products, asked in words (Brown et al. 2020, section 3.9.1)."""
 
+import itertools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -17,27 +19,48 @@ KEY = "val/arithmetic"
 SEED = 0  # of the problems, which are the same for every run
 
 
-class Kind(NamedTuple):
-    """A kind of problem: digits of its numbers, how many there are, its words and its answer."""
+class Form(NamedTuple):
+    """The words of a problem, and its answer."""
 
-    digits: int
-    n_numbers: int
     words: str
     answer: Callable[..., int]
 
 
+class Kind(NamedTuple):
+    """A kind of problem: digits of its numbers, how many there are, and its forms, which are equally likely."""
+
+    digits: int
+    n_numbers: int
+    forms: list[Form]
+
+
+PLUS = [Form("{} plus {}", operator.add)]
+MINUS = [Form("{} minus {}", operator.sub)]
+TIMES = [Form("{} times {}", operator.mul)]
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
+def _composed() -> list[Form]:
+    """Return the forms of two operations, the second in parentheses."""
+    forms = []
+    for (sign, outer), (inner_sign, inner) in itertools.product(SIGNS.items(), repeat=2):
+        words = f"{{}}{sign}({{}}{inner_sign}{{}})"
+        forms.append(Form(words, lambda a, b, c, outer=outer, inner=inner: outer(a, inner(b, c))))
+    return forms
+
+
 # Named as in the paper's table 3.9; 1DC is composed of three numbers of one digit.
 KINDS = {
-    "2D+": Kind(2, 2, "{} plus {}", lambda a, b: a + b),
-    "2D-": Kind(2, 2, "{} minus {}", lambda a, b: a - b),
-    "3D+": Kind(3, 2, "{} plus {}", lambda a, b: a + b),
-    "3D-": Kind(3, 2, "{} minus {}", lambda a, b: a - b),
-    "4D+": Kind(4, 2, "{} plus {}", lambda a, b: a + b),
-    "4D-": Kind(4, 2, "{} minus {}", lambda a, b: a - b),
-    "5D+": Kind(5, 2, "{} plus {}", lambda a, b: a + b),
-    "5D-": Kind(5, 2, "{} minus {}", lambda a, b: a - b),
-    "2Dx": Kind(2, 2, "{} times {}", lambda a, b: a * b),
-    "1DC": Kind(1, 3, "{}+({}*{})", lambda a, b, c: a + b * c),
+    "2D+": Kind(2, 2, PLUS),
+    "2D-": Kind(2, 2, MINUS),
+    "3D+": Kind(3, 2, PLUS),
+    "3D-": Kind(3, 2, MINUS),
+    "4D+": Kind(4, 2, PLUS),
+    "4D-": Kind(4, 2, MINUS),
+    "5D+": Kind(5, 2, PLUS),
+    "5D-": Kind(5, 2, MINUS),
+    "2Dx": Kind(2, 2, TIMES),
+    "1DC": Kind(1, 3, _composed()),
 }
 
 
@@ -46,10 +69,12 @@ def problems(name: str, number: int) -> list[tuple[str, str]]:
     kind = KINDS[name]
     random = np.random.default_rng(derive_seed("arithmetic", SEED, name))
     drawn = random.integers(0, 10**kind.digits, size=(number, kind.n_numbers)).tolist()
+    random = np.random.default_rng(derive_seed("arithmetic form", SEED, name))
+    forms = random.integers(0, len(kind.forms), size=number).tolist()
     pairs = []
-    for numbers in drawn:
-        words = kind.words.format(*numbers)
-        pairs.append((f"Q: What is {words}?\nA:", f" {kind.answer(*numbers)}"))
+    for numbers, form in zip(drawn, forms, strict=True):
+        words, answer = kind.forms[form]
+        pairs.append((f"Q: What is {words.format(*numbers)}?\nA:", f" {answer(*numbers)}"))
     return pairs
 
 

@@ -1,7 +1,7 @@
 """The tasks of eval.py, on one rank or several."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from gpt.config.schema import Config
 from gpt.console import plain_console
 from gpt.device import Compute, cpu_threads, pick_device
 from gpt.distributed import World, process_group
-from gpt.evaluation.results import write_picture
-from gpt.evaluation.task import Subject
+from gpt.evaluation.results import add_results, write_picture
+from gpt.evaluation.task import Subject, Task
 from gpt.evaluation.tasks import build_tasks, check_measurable
 from gpt.interop.load import load_pretrained
 from gpt.interop.pretrained import Header
@@ -22,16 +22,19 @@ from gpt.interop.read import read_pretrained
 from gpt.model import GPT
 from gpt.parallelize import compile_blocks, compiler_problem
 from gpt.precision import autocast, set_matmul_precision
+from gpt.signals import Interrupt, Stopped
 from gpt.tokens.tokenfile import TokenFile, data_fingerprint
 from gpt.tokens.tokenizer import get_tokenizer, printable
+
+PROMISE = "ends after this batch, and keeps what other tasks have found; a second one ends at once"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A command: the config, the model, the names of the tasks, and those of them that were asked for by name.
 
-    Files are written beside ``place``. ``files`` are the training and the validation data, if a task reads any; without
-    training data, all of it validates.
+    Files are written beside ``place``, with the ``overrides``. ``files`` are the training and the validation data, if a
+    task reads any; without training data, all of it validates.
     """
 
     config: Config
@@ -39,13 +42,15 @@ class Evaluation:
     place: Path
     names: list[str]
     chosen: list[str]
+    overrides: list[str]
     files: tuple[TokenFile | None, TokenFile] | None
 
 
-def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
-    """Run the tasks on a model, on all ranks together; rank 0 prints the results as they come.
+def evaluate(world: World, evaluation: Evaluation) -> bool:
+    """Run the tasks on a model, on all ranks together; rank 0 prints the results as they come, and keeps them.
 
-    Returns the results by task. Raises InputError for a chosen task that has nothing to measure.
+    Returns whether all were run: a signal ends them at the next batch. Raises InputError for a chosen task that has
+    nothing to measure.
     """
     config = evaluation.config
     files = evaluation.files
@@ -69,22 +74,40 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
             console.print(f"compile=true, but torch.compile does not work here, so it goes on without: {problem}")
         elif config.compile:
             compile_blocks(model)
-
-        # Task by task, so that a long one does not hide the results of the others.
         console.print(f"checkpoint  {header.checkpoint or header.source}")
-        step = read_state(header.checkpoint)["progress"]["step"] if header.checkpoint else 0
-        results: dict[str, Any] = {"step": step}
-        if files:
-            results |= {"data": config.data.name, "data_fingerprint": data_fingerprint(*files)}
-        for name, task in tasks.items():
-            compute = Compute(device, autocast(config.precision.name, device), world, track=_bar(console, name))
-            measurement = task.measure(model, step, compute)
-            results[name] = task.figures(measurement) if measurement.text is None else measurement.text
-            _show(console, name, results[name])
-            if world.is_main:
-                for picture, content in measurement.pictures.items():
-                    console.print(f"{name:<12}{write_picture(evaluation.place, picture, content)}")
-    return results
+        with Interrupt(world.stop, listens=world.stop is None, promise=PROMISE) as interrupt:
+            compute = Compute(device, autocast(config.precision.name, device), world, lambda: interrupt.received)
+            return _run(evaluation, tasks, model, compute, console)
+
+
+def _run(evaluation: Evaluation, tasks: dict[str, Task], model: GPT, compute: Compute, console: Console) -> bool:
+    """Run the tasks one by one; return whether all were run."""
+    header = evaluation.header
+    step = read_state(header.checkpoint)["progress"]["step"] if header.checkpoint else 0
+    results: dict[str, Any] = {"step": step}
+    if evaluation.files:
+        data = {"data": evaluation.config.data.name, "data_fingerprint": data_fingerprint(*evaluation.files)}
+        results |= data
+
+    # What one task has found is kept, whatever becomes of the others.
+    path = None
+    command = {"tasks": list(tasks), "overrides": evaluation.overrides}
+    is_whole = True
+    for name, task in tasks.items():
+        try:
+            measurement = task.measure(model, step, replace(compute, track=_bar(console, name)))
+        except Stopped:
+            is_whole = False
+            break
+        results[name] = task.figures(measurement) if measurement.text is None else measurement.text
+        _show(console, name, results[name])
+        if compute.world.is_main:
+            path = add_results(evaluation.place, command, results)
+            for picture, content in measurement.pictures.items():
+                console.print(f"{name:<12}{write_picture(evaluation.place, picture, content)}")
+    if path:
+        console.print(f"figures     {path}")
+    return is_whole
 
 
 def _bar(console: Console, name: str) -> Callable[..., Iterable]:

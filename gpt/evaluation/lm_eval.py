@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import tiktoken
 import torch
+from jinja2 import TemplateError
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -21,7 +22,7 @@ from gpt.evaluation.task import Measurement, Subject, Task
 from gpt.generate.decode import generate
 from gpt.model import GPT
 from gpt.signals import Stopped
-from gpt.tokens.tokenizer import encode, prompt_ids
+from gpt.tokens.tokenizer import END_OF_TEXT, encode, prompt_ids
 
 MAX_TOKENS = 256  # of an answer, where its task does not say
 
@@ -46,7 +47,7 @@ class LmEval(Task):
     def measure(self, model: GPT, step: int, compute: Compute) -> Measurement:
         """Evaluate on all ranks; each runs the harness, and they share the forward passes.
 
-        Raises InputError where the data of a task cannot be loaded.
+        Raises InputError where a task or its data cannot be loaded.
         """
         harnessed = HarnessModel(model, self.tokenizer, compute, self.batch_tokens)
         try:
@@ -58,21 +59,30 @@ class LmEval(Task):
                 bootstrap_iters=0,
                 log_samples=False,
             )
-        except (OSError, ValueError) as error:  # of the hub, which the harness leaves as they are
+        except (OSError, ValueError, TemplateError) as error:  # of the hub, or of a task's text
             raise InputError(
-                f"lm_eval.tasks={self.config.tasks}: their data cannot be loaded: {error}".splitlines()[0],
-                "the hub has it: connect once, or take a task whose data is on this machine (lm_eval.include_path)",
+                f"lm_eval.tasks={self.config.tasks}: they cannot be loaded: {error}".splitlines()[0],
+                "connect once, if the hub has their data, or take tasks whose data is here (lm_eval.include_path)",
             ) from error
 
-        # The harness names a metric with its filter, and has texts among them.
-        metrics = {}
-        for task, results in found["results"].items():
-            for name, value in results.items():
-                metric, _, kind = name.partition(",")
-                is_error = metric.endswith("_stderr")
-                if isinstance(value, int | float) and math.isfinite(value) and kind == "none" and not is_error:
-                    metrics[f"val/{task}_{metric}"] = float(value)
-        return Measurement(metrics)
+        # Only the first rank of a machine gets results.
+        metrics = _metrics(found["results"]) if found else {}
+        return Measurement(compute.world.gather(metrics)[0])
+
+
+def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return the numbers that the harness found, by our keys."""
+    # It names a metric with its filter ("none" is none), and has standard errors and texts among them.
+    metrics = {}
+    for task, values in results.items():
+        for name, value in values.items():
+            metric, _, filtered_by = name.partition(",")
+            is_number = isinstance(value, int | float) and math.isfinite(value)
+            if not is_number or not filtered_by or metric.endswith("_stderr"):
+                continue
+            suffix = "" if filtered_by == "none" else f"_{filtered_by}"
+            metrics[f"val/{task}_{metric}{suffix}"] = float(value)
+    return metrics
 
 
 def _manager(config: LmEvalConfig) -> TaskManager:
@@ -137,7 +147,7 @@ class HarnessModel(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return the greedy continuation of each text, up to the first of the texts that end it."""
+        """Return the greedy continuation of each text, up to end-of-text or the first of the texts that end it."""
         answers = []
         for request in requests:
             context, options = request.args
@@ -149,7 +159,8 @@ class HarnessModel(TemplateLM):
             tokens = options.get("max_gen_toks", MAX_TOKENS)
             written = generate(self.model, prompt, tokens, temperature=1.0, top_k=1, seed=0)
             answer = self.encoding.decode(written[0, len(ids) :].tolist())
-            for end in options.get("until", []):
+            until = options.get("until") or []
+            for end in [END_OF_TEXT, *([until] if isinstance(until, str) else until)]:
                 answer = answer.partition(end)[0]
             answers.append(answer)
         return answers

@@ -33,8 +33,6 @@ def add_results(checkpoint: Path, command: dict[str, Any], results: dict[str, An
 
     Returns the path of the file. Raises TrainingError if it cannot be written.
     """
-    # Of the usual tasks, those that had something to measure.
-    command = command | {"tasks": [name for name in command["tasks"] if name in results]}
     dated = {"date": datetime.now(UTC).isoformat(timespec="seconds")}
 
     path = _results_path(checkpoint)

@@ -18,7 +18,8 @@ else the defaults:
   seed=N            another text (seed); the same seed writes the same text
   device=NAME       auto, cpu, cuda or mps (device)
 
-Of a prompt that is longer than the context, the model reads the end. Texts may be longer than the context.
+Of a prompt that is longer than the context, the model reads the end. Texts may be longer than the context, and
+end-of-text does not end them.
 """
 
 import sys

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gpt.errors import NotFinite
 from gpt.tokens.order import derive_seed
 
 NEVER = float("-inf")  # the logit of what is not drawn
@@ -26,7 +27,7 @@ class Sampler:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def draw(self, logits: Tensor) -> Tensor:
-        """Draw from logits (B, V) on any device -> (B, 1) on the CPU."""
+        """Draw from logits (B, V) on any device -> (B, 1) on the CPU. Raises NotFinite."""
         logits = logits.cpu().float() / self.temperature
         if self.top_k is not None and self.top_k < logits.size(-1):
             logits = _top_k(logits, self.top_k)
@@ -35,6 +36,8 @@ class Sampler:
 
         # Each row by itself, as if it were alone.
         probabilities = logits.softmax(dim=-1)
+        if not probabilities.isfinite().all():
+            raise NotFinite("the model's logits are not finite: its training diverged, or its weights are damaged")
         ids = []
         for row, generator in zip(probabilities.split(1), self.generators, strict=True):
             ids.append(torch.multinomial(row, 1, generator=generator))

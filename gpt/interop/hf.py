@@ -8,7 +8,7 @@ from gpt.errors import InputError
 from gpt.files import parse_object
 from gpt.interop.hf_tokenizer import FILES as TOKENIZER_FILES
 from gpt.interop.hf_tokenizer import is_gpt2
-from gpt.interop.pretrained import Header, Shape, check_tensors, model_of, tokenizer_of_size
+from gpt.interop.pretrained import Header, Shape, check_tensors, check_vocabulary, model_of, tokenizer_of_size
 from gpt.interop.tensorfiles import read_files, read_shapes
 from gpt.tokens.tokenizer import VOCAB_SIZES
 
@@ -21,6 +21,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 OURS = "gptlab"  # in config.json: what GPT-2's format has no place for
 PREFIX = "transformer."
+HEAD = "lm_head.weight"
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_exact", "relu": "relu"}
 # Keys of config.json that change what GPT-2 computes, each with its default, the one value that is ours.
 FIXED = {
@@ -46,6 +47,7 @@ def read_header(source: str, path: Path) -> Header:
     config = _read_json(source, path / CONFIG)
     architecture = _architecture(source, config)
     vocab_size, tokenizer, chars = _vocabulary(source, path, config)
+    check_vocabulary(source, vocab_size, tokenizer, chars)
     header = Header(
         source=source,
         format=NAME,
@@ -59,9 +61,11 @@ def read_header(source: str, path: Path) -> Header:
     shapes: dict[str, Shape] = {}
     files = _weight_files(source, path)
     for full_name, shape in read_shapes(source, files).items():
-        name = _our_name(full_name, architecture["tie_head"])
+        name = _our_name(full_name)
         if name is not None:
             shapes[name] = shape[::-1] if name.endswith(TRANSPOSED) else shape
+    if header.model.tie_head:
+        shapes.pop(HEAD, None)
     check_tensors(header, shapes)
     return header
 
@@ -71,20 +75,27 @@ def read_tensors(path: Path, header: Header) -> "dict[str, Tensor]":
     files = _weight_files(header.source, path)
     wanted = set()
     for full_name in read_shapes(header.source, files):
-        if _our_name(full_name, header.model.tie_head) is not None:
+        if _our_name(full_name) is not None:
             wanted.add(full_name)
     tensors = {}
     for full_name, tensor in read_files(header.source, files, wanted).items():
-        name = _our_name(full_name, header.model.tie_head)
+        name = _our_name(full_name)
         tensors[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
+
+    # A tied head may be there once more. From a head of its own, transformers makes a model that is not tied.
+    head = tensors.pop(HEAD, None) if header.model.tie_head else None
+    if head is not None and not head.equal(tensors["wte.weight"]):
+        raise InputError(
+            f"{header.source} has tie_word_embeddings=True, and a {HEAD} that is not its embedding",
+            f"if the head has weights of its own, write tie_word_embeddings: false into its {CONFIG}",
+        )
     return tensors
 
 
-def _our_name(full_name: str, tie_head: bool) -> str | None:
-    """Return our name of a tensor; None for what is no parameter: buffers, and a head that is the embedding again."""
+def _our_name(full_name: str) -> str | None:
+    """Return our name of a tensor; None for what is no parameter, but a buffer."""
     name = full_name.removeprefix(PREFIX)
-    is_shared = tie_head and name == "lm_head.weight"
-    return None if is_shared or BUFFER.fullmatch(name) else name
+    return None if BUFFER.fullmatch(name) else name
 
 
 # --- config.json
@@ -120,7 +131,7 @@ def _architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
             f"{source} has n_inner={inner}", f"this model has {4 * config['n_embd']}, four times the width"
         )
     activation = config.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if activation not in list(ACTIVATIONS):  # any JSON, which may be no key of a dict
         raise InputError(f"{source} has activation_function={activation}", f"known are {', '.join(ACTIVATIONS)}")
 
     # A model of ours without biases was written with biases of zero.

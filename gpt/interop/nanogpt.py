@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt.errors import InputError
-from gpt.interop.pretrained import Header, check_tensors, model_of, tokenizer_of_size
+from gpt.interop.pretrained import Header, check_tensors, check_vocabulary, model_of, tokenizer_of_size
 from gpt.tokens.tokenizer import VOCAB_SIZES
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def read_header(source: str, path: Path) -> Header:
     architecture = {key: arguments[name] for key, name in ARGUMENTS.items()}
     architecture |= {"tie_head": True, "position": "learned", "norm": "pre", "activation": "gelu_exact"}
     vocab_size = arguments["vocab_size"]
+    check_vocabulary(source, vocab_size, None, None)
     if vocab_size == PADDED_GPT2:
         vocab_size = VOCAB_SIZES["gpt2"]
     header = Header(
@@ -83,7 +84,8 @@ def _load(source: str, path: Path) -> dict[str, Any]:
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
             raise InputError(f"{source} is no checkpoint of nanoGPT: it has no {key}", "give the ckpt.pt of a run")
     for name, tensor in checkpoint["model"].items():
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in (torch.float32, torch.bfloat16):
+        is_tensor = isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        if not is_tensor or tensor.dtype not in (torch.float32, torch.bfloat16):
             raise InputError(
                 f"{source}: {name} is no tensor in float32 or bfloat16", "nanoGPT has such tensors alone: copy it again"
             )

@@ -1,6 +1,5 @@
 """Weights from anywhere as one plain value, by our names; and what every source of them must have. Needs no torch."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +39,11 @@ class Header:
         """True where it is known what the ids mean: those of nanoGPT's characters are not."""
         return self.tokenizer is not None and (self.tokenizer != "chars" or self.chars is not None)
 
+    @property
+    def vocabulary(self) -> dict[str, Any]:
+        """The vocabulary as token files describe theirs."""
+        return {"name": self.tokenizer, "vocab_size": self.vocab_size, "chars": self.chars}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretrained(Header):
@@ -72,13 +76,16 @@ def model_of(source: str, architecture: dict[str, Any]) -> ModelConfig:
     Raises InputError for numbers that no model has.
     """
     # A damaged file may have any number, and what follows from it would take all memory.
-    for key in ("n_layer", "n_head", "n_embd", "seq_len"):
-        most = allowed_of(f"model.{key}").largest or math.inf
+    for key in ("n_layer", "n_embd", "seq_len", "n_head"):
+        most = allowed_of(f"model.{key}").largest or architecture["n_embd"]
         if type(architecture[key]) is not int or not 1 <= architecture[key] <= most:
             raise InputError(
                 f"{source}: its {key} is {architecture[key]!r}",
                 f"get it again: a GPT-2 has at least 1, and at most {most:,}",
             )
+    for key in ("bias", "tie_head"):
+        if type(architecture[key]) is not bool:
+            raise InputError(f"{source}: its {key} is {architecture[key]!r}", "get it again: it is true or false")
     if architecture["n_embd"] % architecture["n_head"]:
         raise InputError(
             f"{source}: its width {architecture['n_embd']} is not divisible by its {architecture['n_head']} heads",
@@ -97,6 +104,20 @@ def tokenizer_of_size(vocab_size: int) -> str | None:
         if size == vocab_size:
             return name
     return None
+
+
+def check_vocabulary(source: str, vocab_size: Any, tokenizer: Any, chars: Any) -> None:
+    """Check that a vocabulary has a size, which is that of its tokenizer, if this is known. Raises InputError."""
+    if type(vocab_size) is not int or vocab_size < 1:
+        raise InputError(f"{source}: its vocab_size is {vocab_size!r}", "get it again: a model has a token at least")
+    if tokenizer is None:
+        return
+    sizes = VOCAB_SIZES | {"chars": len(set(chars)) if isinstance(chars, str) else None}
+    if sizes.get(str(tokenizer)) != vocab_size:
+        raise InputError(
+            f"{source}: its tokenizer {tokenizer} does not have its {vocab_size:,} tokens",
+            "get it again, or write it again from the model",
+        )
 
 
 def parameter_shapes(model: ModelConfig, vocab_size: int) -> dict[str, Shape]:
@@ -174,23 +195,13 @@ def check_same_model(model: ModelConfig, header: Header) -> None:
         )
 
 
-def check_same_tokenizer(header: Header, vocabulary: dict[str, Any]) -> None:
-    """Check that data has the tokenizer of weights, as far as these say which it is. Raises InputError."""
-    if header.knows_tokens:
-        expected = {"name": header.tokenizer, "vocab_size": header.vocab_size, "chars": header.chars}
-        name = f"tokenizer {header.tokenizer}"
-    else:
-        expected = vocabulary | {"vocab_size": header.vocab_size}
-        name = "a tokenizer that they do not say"
-    if vocabulary == expected:
-        return
-    here = f"tokenizer {vocabulary['name']} with {vocabulary['vocab_size']:,} tokens"
-    there = f"{name} with {header.vocab_size:,} tokens"
-    alphabet = " and another alphabet" if here == there else ""
-    raise InputError(
-        f"the data has {here}{alphabet}, and the weights of init_from={header.source} have {there}",
-        f"give text, which is prepared as the weights need it: data.tokenizer={header.tokenizer or vocabulary['name']}",
-    )
+def check_knows_tokens(header: Header) -> None:
+    """Check that text can go into a model, and come out. Raises InputError."""
+    if not header.knows_tokens:
+        raise InputError(
+            f"{header.source} does not say what its {header.vocab_size:,} tokens are",
+            "finetune it on its own text (init_from), and take that run",
+        )
 
 
 def check_keys(header: Header, held: dict[str, Iterable[Any]], format: str) -> None:

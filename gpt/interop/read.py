@@ -46,6 +46,8 @@ def read_pretrained(source: str) -> Pretrained:
 
 def _find(source: str) -> Path:
     """Return the path of a source on this machine. Raises InputError where nothing is there."""
+    if not source:
+        raise InputError("an empty name is no source of weights", ALLOWED)
     path = as_path("source", source.removeprefix(hub.SCHEME))
     if source.startswith(hub.SCHEME) and not path.is_dir():
         hub.name_of(source)

@@ -13,6 +13,7 @@ from gpt.device import pick_device
 from gpt.errors import InputError
 from gpt.generate.text import generate_text
 from gpt.interop.load import load_pretrained
+from gpt.interop.pretrained import check_knows_tokens
 from gpt.interop.read import read_pretrained
 from gpt.loss import loss_sum
 from gpt.model import GPT
@@ -120,10 +121,7 @@ def load_model(source: str | Path, device: str = "cpu") -> LanguageModel:
     """
     torch_device = pick_device(device)
     pretrained = read_pretrained(str(source))
-    if not pretrained.knows_tokens:
-        raise InputError(
-            f"{source} does not say what its {pretrained.vocab_size:,} tokens are", "finetune it on its text: init_from"
-        )
+    check_knows_tokens(pretrained)
     model = GPT(pretrained.model, pretrained.vocab_size)
     load_pretrained(model, pretrained)
     model.to(torch_device).eval()

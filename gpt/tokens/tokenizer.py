@@ -63,7 +63,7 @@ def byte_lengths(tokenizer: tiktoken.Encoding) -> np.ndarray:
 def encode(tokenizer: tiktoken.Encoding, text: str) -> np.ndarray:
     """Encode text as ids (uint32), special tokens in it as plain text.
 
-    Raises InputError for a character that is not in a chars tokenizer's alphabet.
+    Raises InputError for a character that is not in a chars tokenizer's alphabet, and for one that UTF-8 has not.
     """
     if tokenizer.name == "chars":
         alphabet = {char.decode() for char in tokenizer.token_byte_values()}
@@ -73,7 +73,11 @@ def encode(tokenizer: tiktoken.Encoding, text: str) -> np.ndarray:
                 f"character {unknown[0]!r} is not in the alphabet of the data",
                 f"its {len(alphabet)} characters: {''.join(sorted(alphabet))!r}",
             )
-    return tokenizer.encode_to_numpy(text, disallowed_special=())
+    try:
+        return tokenizer.encode_to_numpy(text, disallowed_special=())
+    except UnicodeEncodeError as error:
+        character = text[error.start]
+        raise InputError(f"the text has {character!r}, and is no UTF-8", "give text in UTF-8") from error
 
 
 def prompt_ids(tokenizer: tiktoken.Encoding, prompt: str | None) -> list[int]:

@@ -39,6 +39,11 @@ def test_answers_are_right_and_numbers_have_their_digits(name):
     assert made[:10] == problems(name, 10)
 
 
+def test_composed_problems_have_all_pairs_of_operations():
+    pairs = {"".join(re.findall(r"[-+*]", question)) for question, _ in problems("1DC", 200)}
+    assert pairs == {outer + inner for outer in "+-*" for inner in "+-*"}
+
+
 def test_the_share_of_exact_answers_is_counted(monkeypatch):
     task = Arithmetic.build(
         Subject(compose([*MODEL, "arithmetic.problems=4", "arithmetic.shots=2"]), get_tokenizer("bytes"), None)

@@ -11,6 +11,7 @@ from interop.weights import built, model_config, pretrained
 
 from gpt.cli.compose import compose
 from gpt.device import Compute
+from gpt.distributed import World
 from gpt.errors import InputError
 from gpt.evaluation import lm_eval_names
 from gpt.evaluation.task import Subject
@@ -163,9 +164,48 @@ def test_data_that_cannot_be_fetched_is_told(monkeypatch):
         task.measure(built(model_config()), 0, CPU)
 
 
+def test_every_rank_gets_the_results_that_the_harness_gives_to_the_first(monkeypatch):
+    ours = harness()
+    task = ours.LmEval(compose(["lm_eval.tasks=[piqa]"]).lm_eval, None, get_tokenizer("bytes"), 64, 1)
+    values = {
+        "alias": "piqa",
+        "acc,none": 0.5,
+        "acc_stderr,none": 0.1,
+        "exact_match,strict-match": 0.25,
+        "sample_len": 4,
+        "bleu,none": math.nan,
+    }
+    expected = {"val/piqa_acc": 0.5, "val/piqa_exact_match_strict-match": 0.25}
+
+    class Ranks(World):
+        def gather(self, value):
+            return [expected, value]
+
+    monkeypatch.setattr(ours, "simple_evaluate", lambda *_, **__: {"results": {"piqa": values}})
+    assert task.measure(built(model_config()), 0, CPU).metrics == expected
+    monkeypatch.setattr(ours, "simple_evaluate", lambda *_, **__: None)
+    second = Compute(torch.device("cpu"), nullcontext(), Ranks(1, 1, 2))
+    assert task.measure(built(model_config()), 0, second).metrics == expected
+
+
+def test_an_answer_ends_at_the_first_of_its_ends(monkeypatch):
+    ours = harness()
+    from lm_eval.api.instance import Instance
+
+    bytes_ = get_tokenizer("bytes")
+    written = [*b"one\ntwo", bytes_.eot_token, *b"three"]
+    monkeypatch.setattr(ours, "generate", lambda _, ids, *__, **___: torch.cat([ids, torch.tensor([written])], 1))
+    model = ours.HarnessModel(built(model_config()), bytes_, CPU, 64)
+    for until, answer in {None: "one\ntwo", "two": "one\n", ("t", "\n"): "one"}.items():
+        options = {"until": list(until) if isinstance(until, tuple) else until}
+        assert model.generate_until([Instance("generate_until", {}, ("x", options), 0)]) == [answer]
+
+
 def test_it_says_what_it_needs(monkeypatch):
     with pytest.raises(InputError, match="has no tasks to run"):
         lm_eval_names.check(compose([]))
+    with pytest.raises(InputError, match="include_path=nowhere: no such directory"):
+        lm_eval_names.check(compose(["lm_eval.tasks=[own]", "lm_eval.include_path=nowhere"]))
     monkeypatch.setattr(lm_eval_names, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"not installed\n  pip install lm_eval=="):
         lm_eval_names.check(compose(["lm_eval.tasks=[piqa]"]))

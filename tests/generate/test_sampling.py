@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gpt.errors import NotFinite
 from gpt.generate.sampling import Sampler
 
 PROBABILITIES = torch.tensor([0.05, 0.4, 0.1, 0.3, 0.15])
@@ -62,6 +63,13 @@ def test_top_p_agrees_with_hugging_face():
     for p in (0.1, 0.5, 0.9, 0.99):
         theirs = transformers.TopPLogitsWarper(p)(None, logits.clone())
         assert torch.equal(_top_p(logits, p).isinf(), theirs.isinf())
+
+
+def test_logits_that_are_not_finite_are_told():
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = torch.nan
+    with pytest.raises(NotFinite, match="logits are not finite"):
+        Sampler(1.0, None, None, [1, 2]).draw(logits)
 
 
 def test_each_row_has_the_draws_of_its_own_seed():

@@ -196,7 +196,14 @@ WRONG = [
     ({"n_layer": 3}, "12 missing: h.2.ln_1.weight, ", "get it again"),
     ({"n_layer": 1}, "12 extra: h.1.attn.c_attn.bias, ", "get it again"),
     ({"n_positions": 64}, "1 of another shape: wpe.weight (32, 16) in place of (64, 16)", "get it again"),
-    ({"vocab_size": 300}, "1 of another shape: wte.weight (257, 16) in place of (300, 16)", "get it again"),
+    ({"vocab_size": 300, "gptlab": {}}, "1 of another shape: wte.weight (257, 16) in place of (300, 16)", "get it"),
+    ({"vocab_size": 258}, "its tokenizer bytes does not have its 258 tokens", "get it again"),
+    ({"vocab_size": 0, "gptlab": {}}, "its vocab_size is 0", "a token at least"),
+    ({"gptlab": {"tokenizer": ["bytes"]}}, "its tokenizer ['bytes'] does not have", "get it again"),
+    ({"gptlab": {"tokenizer": "chars", "chars": 5}}, "its tokenizer chars does not have", "get it again"),
+    ({"tie_word_embeddings": "no"}, "its tie_head is 'no'", "true or false"),
+    ({"activation_function": ["gelu"]}, "has activation_function=['gelu']", "known are gelu_new"),
+    ({"n_head": 0}, "its n_head is 0", "at most 16"),
     ({"tie_word_embeddings": False}, "1 missing: lm_head.weight", "get it again"),
 ]  # fmt: skip
 
@@ -208,6 +215,17 @@ def test_folders_that_do_not_fit_are_refused(changes, problem, cure, folder):
         read_header(str(folder))
     assert problem in refused.value.problem, refused.value
     assert cure in refused.value.cure, refused.value
+
+
+def test_a_head_of_its_own_is_not_taken_for_the_embedding(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert "lm_head.weight" not in read_pretrained(str(folder)).tensors
+    tensors["lm_head.weight"][3, 2] += 0.5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"a lm_head\.weight that is not its embedding"):
+        read_pretrained(str(folder))
 
 
 def test_folders_that_are_not_whole_are_refused(folder, tmp_path):
@@ -241,6 +259,7 @@ def test_folders_that_are_not_whole_are_refused(folder, tmp_path):
     assert "has no config.json" in refusal(folder)
     shutil.rmtree(folder)
     assert "nothing is there" in refusal(folder) and "nanoGPT's ckpt.pt" in refusal(folder)
+    assert "an empty name is no source of weights" in refusal("")
     (tmp_path / "empty").mkdir()
     assert "holds no weights that can be read" in refusal(tmp_path / "empty")
     save_file({"wte.weight": torch.zeros(2, 2, dtype=torch.int64)}, tmp_path / "some.safetensors")

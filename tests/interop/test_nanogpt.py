@@ -173,6 +173,9 @@ def test_other_files_of_torch_are_refused(tmp_path):
     content = torch.load(path, weights_only=True)
     content["model"]["transformer.ln_f.weight"] = [1.0]
     assert "transformer.ln_f.weight is no tensor in float32" in refusal(content)
+    assert "1 is no tensor in float32" in refusal(content | {"model": {1: torch.zeros(2)}})
+    arguments = content["model_args"] | {"vocab_size": None}
+    assert "its vocab_size is None" in refusal({"model": {}, "model_args": arguments})
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"is no file that torch.save writes|cannot be read"):
         read_header(str(path))
