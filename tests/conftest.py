@@ -56,6 +56,13 @@ def pytest_sessionstart() -> None:
     forget_half_compiled()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End a worker, which has told all that it has to tell, without taking all that it imported apart: seconds."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        warm.leave(0)
+
+
 def forget_half_compiled() -> None:
     """Remove what a session that was killed has left half written in the cache of torch.compile."""
     default = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
