@@ -1,11 +1,13 @@
 """Cross-entropy as a sum over tokens, without the logits of all of them at once."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gpt.model import GPT, document_layout
+from gpt.layers.masks import document_layout
+from gpt.model import GPT
 from gpt.tokens.windows import IGNORE
 
 # Bytes of logits at a time, by the bytes of a number: enough for matrix products at full speed. Several chunks in
@@ -17,14 +19,24 @@ SOFTMAX_BYTES = 2**22  # of them in float32 on a CPU: small for the cache, but e
 def loss_sum(model: GPT, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
     """Sum of the losses (nats) of all targets that are not IGNORE; inputs and targets (B, T), result ().
 
-    With ``documents`` (B, T), attention stays within them, see :func:`gpt.model.document_layout`.
+    With ``documents`` (B, T), attention stays within them, see :func:`gpt.layers.masks.document_layout`.
 
-    Computed in float32 whatever the precision of the model.
+    Computed in float32 whatever the precision of the model. With ``model.z_loss`` the gradient is that of the
+    cross-entropy and z_loss log(Z)^2 (PaLM, section 5), and the value that of the cross-entropy alone.
     """
     layout = None if documents is None else document_layout(documents)
     hidden = model(inputs, layout=layout).flatten(0, 1)  # (B * T, C)
     with_gradients = torch.is_grad_enabled()
-    return _HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), model.vocab_size, with_gradients)
+    head = _Head(model.vocab_size, model.config.logit_softcap, model.config.z_loss)
+    return _HeadLoss.apply(hidden, model.lm_head.weight, targets.flatten(), head, with_gradients)
+
+
+class _Head(NamedTuple):
+    """How logits become losses."""
+
+    vocab_size: int
+    softcap: float | None
+    z_loss: float
 
 
 class LossSum(nn.Module):
@@ -46,7 +58,7 @@ class _HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, with_gradients: bool) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, head: _Head, with_gradients: bool) -> Tensor:
         """Hidden states (N, C), head (V, C) with padding in its rows from vocab_size on, targets (N,) -> ()."""
         device = hidden.device.type
         dtype = hidden.dtype
@@ -71,7 +83,7 @@ class _HeadLoss(torch.autograd.Function):
                 is_target = chunk_targets != IGNORE
                 logits = torch.mm(h[chunk], w.T, out=buffer[: len(chunk_targets)])  # (rows, V)
                 # From here on the buffer holds the gradients of the logits, if they are asked for.
-                _softmax_(logits, chunk_targets.clamp(min=0), vocab_size, losses[chunk], with_gradients)
+                _softmax_(logits, chunk_targets.clamp(min=0), head, losses[chunk], with_gradients)
                 losses[chunk] *= is_target
                 if with_gradients:
                     counts = is_target[:, None]  # (rows, 1)
@@ -88,9 +100,9 @@ class _HeadLoss(torch.autograd.Function):
         return grad_hidden.mul_(grad), grad_weight.float().mul_(grad), None, None, None
 
 
-def _softmax_(logits: Tensor, targets: Tensor, vocab_size: int, losses: Tensor, with_gradients: bool) -> None:
+def _softmax_(logits: Tensor, targets: Tensor, head: _Head, losses: Tensor, with_gradients: bool) -> None:
     """Fill in losses (rows,) and turn logits (rows, V) into their gradients."""
-    logits[:, vocab_size:] = -math.inf
+    logits[:, head.vocab_size :] = -math.inf
     # A GPU takes all rows at once, a CPU as many as its cache holds.
     rows = len(logits)
     if logits.device.type == "cpu":
@@ -98,12 +110,37 @@ def _softmax_(logits: Tensor, targets: Tensor, vocab_size: int, losses: Tensor, 
     for start in range(0, len(logits), rows):
         part = logits[start : start + rows]
         index = targets[start : start + rows, None]
-        log_p = torch.log_softmax(part, -1, dtype=torch.float32)
+        slope = None
+        scores = part
+        if head.softcap is not None:
+            scores, slope = _capped(part, head)
+        log_p = torch.log_softmax(scores, -1, dtype=torch.float32)
         log_p_target = log_p.gather(1, index)
         torch.neg(log_p_target[:, 0], out=losses[start : start + rows])
-        if with_gradients:
-            torch.exp(log_p, out=part)
-            part.scatter_(1, index, log_p_target.expm1().to(part.dtype))  # p - 1, where it is rounded once
+        if not with_gradients:
+            continue
+
+        # p, and p - 1 for the target, where it is rounded once. From here on the scores are no more.
+        at_target = log_p_target.expm1()
+        log_z = scores.gather(1, index).float() - log_p_target  # (rows, 1)
+        torch.exp(log_p, out=part)
+        if head.z_loss:
+            # The gradient of z_loss log(Z)^2 is 2 z_loss log(Z) p.
+            factor = 2 * head.z_loss * log_z
+            part.mul_(1 + factor)
+            at_target += factor * log_p_target.exp()
+        part.scatter_(1, index, at_target.to(part.dtype))
+        if slope is not None:
+            part.mul_(slope)
+
+
+def _capped(logits: Tensor, head: _Head) -> tuple[Tensor, Tensor]:
+    """Capped logits (rows, V) in float32, and their slope in those that were given; padding stays at -inf."""
+    tanh = torch.tanh(logits.float() / head.softcap)
+    slope = 1 - tanh.square()
+    scores = tanh.mul_(head.softcap)
+    scores[:, head.vocab_size :] = -math.inf
+    return scores, slope
 
 
 def _accumulate(total: Tensor | None, grad_logits: Tensor, h: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt.distributed import World
 from gpt.loss import LossSum
-from gpt.model import GPT, LayerCache
+from gpt.model import GPT
 
 # The keyword that stops DDP from sending buffers: torch 2.13's name for it, and the older one.
 SYNC_BUFFERS = (
@@ -63,7 +63,7 @@ def checkpoint_activations(model: GPT) -> None:
 def _compiled(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
     compiled = torch.compile(eager, backend=_saving_less)
 
-    def forward(*inputs: Any, cache: LayerCache | None = None) -> Tensor:
+    def forward(*inputs: Any, cache: Any | None = None) -> Tensor:
         if cache is None:
             return compiled(*inputs)
         return eager(*inputs, cache=cache)
@@ -72,7 +72,7 @@ def _compiled(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _checkpointed(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(*inputs: Any, cache: LayerCache | None = None) -> Tensor:
+    def forward(*inputs: Any, cache: Any | None = None) -> Tensor:
         # With a cache, a second run would append its keys and values again.
         if cache is not None or not torch.is_grad_enabled():
             return inner(*inputs, cache=cache)

@@ -10,8 +10,11 @@ import torch
 from gpt.cli.compose import compose
 from gpt.config.groups import options
 from gpt.device import Compute
+from gpt.layers.attention import Attention, Shared
+from gpt.layers.mlp import gelu_tanh
+from gpt.layers.positions import sinusoids
 from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
-from gpt.model import GPT, Attention, _gelu_tanh, _sinusoids, flops_per_token, init_weights, parameter_count
+from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
 
 
@@ -272,7 +275,7 @@ def test_without_positions_only_the_causal_mask_tells_order():
 
 
 def test_sinusoids_are_vaswanis():
-    table = _sinusoids(32, 6)
+    table = sinusoids(32, 6)
     for position, i in ((0, 0), (5, 1), (31, 2)):
         angle = position / 10_000 ** (2 * i / 6)
         assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
@@ -308,14 +311,14 @@ def test_a_loop_a_product_a_softmax_heads_and_a_batch_of_heads_are_one_attention
         layer = Attention(config)
         per_head = [part.split(c // heads, -1) for part in layer.c_attn(x).split(c, -1)]
         together = torch.cat([one_head(q, k, v) for q, k, v in zip(*per_head, strict=True)], -1)
-        torch.testing.assert_close(layer(x), layer.c_proj(together))
+        torch.testing.assert_close(layer(x, Shared())[0], layer.c_proj(together))
         with torch.no_grad():
             layer.c_attn.weight[: 2 * c] = 0  # queries and keys: uniform attention again
             layer.c_attn.weight[2 * c :] = torch.eye(c)
             layer.c_attn.bias.zero_()
             layer.c_proj.weight.copy_(torch.eye(c))
             layer.c_proj.bias.zero_()
-            torch.testing.assert_close(layer(x), loop)
+            torch.testing.assert_close(layer(x, Shared())[0], loop)
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -354,6 +357,6 @@ def test_the_compiled_gelu_is_that_of_gpt2():
     x = torch.linspace(-8, 8, 4001)
     wide = x.double()
     formula = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    compiled = torch.compile(_gelu_tanh)(x)
+    compiled = torch.compile(gelu_tanh)(x)
     assert (compiled - formula).abs().max() < 1e-6
-    assert (_gelu_tanh(x) - formula).abs().max() < 1e-6
+    assert (gelu_tanh(x) - formula).abs().max() < 1e-6

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt.config.groups import options
 from gpt.config.load import model_option
 from gpt.config.lookup import allowed_of
-from gpt.config.schema import ModelConfig
+from gpt.config.model import ModelConfig
 from gpt.errors import InputError
 from gpt.tokens.tokenizer import VOCAB_SIZES
 

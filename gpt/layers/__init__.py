@@ -1,0 +1,1 @@
+"""What a block is made of: norms, positions, attention and its caches, the feed-forward."""
