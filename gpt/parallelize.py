@@ -44,8 +44,10 @@ def compile_blocks(model: GPT) -> None:
     """
     # Dynamo would split blocks at DDP's buckets; blocks are regions enough.
     torch._dynamo.config.optimize_ddp = False
-    # Earlier jobs of a sweep would count against its limit of recompilations.
+    # Earlier jobs of a sweep would count against its limit of recompilations, and blocks of several kinds do: with and
+    # without a window, the first and the last, each in training and in evaluation.
     torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
     for block in model.h:
         block.forward = _compiled(block.forward)
 

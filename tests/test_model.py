@@ -115,7 +115,7 @@ def test_the_character_models_are_nanogpts(size, vocab_size, count):
 
 
 def test_a_size_is_in_the_published_table_or_of_our_own():
-    assert set(options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram"}
+    assert set(options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram", "llama_tiny"}
 
 
 def test_padded_124m():

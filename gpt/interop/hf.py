@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's GPT-2, read: config.json and safetensors, in one file or several."""
+"""Folders of Hugging Face's GPT-2 and Llama, read: config.json and safetensors, in one file or several."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt.errors import InputError
 from gpt.files import parse_object
+from gpt.interop import llama
 from gpt.interop.hf_tokenizer import FILES as TOKENIZER_FILES
 from gpt.interop.hf_tokenizer import is_gpt2
 from gpt.interop.pretrained import Header, Shape, check_tensors, model_of, tokenizer_of_size
@@ -21,7 +22,13 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 OURS = "gptlab"  # in config.json: what GPT-2's format has no place for
 PREFIX = "transformer."
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_exact", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu_exact",
+    "relu": "relu",
+    "relu2": "relu2",
+}
 # Keys of config.json that change what GPT-2 computes, each with its default, the one value that is ours.
 FIXED = {
     "scale_attn_weights": True,
@@ -44,21 +51,25 @@ def matches(path: Path) -> bool:
 def read_header(source: str, path: Path) -> Header:
     """Read config.json, and check the tensors by name and shape. Raises InputError."""
     config = _read_json(source, path / CONFIG)
-    architecture = _architecture(source, config)
+    is_llama = config.get("model_type") == llama.KIND
+    architecture = llama.architecture(source, config) if is_llama else _architecture(source, config)
     vocab_size, tokenizer, chars = _vocabulary(source, path, config)
     header = Header(
         source=source,
         format=NAME,
-        model=model_of(source, architecture),
+        model=model_of(source, architecture, name=llama.KIND if is_llama else "gpt2"),
         vocab_size=vocab_size,
         tokenizer=tokenizer,
         chars=chars,
     )
+    found = read_shapes(source, _weight_files(source, path))
+    if is_llama:
+        check_tensors(header, llama.by_our_names(found, _stacked, architecture["tie_head"]))
+        return header
 
     # The tensors by our names, with the shapes that they will have.
     shapes: dict[str, Shape] = {}
-    files = _weight_files(source, path)
-    for full_name, shape in read_shapes(source, files).items():
+    for full_name, shape in found.items():
         name = _our_name(full_name, architecture["tie_head"])
         if name is not None:
             shapes[name] = shape[::-1] if name.endswith(TRANSPOSED) else shape
@@ -66,9 +77,18 @@ def read_header(source: str, path: Path) -> Header:
     return header
 
 
+def _stacked(shapes: list[Shape]) -> Shape:
+    """Return the shape of matrices or vectors one above the other."""
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
 def read_tensors(path: Path, header: Header) -> "dict[str, Tensor]":
     """Read the tensors of a folder. Raises InputError."""
     files = _weight_files(header.source, path)
+    if header.model.position == "rotary":
+        import torch
+
+        return llama.by_our_names(read_files(header.source, files), torch.cat, header.model.tie_head)
     wanted = set()
     for full_name in read_shapes(header.source, files):
         if _our_name(full_name, header.model.tie_head) is not None:
@@ -106,7 +126,7 @@ def _architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
     if kind != "gpt2":
         raise InputError(
             f"{source} is a model of type {kind}, by its {CONFIG}",
-            "read is gpt2 alone: models of other architectures do not fit into this one",
+            "read are gpt2 and llama: models of other architectures do not fit into this one",
         )
     for key, value in FIXED.items():
         if config.get(key, value) != value:
