@@ -47,15 +47,44 @@ THEIRS = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 def architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of the model that config.json describes. Raises InputError where that is not ours."""
-    numbers = [*SIZES.values(), "vocab_size"]
-    missing = [name for name in numbers if type(config.get(name)) is not int]
+    missing = []
+    for name in [*SIZES.values(), "vocab_size"]:
+        value = config.get(name)
+        if type(value) is not int or value < 1:
+            missing.append(name)
     if missing:
-        raise InputError(f"{source}: its config.json has no number {', '.join(missing)}", "copy or fetch it again")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        problem = f"{source}: its config.json has no positive number {', '.join(missing)}"
+        raise InputError(problem, "copy or fetch it again")
     sizes = {key: config[name] for key, name in SIZES.items()}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    _check_fixed(source, config, rope, sizes["n_embd"] // sizes["n_head"])
+
+    # Null is what GPT-2 has.
+    kv_heads = config.get("num_key_value_heads") or sizes["n_head"]
+    if type(kv_heads) is not int or kv_heads < 1 or sizes["n_head"] % kv_heads:
+        problem = f"{source}: its {kv_heads} heads of keys and values do not divide its {sizes['n_head']} heads"
+        raise InputError(problem, "get it again")
+    theta = rope.get("rope_theta") or config.get("rope_theta", 10_000.0)
+    if type(theta) not in (int, float) or theta <= 1:
+        raise InputError(f"{source}: its rope_theta is {theta!r}", "get it again: it is a number of more than 1")
+    return sizes | {
+        "n_kv_head": None if kv_heads == sizes["n_head"] else kv_heads,
+        "mlp_width": None if sizes["mlp_width"] == 4 * sizes["n_embd"] else sizes["mlp_width"],
+        "bias": config.get("attention_bias", False),
+        "tie_head": config.get("tie_word_embeddings", False),
+        "position": "rotary",
+        "rope_theta": float(theta),
+        "norm": "pre",
+        "norm_type": "rmsnorm",
+        "activation": ACTIVATIONS[config.get("hidden_act", "silu")],
+    }
+
+
+def _check_fixed(source: str, config: dict[str, Any], rope: dict[str, Any], head_dim: int) -> None:
+    """Check what config.json may change in Llama and this model has not. Raises InputError."""
     fixed = {
         "rms_norm_eps": (config.get("rms_norm_eps", 1e-6), EPS),
-        "head_dim": (config.get("head_dim") or sizes["n_embd"] // sizes["n_head"], sizes["n_embd"] // sizes["n_head"]),
+        "head_dim": (config.get("head_dim") or head_dim, head_dim),
         "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
         "mlp_bias": (config.get("mlp_bias", False), config.get("attention_bias", False)),
     }
@@ -65,23 +94,6 @@ def architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
     activation = config.get("hidden_act", "silu")
     if activation not in ACTIVATIONS:
         raise InputError(f"{source} has hidden_act={activation}", f"known are {', '.join(ACTIVATIONS)}")
-    kv_heads = config.get("num_key_value_heads") or sizes["n_head"]
-    if type(kv_heads) is not int or sizes["n_head"] % kv_heads:
-        raise InputError(
-            f"{source}: its {kv_heads} heads of keys and values do not divide its {sizes['n_head']} heads",
-            "get it again",
-        )
-    return sizes | {
-        "n_kv_head": None if kv_heads == sizes["n_head"] else kv_heads,
-        "mlp_width": None if sizes["mlp_width"] == 4 * sizes["n_embd"] else sizes["mlp_width"],
-        "bias": config.get("attention_bias", False),
-        "tie_head": config.get("tie_word_embeddings", False),
-        "position": "rotary",
-        "rope_theta": float(rope.get("rope_theta") or config.get("rope_theta", 10_000.0)),
-        "norm": "pre",
-        "norm_type": "rmsnorm",
-        "activation": ACTIVATIONS[activation],
-    }
 
 
 def config_of(model: ModelConfig) -> dict[str, Any]:
