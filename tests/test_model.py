@@ -11,11 +11,13 @@ from gpt.cli.compose import compose
 from gpt.config.groups import options
 from gpt.device import Compute
 from gpt.layers.attention import Attention, Shared
+from gpt.layers.head import CHUNK_BYTES
 from gpt.layers.mlp import gelu_tanh
 from gpt.layers.positions import sinusoids
-from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
+from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
+from gpt.tokens.windows import IGNORE
 
 
 def model_config(*overrides):
@@ -192,7 +194,7 @@ def test_chunked_loss_has_the_values_and_gradients_of_the_plain_one(chunk_rows, 
     model, plain = built("model.vocab_multiple=64"), built("model.vocab_multiple=64")
     itemsize = 4 if precision == "fp32" else 2
     monkeypatch.setitem(CHUNK_BYTES, itemsize, chunk_rows * model.padded_vocab_size * itemsize)
-    monkeypatch.setattr("gpt.loss.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
+    monkeypatch.setattr("gpt.layers.head.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
     x, y = ids(2, 32), ids(2, 32, seed=1)
     y[0, 3:30], y[1] = IGNORE, IGNORE  # chunks in which some count, in which one does, in which none does
     for scale in (1.0, 1024.0):  # two micro-batches, the second as a loss scaler would have it

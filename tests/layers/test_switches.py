@@ -16,10 +16,12 @@ from gpt.evaluation.likelihood import Question, log_likelihoods
 from gpt.generate.decode import generate
 from gpt.interop.pretrained import parameter_shapes
 from gpt.layers.cache import WindowCache
+from gpt.layers.head import CHUNK_BYTES
 from gpt.layers.masks import document_layout, window_mask
-from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
+from gpt.loss import loss_sum
 from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
+from gpt.tokens.windows import IGNORE
 
 CPU = Compute(torch.device("cpu"), nullcontext())
 
@@ -207,7 +209,7 @@ def test_caps_and_z_loss_are_in_the_gradient_and_z_loss_is_not_in_the_value(chan
     model, plain = built(**changes), built(**changes)
     itemsize = 4 if precision == "fp32" else 2
     monkeypatch.setitem(CHUNK_BYTES, itemsize, 20 * model.padded_vocab_size * itemsize)
-    monkeypatch.setattr("gpt.loss.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
+    monkeypatch.setattr("gpt.layers.head.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
     x, y = ids(2, 24), ids(2, 24, seed=1)
     y[0, 3:20] = IGNORE
     with autocast(precision, torch.device("cpu")):
