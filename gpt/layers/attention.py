@@ -35,11 +35,7 @@ def naive_attention(
     """
     if mask is None:
         mask = causal_mask(q.size(-2), k.size(-2), q.device)
-    # A head of keys and values serves as many heads of queries, one after the other (Ainslie et al. 2023).
-    group = q.size(1) // k.size(1)
-    if group > 1:
-        k = k.repeat_interleave(group, dim=1)
-        v = v.repeat_interleave(group, dim=1)
+    k, v = _for_all_heads(q, k, v)
     scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # (B, H, T, S)
     if softcap is not None:  # Gemma 2
         scores = softcap * torch.tanh(scores / softcap)
@@ -51,16 +47,27 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor
     """The same through torch's fused kernels."""
     t = q.size(-2)
     s = k.size(-2)
-    attend = F.scaled_dot_product_attention
-    if q.size(1) != k.size(1):
-        attend = functools.partial(attend, enable_gqa=True)
-    if mask is None and t == s:
-        return attend(q, k, v, dropout_p=dropout, is_causal=True)
+    is_causal = mask is None and t == s
     # is_causal aligns the mask to the first key; cached decoding needs it aligned to the last. One query, which is the
     # last position, attends to all.
-    if mask is None and t > 1:
+    if mask is None and 1 < t < s:
         mask = causal_mask(t, s, q.device)
-    return attend(q, k, v, attn_mask=mask, dropout_p=dropout)
+    is_grouped = q.size(1) != k.size(1)
+    if is_grouped and mask is not None:
+        # With a mask, the one kernel of a GPU that shares keys and values between heads keeps all scores.
+        k, v = _for_all_heads(q, k, v)
+        is_grouped = False
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=is_grouped
+    )
+
+
+def _for_all_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values for each head of queries: one of theirs serves several, one after the other (Ainslie 2023)."""
+    group = q.size(1) // k.size(1)
+    if group == 1:
+        return k, v
+    return k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
 
 
 ATTENTION = {"naive": naive_attention, "sdpa": sdpa_attention}
