@@ -52,6 +52,7 @@ def check(config: Config) -> None:
     _check_tracker(config)
     check_model(config.model)
     _check_optimizer(config)
+    _check_split(config)
     _check_length(config)
     _check_batch(config)
     _check_ramp(config)
@@ -131,6 +132,17 @@ def _check_optimizer(config: Config) -> None:
         raise InputError(
             f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
             "take optimizer=adamw, or model.n_layer of at least 1",
+        )
+
+
+def _check_split(config: Config) -> None:
+    """Check that queries, keys and values are equal matrices where each is taken for one. Raises InputError."""
+    model = config.model
+    if getattr(config.optimizer, "split_qkv", False) and model.kv_heads != model.n_head:
+        raise InputError(
+            f"optimizer.split_qkv=true takes queries, keys and values for three equal matrices, and with "
+            f"model.n_kv_head={model.n_kv_head} they are not equal",
+            f"take optimizer.split_qkv=false, or model.n_kv_head={model.n_head}",
         )
 
 

@@ -10,8 +10,9 @@ from switches import ALL, EACH, SWITCHES, as_overrides, built, config_of, ids
 
 from gpt.cli.compose import compose
 from gpt.config.model_checks import check_model
+from gpt.debug.anomaly import detect_anomaly
 from gpt.device import Compute
-from gpt.errors import InputError
+from gpt.errors import InputError, NotFinite
 from gpt.evaluation.likelihood import Question, log_likelihoods
 from gpt.generate.decode import generate
 from gpt.interop.pretrained import parameter_shapes
@@ -162,6 +163,16 @@ def test_parameters_and_flops_are_counted(switch):
     looked_up += 0 if config.tie_head else math.prod(shapes["wte.weight"])
     attended = {"window": 15, "window of one": 3, "windows in turn": 34, "all": 34}.get(switch, 72)
     assert flops_per_token(model) == 6 * (parameter_count(model) - looked_up) + 12 * 48 * attended
+
+
+def test_anomalies_are_found_where_blocks_give_their_values():
+    model = built(value_residual=True)
+    with detect_anomaly(model, enabled=True):
+        model(ids(2, 24))
+    with torch.no_grad():
+        model.h[1].attn.value_lambdas[0] = math.nan
+    with detect_anomaly(model, enabled=True), pytest.raises(NotFinite, match=r"the output of h\.1\.attn\.c_proj"):
+        model(ids(2, 24))
 
 
 def test_matched_widths_have_the_parameters_of_two_matrices():
