@@ -1,4 +1,4 @@
-"""The answer to --help, from the files in conf/ and the text of gpt/config/schema.py."""
+"""The answer to --help, from the files in conf/ and the text of the schema in gpt/config/."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ EXAMPLES = """
   python train.py sweeps=vocab_padding experiment=ablation_toy
   python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
 """.strip("\n")
-SCHEMA = CONF.parent / "gpt" / "config" / "schema.py"
+SCHEMA = [CONF.parent / "gpt" / "config" / name for name in ("schema.py", "model.py")]
 WITHOUT_KEYS = ("experiment", "sweeps", "debug")  # groups whose files set keys of the others
 KEY_AND_COMMENT = re.compile(r"^( *)(\w+):(.*?)(?: +# (.*))?$", re.MULTILINE)
 
@@ -58,8 +58,10 @@ def common_limits() -> dict[str, str]:
     The schema is read, and not imported: its dataclasses would double the time that --help takes.
     """
     # Find the declaration beside each key: choice(["a", "b"]), number(at_least=1) or text().
-    tree = ast.parse(SCHEMA.read_text())
-    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = {}
+    for path in SCHEMA:
+        tree = ast.parse(path.read_text())
+        classes |= {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     limits = {}
     for key, declaration in _declarations(classes, "Config"):
         if key in COMMON_KEYS and isinstance(declaration, ast.Call):

@@ -200,8 +200,7 @@ def _memory(config: Config, model: GPT) -> dict[str, int]:
     n = 0
     averages = 0
     for name, parameter in model.named_parameters():
-        is_in_block = name.startswith("h.")
-        is_matrix = is_in_block and "weight" in name and ".ln_" not in name
+        is_matrix = name.startswith("h.") and parameter.dim() == 2
         per_parameter = config.optimizer.matrix_averages if is_matrix else config.optimizer.averages
         n += parameter.numel()
         averages += per_parameter * parameter.numel()
@@ -218,9 +217,10 @@ def _memory(config: Config, model: GPT) -> dict[str, int]:
 
 
 def _saved_bytes(config: Config, model_config: ModelConfig, vocab_size: int) -> int:
-    """Return the bytes that one micro-batch saves for backward, extrapolated from up to two equal blocks."""
+    """Return the bytes that one micro-batch saves for backward, extrapolated from two blocks where all are equal."""
     n_layer = model_config.n_layer
-    if n_layer <= 2:
+    are_equal = len(set(model_config.windows)) == 1 and not model_config.value_embeddings
+    if n_layer <= 2 or model_config.value_residual or not are_equal:
         return _measure_saved_bytes(config, model_config, vocab_size)
     one = replace(model_config, n_layer=1)
     two = replace(model_config, n_layer=2)

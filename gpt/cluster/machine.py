@@ -49,8 +49,7 @@ def _least_memory(config: Config) -> int:
     """Return a lower bound of the bytes that a rank needs; a plan estimates them better."""
     model = config.model
     positions = model.seq_len if model.position == "learned" else 0
-    rows = model.vocab_multiple + positions + 12 * model.n_layer * model.n_embd
-    parameters = model.n_embd * rows
+    parameters = model.n_embd * (model.vocab_multiple + positions) + model.n_layer * model.block_matrices
     # In 32 bits: weight and gradient, and what the optimizer keeps at least.
     optimizer = config.optimizer
     is_known = not isinstance(optimizer, CustomConfig)

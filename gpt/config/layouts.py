@@ -15,7 +15,7 @@ QUOTES = "'\""
 RECIPE = 'docs/config.md, "Adding a key"'
 
 # Keys that are newer than the first version, or whose default in conf/ has changed, with the value that means what runs
-# did before: "model.norm_type": "layernorm".
+# did before: "model.z_loss": 0.0.
 ADDED: dict[str, Any] = {
     "optimizer.split_qkv": False,
     "sample.top_p": None,
@@ -32,6 +32,25 @@ ADDED: dict[str, Any] = {
     "lm_eval.include_path": None,
     "lm_eval.limit": None,
     "init_from": None,
+    "model.n_kv_head": None,
+    "model.mlp_width": None,
+    "model.mlp_matched": False,
+    "model.rope_theta": 10_000.0,
+    "model.rope_fraction": 1.0,
+    "model.norm_type": "layernorm",
+    "model.norm_weight": True,
+    "model.qk_norm": False,
+    "model.window": None,
+    "model.window_pattern": "S",
+    "model.attention_softcap": None,
+    "model.logit_softcap": None,
+    "model.z_loss": 0.0,
+    "model.value_embeddings": 0,
+    "model.value_residual": False,
+    "model.residual_lambdas": False,
+    "model.x0_lambdas": False,
+    "model.parallel_block": False,
+    "model.zero_init_projections": False,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").

@@ -11,6 +11,7 @@ from gpt.config.budget import LinearRamp, Stages
 from gpt.config.counts import as_count
 from gpt.config.derived import Derived
 from gpt.config.keys import choice, number, pairs, text
+from gpt.config.model import ModelConfig
 from gpt.schedule import SHAPES, lr_multiplier
 
 # The groups whose options have keys of their own: the schema of each option, filled in below the classes. A file in
@@ -22,31 +23,6 @@ VARIANTS: dict[str, dict[str, type]] = {"data": {}, "optimizer": {}, "batch": {}
 
 
 # --- the sections of a config; those with options are followed by the schemas of these
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    name: str = text()
-    n_layer: int = number(
-        at_least=0, largest=1_000, reason="as many as the deepest published (DeepNet, Wang et al. 2022)"
-    )
-    n_head: int = number(at_least=1)
-    n_embd: int = number(at_least=1, largest=100_000, reason="GPT-3 has 12,288")
-    seq_len: int = number(
-        counts="tokens", at_least=1, largest=10_000_000, reason="as long as the longest published contexts (Gemini 1.5)"
-    )
-    vocab_multiple: int = number(at_least=1, largest=1_000_000, reason="large vocabularies have 256,000 tokens")
-    bias: bool
-    dropout: float = number(at_least=0, below=1)
-    tie_head: bool
-    position: str = choice(["learned", "none", "sinusoidal"])
-    norm: str = choice(["post", "pre"])
-    activation: str = choice(["gelu_exact", "gelu_tanh", "relu"])
-    attention: str = choice(["naive", "sdpa"])
-    activation_checkpointing: str = choice(["blocks", "none"])
-    init_std: float = number(above=0)
-    residual_scaling: bool
-    peak_lr: float = number(above=0)
 
 
 @dataclass(kw_only=True, slots=True)

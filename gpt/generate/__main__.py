@@ -3,8 +3,8 @@
     python -m gpt.generate DIR [prompt=TEXT] [tokens=N] [samples=N] [KEY=VALUE] …
 
 DIR, or checkpoint=DIR, is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such
-as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a Hugging Face folder of GPT-2, llm.c's
-.bin, or nanoGPT's ckpt.pt. Text is printed token by token. Keys that are not given are those of the run's config, or
+as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a folder of Hugging Face, llm.c's .bin,
+or nanoGPT's ckpt.pt. Text is printed token by token. Keys that are not given are those of the run's config, or
 else the defaults:
 
   prompt=TEXT       the text to continue; prompt=FILE:PATH takes a file's, prompt='[a,b]' continues several, and

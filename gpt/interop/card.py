@@ -14,7 +14,7 @@ CARD = "README.md"
 FRONT = """---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [gpt2, gptlab]
+tags: [{kind}, gptlab]
 ---
 """
 USE = """```python
@@ -44,7 +44,8 @@ def model_card(header: Header, name: str) -> str:
             "## Training",
             f"Weights taken from {header.source} ({header.format}), which says no more of them.",
         ]
-    return FRONT + "\n" + "\n\n".join(sections) + "\n"
+    kind = "llama" if model.position == "rotary" else "gpt2"
+    return FRONT.format(kind=kind) + "\n" + "\n\n".join(sections) + "\n"
 
 
 def _use(header: Header, name: str) -> str:
