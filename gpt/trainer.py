@@ -17,7 +17,7 @@ from gpt.evaluation.task import Subject, Task, due_tasks, measure_each
 from gpt.evaluation.tasks import build_tasks, usual_tasks
 from gpt.interop.start import start_weights
 from gpt.model import GPT
-from gpt.optim import build_optimizers
+from gpt.optimizer.build import build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
 from gpt.precision import autocast, loss_scaler, set_matmul_precision
 from gpt.session import Session, open_session

@@ -5,7 +5,8 @@ import socket
 from typing import NamedTuple
 
 from gpt.config.checks import check
-from gpt.config.schema import ClusterConfig, Config, CustomConfig, MultinodeConfig
+from gpt.config.optimizer import CustomConfig
+from gpt.config.schema import ClusterConfig, Config, MultinodeConfig
 from gpt.errors import InputError, Unavailable
 
 # Memory of a process that has imported torch, at least (measured: 150 to 300 MB).
@@ -15,7 +16,7 @@ PROCESS_BYTES = 100_000_000
 def check_machine(config: Config) -> None:
     """Check that the device exists and supports the precision and the optimizer. Raises InputError."""
     from gpt.device import pick_device  # torch, once the rest is right
-    from gpt.optim import check_optimizer
+    from gpt.optimizer.build import check_optimizer
     from gpt.precision import check_precision
 
     device = pick_device(config.device)

@@ -6,6 +6,7 @@ What each key may hold by itself is refused by gpt/config/values.py.
 import re
 
 from gpt.config.keys import Choice, Range
+from gpt.config.optimizer_checks import check_averages, check_optimizer
 from gpt.config.schema import Config, DataConfig, MultinodeConfig, SlurmConfig
 from gpt.config.values import check_64_bits, check_names, check_not_too_much, check_range, check_wandb_name, values_of
 from gpt.errors import InputError
@@ -42,11 +43,12 @@ def check(config: Config) -> None:
     _check_data(config.data)
     _check_tracker(config)
     _check_model(config)
-    _check_optimizer(config)
+    check_optimizer(config)
     _check_length(config)
     _check_batch(config)
     _check_ramp(config)
     _check_schedule(config)
+    check_averages(config)
 
 
 def _check_run(config: Config) -> None:
@@ -125,21 +127,6 @@ def _check_model(config: Config) -> None:
         raise InputError(
             f"model.n_embd={model.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
             f"nearest model.n_embd that is even: {_nearest(model.n_embd, 2)}",
-        )
-
-
-def _check_optimizer(config: Config) -> None:
-    """Check that Adam has two betas, and Muon matrices. Raises InputError."""
-    betas = getattr(config.optimizer, "betas", None)
-    if betas is not None and len(betas) != 2:
-        raise InputError(
-            f"optimizer.betas={betas} are not Adam's",
-            "allowed: two numbers of 0 up to, not including, 1",
-        )
-    if config.optimizer.name == "muon" and config.model.n_layer == 0:
-        raise InputError(
-            f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
-            "take optimizer=adamw, or model.n_layer of at least 1",
         )
 
 

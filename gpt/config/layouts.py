@@ -14,6 +14,12 @@ from gpt.errors import InputError
 QUOTES = "'\""
 RECIPE = 'docs/config.md, "Adding a key"'
 
+# Keys of the groups of parameters, which runs did not have.
+OF_GROUPS = [
+    f"optimizer.groups.{group}.{key}"
+    for group in ("embedding", "head", "matrices", "scalars")
+    for key in ("lr", "betas", "weight_decay")
+]
 # Keys that are newer than the first version, or whose default in conf/ has changed, with the value that means what runs
 # did before: "model.norm_type": "layernorm".
 ADDED: dict[str, Any] = {
@@ -32,6 +38,14 @@ ADDED: dict[str, Any] = {
     "lm_eval.include_path": None,
     "lm_eval.limit": None,
     "init_from": None,
+    **dict.fromkeys(OF_GROUPS),
+    "optimizer.momentum_start": 0.85,
+    "optimizer.momentum_warmup": None,
+    "optimizer.normuon": False,
+    "optimizer.normuon_beta2": 0.95,
+    "optimizer.cautious_weight_decay": False,
+    "trainer.ema": None,
+    "trainer.average_from": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").
