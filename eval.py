@@ -8,6 +8,7 @@ DIR, or checkpoint=DIR, is the output directory of a run (its last checkpoint is
 as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a Hugging Face folder of GPT-2, llm.c's
 .bin, or nanoGPT's ckpt.pt. The run's own config is used, or else the default one; what may be changed:
 
+  weights=ema                   an average of the weights that the run has kept: ema or average
   data=OPTION, data.*           other data: data=text data.files=a.txt, or data.dir=DIR. Text is prepared with the
                                 model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
                                 is given
@@ -54,7 +55,8 @@ def main() -> None:
     config.cluster = ranks.cluster
     evaluation = Evaluation(config, header, place, names, chosen or [], files)
     results = launch(config.cluster, evaluate, evaluation)
-    command_line = {"tasks": names, "overrides": overrides}
+    weights = [f"weights={header.average}"] if header.average else []
+    command_line = {"tasks": names, "overrides": [*overrides, *weights]}
     print(f"figures     {add_results(place, command_line, results)}")
 
 

@@ -98,6 +98,7 @@ class Stepper:
         progress.order_hash = self.dataset.order.chain_hash(progress.order_hash, progress.samples, batch.n_samples)
         progress.step += 1
         progress.tokens += tokens
+        state.averages.update(progress.tokens)
         progress.samples += batch.n_samples
         return Step(loss, grad_norm, tokens, recorded)
 

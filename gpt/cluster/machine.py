@@ -54,9 +54,9 @@ def _least_memory(config: Config) -> int:
     parameters = model.n_embd * rows
     # In 32 bits: weight and gradient, and what the optimizer keeps at least.
     optimizer = config.optimizer
-    is_known = not isinstance(optimizer, CustomConfig)
+    is_known = type(optimizer) is not CustomConfig
     averages = min(optimizer.matrix_averages, optimizer.averages) if is_known else 0
-    states = 4 * (2 + averages) * parameters
+    states = 4 * (2 + averages + config.trainer.n_averages) * parameters
 
     # Backward needs at least the input of every block, in 16 bits.
     inputs = 2 * config.micro_batch_size * model.seq_len * model.n_embd * model.n_layer

@@ -291,6 +291,11 @@ class TrainerConfig:
     profile: bool
     anomaly: bool
 
+    @property
+    def n_averages(self) -> int:
+        """Number of averages of the weights that are kept beside them."""
+        return (self.ema is not None) + (self.average_from is not None)
+
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:

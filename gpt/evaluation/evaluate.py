@@ -71,7 +71,8 @@ def evaluate(world: World, evaluation: Evaluation) -> dict[str, Any]:
             compile_blocks(model)
 
         # Task by task, so that a long one does not hide the results of the others.
-        console.print(f"checkpoint  {header.checkpoint or header.source}")
+        average = f", weights={header.average}" if header.average else ""
+        console.print(f"checkpoint  {header.checkpoint or header.source}{average}")
         step = read_state(header.checkpoint)["progress"]["step"] if header.checkpoint else 0
         results: dict[str, Any] = {"step": step}
         if files:

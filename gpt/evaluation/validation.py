@@ -5,14 +5,16 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tiktoken
 import torch
 from torch import Tensor
 
+from gpt.checkpoint.files import AVERAGES
 from gpt.device import Compute
+from gpt.evaluation.metrics import PREFIX
 from gpt.evaluation.task import Measurement, Subject, Task, sum_over
 from gpt.loss import loss_sum
 from gpt.model import GPT
@@ -40,6 +42,7 @@ class Validation(Task):
     max_tokens: int | None
     micro_batch_size: int
     every: int
+    measures_averages: ClassVar[bool] = True
 
     @classmethod
     def build(cls, subject: Subject) -> Self | None:
@@ -120,6 +123,9 @@ class Validation(Task):
 
     def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
         line = f"validation loss {last[LOSS]:.4f} nats per token"
+        for name in AVERAGES:
+            of_average = last.get(f"{PREFIX}{name}_loss")
+            line += f", {of_average:.4f} with {name} weights" if of_average is not None else ""
         if BPB not in last:
             return {}, line
         line += f", {last[BPB]:.4f} bits per byte"

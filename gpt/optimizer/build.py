@@ -6,9 +6,13 @@ from torch.optim import Optimizer
 
 from gpt.config.optimizer import AdamWConfig, CustomConfig, MuonConfig, OptimizerConfig
 from gpt.errors import Unavailable
+from gpt.optimizer.averages import build_averages
 from gpt.optimizer.custom import build_custom
 from gpt.optimizer.groups import check_groups, group_names, parameter_groups
 from gpt.optimizer.muon import build_muon, warm_up_momentum
+from gpt.optimizer.packing import pack
+
+__all__ = ["build_averages", "build_optimizers", "check_optimizer", "set_rates"]
 
 
 def build_optimizers(config: OptimizerConfig, model: nn.Module) -> list[Optimizer]:
@@ -55,6 +59,8 @@ def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
             p.grad = torch.zeros_like(p)
         for optimizer in build_optimizers(config, model):
             optimizer.step()
+            for values in optimizer.state.values():
+                pack(values)
     except (RuntimeError, TypeError, ValueError) as error:
         raise Unavailable(
             f"optimizer={config.name} does not work on {device.type}: {str(error).splitlines()[0]}",
