@@ -9,17 +9,12 @@ from typing import Any
 
 import yaml
 
+from gpt.config.optimizer import GROUPS
 from gpt.errors import InputError
 
 QUOTES = "'\""
 RECIPE = 'docs/config.md, "Adding a key"'
 
-# Keys of the groups of parameters, which runs did not have.
-OF_GROUPS = [
-    f"optimizer.groups.{group}.{key}"
-    for group in ("embedding", "head", "matrices", "scalars")
-    for key in ("lr", "betas", "weight_decay")
-]
 # Keys that are newer than the first version, or whose default in conf/ has changed, with the value that means what runs
 # did before: "model.norm_type": "layernorm".
 ADDED: dict[str, Any] = {
@@ -38,7 +33,7 @@ ADDED: dict[str, Any] = {
     "lm_eval.include_path": None,
     "lm_eval.limit": None,
     "init_from": None,
-    **dict.fromkeys(OF_GROUPS),
+    **dict.fromkeys(f"optimizer.groups.{group}.{key}" for group in GROUPS for key in ("lr", "betas", "weight_decay")),
     "optimizer.momentum_start": 0.85,
     "optimizer.momentum_warmup": None,
     "optimizer.normuon": False,

@@ -131,8 +131,8 @@ class SoapConfig(CustomConfig):
 OPTIMIZERS.update(
     adamw=AdamWConfig,
     muon=MuonConfig,
+    custom=CustomConfig,
     lion=LionConfig,
     soap=SoapConfig,
     schedule_free=ScheduleFreeConfig,
-    custom=CustomConfig,
 )

@@ -123,15 +123,15 @@ class Validation(Task):
 
     def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
         line = f"validation loss {last[LOSS]:.4f} nats per token"
-        for name in AVERAGES:
-            of_average = last.get(f"{PREFIX}{name}_loss")
-            line += f", {of_average:.4f} with {name} weights" if of_average is not None else ""
-        if BPB not in last:
-            return {}, line
-        line += f", {last[BPB]:.4f} bits per byte"
-        mark = self._zlib_mark()
+        mark = {}
+        if BPB in last:
+            line += f", {last[BPB]:.4f} bits per byte"
+            mark = self._zlib_mark()
         if mark:
             line += f" (zlib level 9 on the same bytes: {mark['gzip_bpb']:.4f})"
+        for name in AVERAGES:
+            of_average = last.get(f"{PREFIX}{name}_loss")
+            line += f"; {of_average:.4f} with weights={name}" if of_average is not None else ""
         return mark, line
 
     @functools.cached_property

@@ -9,11 +9,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gpt.checkpoint.files import latest_checkpoint
+from gpt.cli import generation
 from gpt.cli.compose import compose
+from gpt.cli.evaluation import read_arguments
 from gpt.errors import InputError
+from gpt.interop.card import model_card
 from gpt.interop.load import load_pretrained
 from gpt.interop.read import read_pretrained
 from gpt.model import GPT
+from gpt.notebook.run import load_run
 from gpt.optimizer.averages import Average, build_averages
 from gpt.tracker.logs import read_metrics
 
@@ -72,6 +76,22 @@ def test_averages_are_evaluated_beside_the_weights_saved_and_go_on_bitwise(train
     assert result["ema_loss"] == rows[6]["val/ema_loss"] != result["val_loss"]
     assert result["average_bpb"] == rows[6]["val/average_bpb"]
     assert json.loads((last / "state.json").read_text())["averages"] == {"ema": 6, "average": 2}
+
+    # All that reads checkpoints can take them.
+    file = str(last / "ema.safetensors")
+    assert read_arguments([str(run.run_dir), "weights=ema"]) == (file, None, [])
+    assert str(generation.read_arguments([str(run.run_dir), "weights=ema"]).source) == file
+    ema = load_run(run.run_dir).load_model("last", weights="ema").model
+    assert torch.equal(ema.wte.weight, load_file(file)["wte.weight"])
+    card = model_card(read_pretrained(file), "ema")
+    assert f"| validation loss | {rows[6]['val/ema_loss']:.4f} nats per token |" in card
+    assert "| weights | an average over the steps (trainer.ema) |" in card
+    with pytest.raises(InputError, match=r"weights=swa: .*has no such average\n  it has weights=ema, average"):
+        read_arguments([str(run.run_dir), "weights=swa"])
+    for name in ("ema", "average"):
+        (last / f"{name}.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no such average\n  leave weights= out; a run keeps them with trainer.ema"):
+        read_arguments([str(run.run_dir), "weights=ema"])
 
 
 def test_averages_change_nothing_of_what_is_trained(trainer):
