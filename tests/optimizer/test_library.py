@@ -14,7 +14,7 @@ from gpt.optimizer.build import build_optimizers, check_optimizer
 from gpt.optimizer.groups import group_names
 from gpt.optimizer.packing import pack, unpack
 
-LIBRARY = ["soap", "lion", "schedule_free"]
+LIBRARY = ["soap", "lion"]  # schedule_free is in test_averages.py
 CPU = torch.device("cpu")
 
 
