@@ -53,6 +53,7 @@ def find_average(path: Path, name: str) -> Path:
     file = checkpoint / weights_file(name)
     if file.is_file():
         return file
+    # The refusal names those that are there.
     there = [other for other in AVERAGES if (checkpoint / weights_file(other)).is_file()]
     cure = f"it has weights={', '.join(there)}" if there else "leave weights= out"
     if name in AVERAGES:

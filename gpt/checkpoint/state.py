@@ -99,6 +99,7 @@ def _write_files(
     # Tensors.
     tensors, others = _optimizer_state(state)
     save_file(tensors, part / OPTIMIZER)
+    # Whoever reads a checkpoint gets the weights that were evaluated; a run goes on from those that it trains.
     averages = state.averages
     with averages.evaluated():
         save_file(_model_tensors(state.model), part / MODEL)

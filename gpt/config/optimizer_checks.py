@@ -15,6 +15,8 @@ def check_optimizer(config: "Config") -> None:
     _check_betas("optimizer.betas", getattr(optimizer, "betas", None))
     for name in GROUPS:
         _check_betas(f"optimizer.groups.{name}.betas", optimizer.group(name).betas)
+
+    # What the optimizer and the model must have for each other.
     if optimizer.name == "muon" and config.model.n_layer == 0:
         raise InputError(
             f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
@@ -22,6 +24,8 @@ def check_optimizer(config: "Config") -> None:
         )
     if isinstance(optimizer, MuonConfig):
         _check_muon(config, optimizer)
+
+    # Groups that the model leaves empty, as far as its keys tell.
     if config.model.tie_head:
         _check_unused(config, "head", "model.tie_head=true: its table is that of the embedding", "embedding")
     if config.model.n_layer == 0:
@@ -68,6 +72,7 @@ def check_averages(config: "Config") -> None:
         return
     if falls(config.schedule):
         raise schedule_falls(f"optimizer={config.optimizer.name}", config.schedule)
+    # An average of weights that already lie beside their average would be neither.
     for key in ("ema", "average_from"):
         value = getattr(config.trainer, key)
         if value is not None:

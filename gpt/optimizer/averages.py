@@ -94,6 +94,7 @@ class Averages:
     @torch.no_grad()
     def _of_optimizers(self) -> Iterator[None]:
         """Switch the optimizers to evaluation inside. The weights of training are kept, not computed back."""
+        # To compute them back from the average would round them.
         own = [p.detach().clone() for p in self.weights]
         for optimizer in self.optimizers:
             optimizer.eval()
@@ -111,6 +112,7 @@ def build_averages(config: Config, model: nn.Module, optimizers: list[Optimizer]
 
     Raises InputError for a schedule, or another average, that such an optimizer does not go with.
     """
+    # Those that keys ask for.
     trainer = config.trainer
     kept = []
     if trainer.ema is not None:
@@ -118,6 +120,8 @@ def build_averages(config: Config, model: nn.Module, optimizers: list[Optimizer]
     if trainer.average_from is not None:
         start = trainer.average_from * config.total_tokens
         kept.append(Average("average", model, decay=1.0, start=start))
+
+    # Those of optimizers that switch between weights.
     switching = [optimizer for optimizer in optimizers if hasattr(optimizer, "train") and hasattr(optimizer, "eval")]
     if not switching:
         return Averages(kept)

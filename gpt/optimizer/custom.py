@@ -26,6 +26,8 @@ def build_custom(config: CustomConfig, model: nn.Module) -> Optimizer:
     allowed = list(inspect.signature(optimizer_class).parameters)[1:]  # the first are the groups
     if config.weight_decay == 0 and "weight_decay" not in allowed:
         del options["weight_decay"]
+
+    # All that is asked for, by the optimizer's keys or by those of a group, must be in the signature.
     asked = list(options)
     for name in GROUPS:
         asked += [key for key in config.group(name).given if key not in asked]

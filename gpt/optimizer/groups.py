@@ -11,10 +11,13 @@ from gpt.errors import InputError
 
 def group_names(model: nn.Module) -> dict[nn.Parameter, str]:
     """Return the group of every parameter, in the order of the model. A head that is tied belongs to the embedding."""
+    # Tables are looked up, and known by their module: a tied head is the same parameter.
     tables = set()
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             tables |= set(module.parameters(recurse=False))
+
+    # Vectors and single numbers are scalars, wherever they are.
     names = {}
     for name, p in model.named_parameters():
         if p.dim() < 2:
@@ -52,6 +55,8 @@ def parameter_groups(
     """
     names = group_names(model)
     usual = config.weight_decay if weight_decay is None else weight_decay
+
+    # Parameters with equal options share a group, whatever it is called.
     groups: dict[str, dict[str, Any]] = {}
     for p in parameters:
         name = names[p]

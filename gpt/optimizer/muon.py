@@ -87,6 +87,7 @@ def _update(p: Tensor, gradient: Tensor, momentum: Tensor, moment: Tensor | None
 
 def build_muon(config: MuonConfig, matrices: list[tuple[str, nn.Parameter]]) -> Muon:
     """Return Muon on the matrices of the blocks, by name. Muon is for maps of hidden states to hidden states."""
+    # Parameters that are one matrix, and those that are several.
     whole = []
     fused = {}  # query, key and value in one parameter, which Jordan et al. take for three: by their heights
     for name, p in matrices:
@@ -97,6 +98,8 @@ def build_muon(config: MuonConfig, matrices: list[tuple[str, nn.Parameter]]) -> 
     groups: list[dict[str, Any]] = [{"params": whole}] if whole else []
     for heights, parameters in fused.items():
         groups.append({"params": parameters, "heights": heights})
+
+    # The options of all groups, and beside torch's own those of our changes.
     decay = config.groups.matrices.weight_decay
     muon = Muon(
         groups,
