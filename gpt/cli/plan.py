@@ -16,6 +16,7 @@ from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
 from gpt.device import device_name, pick_device
 from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.optimizer.groups import group_names
 from gpt.parallelize import checkpoint_activations
 from gpt.precision import AUTOCAST, autocast
 from gpt.schedule import warmup
@@ -198,20 +199,21 @@ def _memory(config: Config, model: GPT) -> dict[str, int]:
         activations += (all_blocks - activations) // n_layer
 
     n = 0
-    averages = 0
-    for name, parameter in model.named_parameters():
-        is_matrix = name.startswith("h.") and parameter.dim() == 2
-        per_parameter = config.optimizer.matrix_averages if is_matrix else config.optimizer.averages
+    kept = 0
+    groups = group_names(model)
+    for parameter in model.parameters():
         n += parameter.numel()
-        averages += per_parameter * parameter.numel()
+        kept += config.optimizer.kept_numbers(groups[parameter], tuple(parameter.shape))
 
     # Parameters, gradients and averages are float32 in every precision.
     parts = {
         "parameters": 4 * n,
         "gradients": 4 * n,
-        "optimizer": 4 * averages,
+        "optimizer": 4 * kept,
         "activations": activations,
     }
+    if config.trainer.n_averages:
+        parts["averages"] = 4 * n * config.trainer.n_averages
     parts["total"] = sum(parts.values())
     return parts
 
@@ -323,7 +325,9 @@ def _describe_schedule(config: Config) -> str:
     warm = warmup(schedule.warmup_tokens, schedule.decay_until, total)
     peak = config.optimizer.lr
     last = peak * schedule.multiplier(total, total)
-    return f"{schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {last:.3g} at the end"
+    line = f"{schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {last:.3g} at the end"
+    others = [f"{group} {rate:.3g}" for group, rate in config.optimizer.other_rates.items()]
+    return line + (f"; peak of {', '.join(others)}" if others else "")
 
 
 def _in_words(hours: float) -> str:

@@ -7,6 +7,7 @@ import re
 
 from gpt.config.keys import Choice, Range
 from gpt.config.model_checks import check_model
+from gpt.config.optimizer_checks import check_averages, check_optimizer
 from gpt.config.schema import Config, DataConfig, MultinodeConfig, SlurmConfig
 from gpt.config.values import (
     check_64_bits,
@@ -51,12 +52,12 @@ def check(config: Config) -> None:
     _check_data(config.data)
     _check_tracker(config)
     check_model(config.model)
-    _check_optimizer(config)
-    _check_split(config)
+    check_optimizer(config)
     _check_length(config)
     _check_batch(config)
     _check_ramp(config)
     _check_schedule(config)
+    check_averages(config)
 
 
 def _check_run(config: Config) -> None:
@@ -118,32 +119,6 @@ def _check_tracker(config: Config) -> None:
     """Check the names under which W&B files the run. Raises InputError."""
     for key in ("project", "entity"):
         check_wandb_name(f"tracker.{key}", getattr(config.tracker, key, None))
-
-
-def _check_optimizer(config: Config) -> None:
-    """Check that Adam has two betas, and Muon matrices. Raises InputError."""
-    betas = getattr(config.optimizer, "betas", None)
-    if betas is not None and len(betas) != 2:
-        raise InputError(
-            f"optimizer.betas={betas} are not Adam's",
-            "allowed: two numbers of 0 up to, not including, 1",
-        )
-    if config.optimizer.name == "muon" and config.model.n_layer == 0:
-        raise InputError(
-            f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
-            "take optimizer=adamw, or model.n_layer of at least 1",
-        )
-
-
-def _check_split(config: Config) -> None:
-    """Check that queries, keys and values are equal matrices where each is taken for one. Raises InputError."""
-    model = config.model
-    if getattr(config.optimizer, "split_qkv", False) and model.kv_heads != model.n_head:
-        raise InputError(
-            f"optimizer.split_qkv=true takes queries, keys and values for three equal matrices, and with "
-            f"model.n_kv_head={model.n_kv_head} they are not equal",
-            f"take optimizer.split_qkv=false, or model.n_kv_head={model.n_head}",
-        )
 
 
 def _check_ranks(config: Config) -> None:

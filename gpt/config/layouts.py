@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from gpt.config.optimizer import GROUPS
 from gpt.errors import InputError
 
 QUOTES = "'\""
@@ -51,6 +52,14 @@ ADDED: dict[str, Any] = {
     "model.x0_lambdas": False,
     "model.parallel_block": False,
     "model.zero_init_projections": False,
+    **dict.fromkeys(f"optimizer.groups.{group}.{key}" for group in GROUPS for key in ("lr", "betas", "weight_decay")),
+    "optimizer.momentum_start": 0.85,
+    "optimizer.momentum_warmup": None,
+    "optimizer.normuon": False,
+    "optimizer.normuon_beta2": 0.95,
+    "optimizer.cautious_weight_decay": False,
+    "trainer.ema": None,
+    "trainer.average_from": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").

@@ -16,6 +16,7 @@ else the defaults:
   top_k=K           only the K likeliest tokens; null: all (sample.top_k)
   top_p=P           only the fewest likeliest tokens that have probability P; null: all (sample.top_p)
   seed=N            another text (seed); the same seed writes the same text
+  weights=NAME      ema or average: an average of the weights that the run has kept
   device=NAME       auto, cpu, cuda or mps (device)
 
 Of a prompt that is longer than the context, the model reads the end. Texts may be longer than the context, and

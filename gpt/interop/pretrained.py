@@ -38,6 +38,7 @@ class Header:
     tokenizer: str | None  # None where the source does not say
     chars: str | None  # the alphabet of a chars tokenizer
     checkpoint: Path | None = None  # of our own runs
+    average: str | None = None  # of the weights in that checkpoint, where they are not those of the model
 
     @property
     def knows_tokens(self) -> bool:

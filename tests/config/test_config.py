@@ -28,6 +28,11 @@ REFUSED = {
     ("model=bigram", "optimizer=muon"): "no blocks",
     ("schedule=inverse_sqrt", "experiment=shakespeare"): "warmup_tokens is 0",
     **{
+        ("optimizer=schedule_free", f"schedule={name}"): "in place of a learning rate that falls"
+        for name in options("schedule")
+        if name != "constant"
+    },
+    **{
         (f"model={size}", "experiment=shakespeare_char_cpu"): "batch.global_tokens=768 is not divisible"
         for size in options("model")
         if size.startswith("gpt")

@@ -25,7 +25,7 @@ from gpt.cli.compose import compose
 from gpt.cli.plan import plan
 from gpt.device import Compute
 from gpt.errors import InputError, TrainingError
-from gpt.optim import check_optimizer
+from gpt.optimizer.build import check_optimizer
 from gpt.precision import check_precision, loss_scaler
 from gpt.tracker.logs import read_metrics
 from gpt.tracker.plot import grad_norm_warnings
