@@ -96,7 +96,6 @@ WRONG = [
     (["schedule.name=triangle"], "schedule.name=triangle is not known", "allowed: constant, cosine"),
     (["model.position=relative"], "model.position=relative", "allowed: learned, none, rotary, sinusoidal"),
     (["model.position=sinusoidal", "model.n_embd=33", "model.n_head=3"], "model.n_embd=33 is odd", "32 or 34"),
-    (["optimizer=muon", "optimizer.split_qkv=true", "model.n_kv_head=2"], "with model.n_kv_head=2 they are not equal", "optimizer.split_qkv=false"),
     (["model.norm=last"], "model.norm=last", "allowed: post, pre"),
     (["data.order=random", "data.shuffle=false"], "data.order=random with data.shuffle=false", "from its beginning"),
     (["data.files=[a.txt]"], "data=stdlib reads no files", "data=text data.files=['a.txt']"),
