@@ -73,9 +73,17 @@ def ending_at_once() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def send_after(seconds: float, number: int) -> None:
-        timer = threading.Timer(seconds, lambda: over.is_set() or os.kill(os.getpid(), number))
+        timer = threading.Timer(seconds, send, [number])
         timer.daemon = True
         timer.start()
+
+    def send(number: int) -> None:
+        if over.is_set():
+            return
+        if _is_ending():  # it waits for what it has started, and a second exception would leave that alone
+            send_after(PATIENCE, number)
+        else:
+            os.kill(os.getpid(), number)
 
     # What Python drops in a destructor or a callback it reports: not this exception, since the signal is sent again.
     def hush(unraisable) -> None:
@@ -94,6 +102,15 @@ def ending_at_once() -> Iterator[None]:
     finally:
         over.set()
         sys.unraisablehook = previous_hook
+
+
+def _is_ending() -> bool:
+    """Return whether the main thread is on its way out with a KeyboardInterrupt."""
+    handled = sys._current_exceptions().get(threading.main_thread().ident)
+    error = handled[1] if isinstance(handled, tuple) else handled  # a tuple before Python 3.12
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _is_importing(frame) -> bool:

@@ -211,6 +211,23 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path, monkeypatch):
     assert imported[0].is_whole
 
 
+def test_a_signal_that_is_swallowed_is_sent_again_and_one_that_waits_for_others_is_not(monkeypatch):
+    monkeypatch.setattr("gpt.signals.PATIENCE", 0.05)
+    ends = []
+    with pytest.raises(KeyboardInterrupt), ending_at_once():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except KeyboardInterrupt:
+            ends.append("swallowed")
+        try:
+            time.sleep(30)
+        finally:
+            time.sleep(0.3)
+            ends.append("waited")
+    assert ends == ["swallowed", "waited"]
+
+
 @pytest.mark.slow
 def test_a_signal_while_a_run_starts_is_no_traceback(small, tmp_path):
     """At four moments; what was made is gone on with, or nothing was made."""
