@@ -349,9 +349,13 @@ def test_a_sweep_of_several_ranks_is_written_offline_and_uploaded_in_one_call(se
         "checkpoint.every=20", "tags=[x]", "tracker.notes=why", "tracker.artifacts=last", "seed=1,2", "hydra.sweep.dir=sweep",
     ]  # fmt: skip
     process = Started("--multirun", *arguments, cwd=tmp_path, **AWAKE)
-    saved = tmp_path / "sweep" / "seed-2" / "checkpoints" / "step_00000020"
-    until(saved.exists, 200)
-    os.kill(only(children(process.pid)), signal.SIGKILL)
+    run_dir = tmp_path / "sweep" / "seed-2"
+    until((run_dir / "checkpoints" / "step_00000020").exists, 200)
+    job = only(children(process.pid))
+    for rank in children(job):  # which wait until W&B has begun, however late
+        os.kill(rank, signal.SIGSTOP)
+    until(lambda: "run" in offline_records(run_dir))
+    os.kill(job, signal.SIGKILL)
     process.communicate(timeout=200)
     assert process.returncode == 1
     again = call("--multirun", *arguments, cwd=tmp_path, timeout=200, **AWAKE)
