@@ -26,6 +26,8 @@ def test_every_option_composes(group, option):
 # Options that exclude each other, and why. All other pairs compose.
 REFUSED = {
     ("model=bigram", "optimizer=muon"): "no blocks",
+    ("model=bigram", "optimizer=normuon"): "no blocks",
+    ("model=bigram", "experiment=modern"): "no blocks",
     ("schedule=inverse_sqrt", "experiment=shakespeare"): "warmup_tokens is 0",
     **{
         ("optimizer=schedule_free", f"schedule={name}"): "in place of a learning rate that falls"
