@@ -8,6 +8,7 @@ DIR, or checkpoint=DIR, is the output directory of a run (its last checkpoint is
 as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a Hugging Face folder of GPT-2, llm.c's
 .bin, or nanoGPT's ckpt.pt. The run's own config is used, or else the default one; what may be changed:
 
+  weights=ema                   an average of the weights that the run has kept: ema or average
   data=OPTION, data.*           other data: data=text data.files=a.txt, or data.dir=DIR. Text is prepared with the
                                 model's tokenizer and alphabet; of files, all is evaluated, unless data.val_fraction
                                 is given
@@ -53,7 +54,8 @@ def main() -> None:
     from gpt.evaluation.evaluate import PROMISE, Evaluation, evaluate
 
     config.cluster = ranks.cluster
-    evaluation = Evaluation(config, header, place, names, chosen or [], overrides, files)
+    weights = [f"weights={header.average}"] if header.average else []
+    evaluation = Evaluation(config, header, place, names, chosen or [], [*overrides, *weights], files)
     if not launch(config.cluster, evaluate, evaluation, promise=PROMISE):
         raise Interrupted("stopped; the same command measures all tasks again")
 

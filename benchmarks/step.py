@@ -18,7 +18,7 @@ from harness import ROOT, arguments, report, rounds_of, spread
 MODES = ["fp32 eager", "fp32 compiled", "bf16 eager", "bf16 compiled"]
 CONTESTANTS = ["gptlab", "hugging face"]
 TOLERANCE = {"fp32": (1e-5, 1e-4), "bf16": (1e-3, 2e-2)}  # relative, of the loss and of the gradient norm
-MODULES = "torch gpt.cli.compose gpt.loss gpt.model gpt.optim gpt.parallelize gpt.precision".split()
+MODULES = "torch gpt.cli.compose gpt.loss gpt.model gpt.optimizer.build gpt.parallelize gpt.precision".split()
 VOCAB_SIZE = 50_257
 BYTES_PER_PARAMETER = 16  # in fp32: the weight, its gradient and AdamW's two averages
 ON_CPU = (4, 512)  # sequences per step, tokens per sequence
@@ -84,7 +84,7 @@ class Contestant:
         import torch
 
         from gpt.cli.compose import compose
-        from gpt.optim import build_optimizers
+        from gpt.optimizer.build import build_optimizers
 
         self.is_ours = name == "gptlab"
         self.precision, compilation = mode.split()

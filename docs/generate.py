@@ -35,8 +35,8 @@ def _loaded(path: Path) -> list[Any]:
     own = OmegaConf.load(path)
     parts = []
     for name in own.get("defaults", []):
-        below = path.with_name(f"{name}.yaml")
-        if isinstance(name, str) and below.exists():
+        # Not what it says of another group: override /schedule: constant.
+        if isinstance(name, str) and (below := path.with_name(f"{name}.yaml")).exists():
             parts += _loaded(below)
     return [*parts, own]
 
@@ -48,7 +48,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         key = prefix + name
         if name in ("defaults", "hydra"):
             continue
-        if isinstance(value, dict) and value and name != "references":
+        if isinstance(value, dict) and value and name not in ("references", "options"):
             flat |= _flat(value, f"{key}.")
         else:
             flat[key] = value
@@ -92,7 +92,9 @@ def _default_of(group: str, values: dict[str, Any]) -> str:
 def _key_table(group: str, comments: dict[str, str]) -> str | None:
     """Every key of a group; None where it has none beside its name."""
     rows = []
-    for name, values in _values_of_options(group).items():
+    by_key = _values_of_options(group)
+    # The keys of sections after those beside them.
+    for name, values in sorted(by_key.items(), key=lambda item: item[0].count(".")):
         key = f"{group}.{name}"
         if name != "name":
             rows.append([f"`{key}`", _default_of(group, values), allowed_values(key), comments[key]])

@@ -1,180 +1,61 @@
-"""GPT-2 (Radford et al. 2019), its initialization, and its FLOPs per token."""
+"""GPT-2 (Radford et al. 2019) and its switches, its initialization, and its FLOPs per token."""
 
 import contextlib
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt.config.schema import ModelConfig
-
-
-class LayerCache:
-    """Keys and values of one attention layer for the tokens read so far, at most ``seq_len`` of them."""
-
-    def __init__(self, batch: int, n_head: int, seq_len: int, head_dim: int, like: Tensor):
-        self.keys = like.new_empty(batch, n_head, seq_len, head_dim)
-        self.values = torch.empty_like(self.keys)
-        self.length = 0
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, T, D) and return all of them, (B, H, length, D) each."""
-        end = self.length + k.size(2)
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-@dataclass(slots=True)
-class KVCache:
-    """The caches of all layers, and the number of tokens in them."""
-
-    layers: list[LayerCache]
-    length: int = 0
-
-
-def causal_mask(t: int, s: int, device: torch.device) -> Tensor:
-    """True where one of the last ``t`` of ``s`` positions attends: to itself and to what is before it, (t, s)."""
-    everywhere = torch.ones(t, s, dtype=torch.bool, device=device)
-    return everywhere.tril(diagonal=s - t)
-
-
-class Layout(NamedTuple):
-    """The positions of the tokens in a batch, (B, T), and the mask of the tokens that each attends to, (B, 1, T, T)."""
-
-    positions: Tensor
-    mask: Tensor
-
-
-def document_layout(documents: Tensor) -> Layout:
-    """Let each document be read as if it stood alone; (B, T) gives the index in the row at which a token's begins."""
-    t = documents.size(1)
-    is_same = documents[:, None, :, None] == documents[:, None, None, :]  # (B, 1, T, T)
-    mask = is_same & causal_mask(t, t, documents.device)
-    return Layout(torch.arange(t, device=documents.device) - documents, mask)
-
-
-def _naive_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
-    """Causal attention written out (Vaswani et al. 2017, eq. 1); q (B, H, T, D), k and v (B, H, S, D).
-
-    The queries are the last T of the S positions. ``mask`` replaces the causal mask; it broadcasts to (B, H, T, S).
-    """
-    if mask is None:
-        mask = causal_mask(q.size(-2), k.size(-2), q.device)
-    scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # (B, H, T, S)
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ v
-
-
-def _sdpa_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
-    """The same through torch's fused kernels."""
-    t = q.size(-2)
-    s = k.size(-2)
-    if mask is None and t == s:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    # is_causal aligns the mask to the first key; cached decoding needs it aligned to the last. One query, which is the
-    # last position, attends to all.
-    if mask is None and t > 1:
-        mask = causal_mask(t, s, q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by tanh (Hendrycks & Gimpel 2016, section 2; openai/gpt-2 src/model.py)."""
-    if torch.compiler.is_compiling():
-        # (1 + tanh u) / 2 is sigmoid(2u), which takes half the time of tanh where torch.compile writes C++.
-        scale = 2 * math.sqrt(2 / math.pi)
-        return x * torch.sigmoid(scale * (x + 0.044715 * x * x * x))
-    return F.gelu(x, approximate="tanh")
-
-
-ATTENTION = {"naive": _naive_attention, "sdpa": _sdpa_attention}
-ACTIVATION = {"gelu_tanh": _gelu_tanh, "gelu_exact": F.gelu, "relu": F.relu}
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.n_head = config.n_head
-        self.dropout = config.dropout
-        self.attend = ATTENTION[config.attention]
-        # Queries, keys and values of all heads come from one matrix, as in GPT-2.
-        width = config.n_embd
-        self.c_attn = nn.Linear(width, 3 * width, bias=config.bias)
-        self.c_proj = nn.Linear(width, width, bias=config.bias)
-        self.resid_dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """Hidden states (B, T, C) -> (B, T, C)."""
-        c = x.size(2)
-        q, k, v = self.c_attn(x).split(c, dim=2)  # (B, T, C) each
-        q = self._split_heads(q)
-        k = self._split_heads(k)
-        v = self._split_heads(v)
-        # With a cache, the queries attend to all that it holds.
-        if cache is not None:
-            k, v = cache.append(k, v)
-        # Dropout of the attention weights takes place inside the kernel, which does not know the mode of the module.
-        dropout = self.dropout if self.training else 0.0
-        y = self.attend(q, k, v, dropout, mask)  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(x.shape)
-        return self.resid_dropout(self.c_proj(y))
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, H, T, D)"""
-        b, t, c = x.size()
-        return x.view(b, t, self.n_head, c // self.n_head).transpose(1, 2)
-
-
-class MLP(nn.Module):
-    """Feed-forward layer, four times as wide inside."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        width = config.n_embd
-        self.activation = ACTIVATION[config.activation]
-        self.c_fc = nn.Linear(width, 4 * width, bias=config.bias)
-        self.c_proj = nn.Linear(4 * width, width, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+from gpt.config.model import ModelConfig
+from gpt.layers.attention import Attention, Shared
+from gpt.layers.cache import KVCache, LayerCache, WindowCache, build_cache
+from gpt.layers.masks import Layout, layout_window, window_mask
+from gpt.layers.mlp import MLP
+from gpt.layers.norm import build_norm
+from gpt.layers.positions import rotations, sinusoids
 
 
 class Block(nn.Module):
     """Transformer block, normalized before each part (GPT-2) or after each sum (Vaswani et al. 2017, GPT-1)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.pre_norm = config.norm == "pre"
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.gives_values = config.value_residual and layer == 0
+        self.ln_1 = build_norm(config, config.n_embd)
+        self.attn = Attention(config, layer)
+        # Parts side by side have one norm (GPT-J; PaLM, section 2).
+        self.ln_2 = None if config.parallel_block else build_norm(config, config.n_embd)
         self.mlp = MLP(config)
+        self.residual_lambda = nn.Parameter(torch.empty(1)) if config.residual_lambdas else None
+        self.x0_lambda = nn.Parameter(torch.empty(1)) if config.x0_lambdas else None
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, shared: Shared, cache: LayerCache | WindowCache | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Hidden states (B, T, C) -> (B, T, C); the block that gives them, the values of its attention too."""
+        if self.residual_lambda is not None:
+            x = self.residual_lambda * x
+        if self.x0_lambda is not None:
+            x = x + self.x0_lambda * shared.x0
         # Each part adds to the residual stream; the norms stand before or after the sums.
-        if self.pre_norm:
-            x = x + self.attn(self.ln_1(x), mask, cache)
-            return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, mask, cache))
-        return self.ln_2(x + self.mlp(x))
-
-
-def _sinusoids(seq_len: int, n_embd: int) -> Tensor:
-    """Positions as sines and cosines (Vaswani et al. 2017, section 3.5) -> (seq_len, n_embd)."""
-    frequencies = 10_000 ** (-torch.arange(0, n_embd, 2) / n_embd)  # (n_embd / 2,)
-    angles = torch.arange(seq_len)[:, None] * frequencies
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+        if self.ln_2 is None:
+            normed = self.ln_1(x)
+            attended, values = self.attn(normed, shared, cache)
+            x = x + attended + self.mlp(normed)
+        elif self.pre_norm:
+            attended, values = self.attn(self.ln_1(x), shared, cache)
+            x = x + attended
+            x = x + self.mlp(self.ln_2(x))
+        else:
+            attended, values = self.attn(x, shared, cache)
+            x = self.ln_1(x + attended)
+            x = self.ln_2(x + self.mlp(x))
+        return (x, values) if self.gives_values else x
 
 
 class GPT(nn.Module):
@@ -196,11 +77,19 @@ class GPT(nn.Module):
         if config.position == "learned":
             self.wpe = nn.Embedding(config.seq_len, config.n_embd)
         elif config.position == "sinusoidal":
-            self.register_buffer("sinusoids", _sinusoids(config.seq_len, config.n_embd), persistent=False)
+            self.register_buffer("sinusoids", sinusoids(config.seq_len, config.n_embd), persistent=False)
+        turned = None
+        if config.position == "rotary":
+            turned = rotations(config.seq_len, config.head_dim, config.rope_theta, config.rope_fraction)
+        self.register_buffer("rotations", turned, persistent=False)
         self.drop = nn.Dropout(config.dropout)
 
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias) if config.norm == "pre" else nn.Identity()
+        # Tables of values (modded-nanogpt); they are only looked up, and need no padding.
+        tables = range(config.value_embeddings)
+        self.wve = nn.ModuleList(nn.Embedding(vocab_size, config.kv_width) for _ in tables)
+
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = build_norm(config, config.n_embd) if config.norm == "pre" else nn.Identity()
 
         # The head, and its bias where the vocabulary is padded.
         self.lm_head = nn.Linear(config.n_embd, self.padded_vocab_size, bias=False)
@@ -220,20 +109,46 @@ class GPT(nn.Module):
         """
         t = idx.size(1)
         positions = torch.arange(t, device=idx.device)  # (T,)
-        mask = None
         layer_caches = [None] * len(self.h)
         if cache is not None:
             positions = positions + cache.length
             layer_caches = cache.layers
-            cache.length += t
         elif layout is not None:
-            positions, mask = layout
+            positions = layout.positions
+        x = self.drop(self.embed(idx, positions))  # (B, T, C)
+        shared = self._shared(x, positions, cache, layout)
+        if cache is not None:
+            cache.length += t
 
         # Training, evaluation and decoding make the same call, so that hooks and wrappers of a block see all of them.
-        x = self.drop(self.embed(idx, positions))  # (B, T, C)
-        for block, layer_cache in zip(self.h, layer_caches, strict=True):
-            x = block(x, mask, cache=layer_cache)
+        values = [table(idx) for table in self.wve]
+        for block, layer_cache, table in zip(self.h, layer_caches, self.config.value_tables, strict=True):
+            if values:
+                shared = shared._replace(value_embedding=None if table is None else values[table])
+            x = block(x, shared, cache=layer_cache)
+            if block.gives_values:
+                x, first_values = x
+                shared = shared._replace(first_values=first_values)
         return self.ln_f(x)
+
+    def _shared(self, x: Tensor, positions: Tensor, cache: KVCache | None, layout: Layout | None) -> Shared:
+        """What all blocks get beside their input: masks, rotations, and the embedding."""
+        config = self.config
+        mask = None if layout is None else layout.mask
+        in_window = None
+        if config.window is not None and layout is not None:
+            in_window = layout_window(layout, config.window)
+        elif config.window is not None:
+            kept = 0 if cache is None else min(cache.length, config.window - 1)
+            in_window = window_mask(config.window, positions.size(-1), kept, x.device)
+
+        rotation = None
+        if self.rotations is not None:
+            rotation = self.rotations[:, positions]  # (2, T, D / 2) or (2, B, T, D / 2)
+            if layout is not None:
+                rotation = rotation.unsqueeze(2)
+        x0 = x if config.x0_lambdas else None
+        return Shared(mask, in_window, rotation, x0)
 
     def embed(self, idx: Tensor, positions: Tensor) -> Tensor:
         """Token ids (B, T) at positions (T,) or (B, T) -> (B, T, C)."""
@@ -248,17 +163,21 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., C) -> logits (..., padded_vocab_size), -inf in the columns of padding."""
-        return F.linear(hidden, self.lm_head.weight, self.padding)
+        if self.config.logit_softcap is None:
+            return F.linear(hidden, self.lm_head.weight, self.padding)
+        return self.finish_logits(F.linear(hidden, self.lm_head.weight))
+
+    def finish_logits(self, products: Tensor) -> Tensor:
+        """Products of hidden states and the head -> logits: capped, and -inf in the columns of padding."""
+        cap = self.config.logit_softcap
+        if cap is not None:
+            products = cap * torch.tanh(products / cap)
+        return products if self.padding is None else products + self.padding
 
     def new_cache(self, batch: int, dtype: torch.dtype) -> KVCache:
         """An empty key-value cache for ``batch`` sequences."""
-        config = self.config
-        head_dim = config.n_embd // config.n_head
         like = torch.empty(0, dtype=dtype, device=self.wte.weight.device)
-        layers = []
-        for _ in self.h:
-            layers.append(LayerCache(batch, config.n_head, config.seq_len, head_dim, like))
-        return KVCache(layers)
+        return build_cache(self.config, batch, like)
 
 
 @contextlib.contextmanager
@@ -279,6 +198,11 @@ def _parameter_generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(own_seed)
 
 
+# What learned factors are at the start: of a block's input and of x0 (modded-nanogpt), of a layer's own values and of
+# what is mixed into them (Zhou et al. 2024; modded-nanogpt).
+FACTORS = {"residual_lambda": 1.0, "x0_lambda": 0.0, "value_lambdas": 0.5, "embedding_lambdas": 0.5}
+
+
 @torch.no_grad()
 def init_weights(model: GPT, seed: int) -> None:
     """Initialize as GPT-2: N(0, init_std), residual projections scaled by 1/sqrt(2 n_layer), biases zero.
@@ -292,9 +216,12 @@ def init_weights(model: GPT, seed: int) -> None:
     residual_std = config.init_std
     if config.residual_scaling and config.n_layer:
         residual_std /= math.sqrt(2 * config.n_layer)
+    if config.zero_init_projections:
+        residual_std = 0.0
     for name, p in model.named_parameters():
         if p.dim() < 2:  # norms begin as the identity
-            p.fill_(1.0 if name.endswith("weight") else 0.0)
+            _, _, kind = name.rpartition(".")
+            p.fill_(FACTORS.get(kind, 1.0 if kind == "weight" else 0.0))
             continue
         std = residual_std if name.endswith("c_proj.weight") else config.init_std
         rows = model.vocab_size if name in ("wte.weight", "lm_head.weight") else p.size(0)
@@ -313,7 +240,8 @@ def flops_per_token(model: GPT) -> int:
     """Training FLOPs per token, forward and backward: 6 N + 12 L C T; N leaves out tables that are only looked up.
 
     (PaLM, Chowdhery et al. 2022, appendix B, as nanoGPT's estimate_mfu counts it. llm.c counts half of the attention,
-    6 L C T, because it is causal: for GPT-2 124M its FLOPs, and its MFU at equal speed, are 6 % lower.)
+    6 L C T, because it is causal: for GPT-2 124M its FLOPs, and its MFU at equal speed, are 6 % lower.) In a layer with
+    a window, T is the window.
     """
     config = model.config
     # A tied table is a matrix product too, as the head.
@@ -322,5 +250,6 @@ def flops_per_token(model: GPT) -> int:
         n -= model.wpe.weight.numel()
     if not config.tie_head:
         n -= model.wte.weight.numel()
-    attention = 12 * config.n_layer * config.n_embd * config.seq_len
-    return 6 * n + attention
+    n -= sum(table.weight.numel() for table in model.wve)
+    attended = sum(window or config.seq_len for window in config.windows)
+    return 6 * n + 12 * config.n_embd * attended

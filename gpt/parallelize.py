@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt.distributed import World
 from gpt.loss import LossSum
-from gpt.model import GPT, LayerCache
+from gpt.model import GPT
 
 # The keyword that stops DDP from sending buffers: torch 2.13's name for it, and the older one.
 SYNC_BUFFERS = (
@@ -44,8 +44,10 @@ def compile_blocks(model: GPT) -> None:
     """
     # Dynamo would split blocks at DDP's buckets; blocks are regions enough.
     torch._dynamo.config.optimize_ddp = False
-    # Earlier jobs of a sweep would count against its limit of recompilations.
+    # Earlier jobs of a sweep would count against its limit of recompilations, and blocks of several kinds do: with and
+    # without a window, the first and the last, each in training and in evaluation.
     torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
     for block in model.h:
         block.forward = _compiled(block.forward)
 
@@ -63,7 +65,7 @@ def checkpoint_activations(model: GPT) -> None:
 def _compiled(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
     compiled = torch.compile(eager, backend=_saving_less)
 
-    def forward(*inputs: Any, cache: LayerCache | None = None) -> Tensor:
+    def forward(*inputs: Any, cache: Any | None = None) -> Tensor:
         if cache is None:
             return compiled(*inputs)
         return eager(*inputs, cache=cache)
@@ -72,7 +74,7 @@ def _compiled(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _checkpointed(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(*inputs: Any, cache: LayerCache | None = None) -> Tensor:
+    def forward(*inputs: Any, cache: Any | None = None) -> Tensor:
         # With a cache, a second run would append its keys and values again.
         if cache is not None or not torch.is_grad_enabled():
             return inner(*inputs, cache=cache)

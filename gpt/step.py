@@ -13,6 +13,7 @@ from gpt.checkpoint.state import TrainState
 from gpt.config.schema import Config
 from gpt.device import Compute, device_name
 from gpt.model import flops_per_token
+from gpt.optimizer.build import set_rates
 from gpt.tokens.loader import OrderedSampler, StepBatch, TokenDataset, count_targets, step_batches, unpack
 from gpt.tokens.order import derive_seed
 from gpt.tracker.histogram import histograms
@@ -73,7 +74,8 @@ class Stepper:
         torch.manual_seed(derive_seed("step", self.config.seed, progress.step, self.world.rank))
         batch = next(batches)
         tokens = batch.n_samples * self.config.model.seq_len
-        self._set_learning_rate(progress.tokens + tokens)
+        multiplier = self.config.schedule.multiplier(progress.tokens + tokens, self.total_tokens)
+        set_rates(self.config.optimizer, state.optimizers, multiplier, progress.tokens + tokens)
 
         # Forward and backward over this rank's micro-batches.
         loss = self._accumulate(batch, tokens)
@@ -96,15 +98,9 @@ class Stepper:
         progress.order_hash = self.dataset.order.chain_hash(progress.order_hash, progress.samples, batch.n_samples)
         progress.step += 1
         progress.tokens += tokens
+        state.averages.update(progress.tokens)
         progress.samples += batch.n_samples
         return Step(loss, grad_norm, tokens, recorded)
-
-    def _set_learning_rate(self, tokens: int) -> None:
-        """Set the rate of the step that brings the run to ``tokens``."""
-        multiplier = self.config.schedule.multiplier(tokens, self.total_tokens)
-        for optimizer in self.state.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * multiplier
 
     def _accumulate(self, batch: StepBatch, tokens: int) -> Tensor:
         """Add up the gradients of the micro-batches of a step; returns this rank's part of the loss, ()."""
@@ -141,11 +137,14 @@ class Stepper:
         An overflow in float16, which skips the update, leaves out the norm.
         """
         scaler = self.state.scaler
+        optimizer = self.config.optimizer
+        multiplier = self.config.schedule.multiplier(self.state.progress.tokens, self.total_tokens)
         row = {
             "step": self.state.progress.step,
             "tokens": self.state.progress.tokens,
             "train/loss": self.world.sum(step.loss).item(),
-            "optim/lr": self.state.optimizers[0].param_groups[0]["lr"],
+            "optim/lr": optimizer.lr * multiplier,
+            **{f"optim/lr/{name}": rate * multiplier for name, rate in optimizer.other_rates.items()},
             "optim/grad_norm": step.grad_norm.item(),
             "optim/batch_tokens": step.tokens,
         }

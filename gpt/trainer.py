@@ -17,7 +17,7 @@ from gpt.evaluation.task import Subject, Task, due_tasks, measure_each
 from gpt.evaluation.tasks import build_tasks, usual_tasks
 from gpt.interop.start import start_weights
 from gpt.model import GPT
-from gpt.optim import build_optimizers
+from gpt.optimizer.build import build_averages, build_optimizers
 from gpt.parallelize import compiler_problem, parallelize
 from gpt.precision import autocast, loss_scaler, set_matmul_precision
 from gpt.session import Session, open_session
@@ -95,7 +95,8 @@ class Trainer:
         self.origin = start_weights(self.config, model, self.run_dir)
         optimizers = build_optimizers(self.config.optimizer, model.to(self.compute.device))
         scaler = loss_scaler(self.config.precision.name, self.compute.device)
-        return TrainState(model, optimizers, scaler, Progress(order_hash=dataset.order.empty_hash()))
+        averages = build_averages(self.config, model, optimizers)
+        return TrainState(model, optimizers, scaler, Progress(order_hash=dataset.order.empty_hash()), averages)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the run, or to a signal; returns what result.json holds.
@@ -187,7 +188,7 @@ class Trainer:
         names = due_tasks(self.tasks, before, row["tokens"], progress.step == self.total_steps) or list(self.tasks)
         tasks = [self.tasks[name] for name in names]
         texts = []
-        for measurement in measure_each(tasks, self.state.model, progress.step, self.compute):
+        for measurement in measure_each(tasks, self.state.model, progress.step, self.compute, self.state.averages):
             if measurement is None:
                 return False
             for key, value in measurement.metrics.items():

@@ -10,9 +10,14 @@ import torch
 from gpt.cli.compose import compose
 from gpt.config.groups import options
 from gpt.device import Compute
-from gpt.loss import CHUNK_BYTES, IGNORE, loss_sum
-from gpt.model import GPT, Attention, _gelu_tanh, _sinusoids, flops_per_token, init_weights, parameter_count
+from gpt.layers.attention import Attention, Shared
+from gpt.layers.head import CHUNK_BYTES
+from gpt.layers.mlp import gelu_tanh
+from gpt.layers.positions import sinusoids
+from gpt.loss import loss_sum
+from gpt.model import GPT, flops_per_token, init_weights, parameter_count
 from gpt.precision import autocast
+from gpt.tokens.windows import IGNORE
 
 
 def model_config(*overrides):
@@ -112,7 +117,7 @@ def test_the_character_models_are_nanogpts(size, vocab_size, count):
 
 
 def test_a_size_is_in_the_published_table_or_of_our_own():
-    assert set(options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram"}
+    assert set(options("model")) == {*PUBLISHED, "char_cpu", "char_gpu", "tiny", "bigram", "llama_tiny"}
 
 
 def test_padded_124m():
@@ -189,7 +194,7 @@ def test_chunked_loss_has_the_values_and_gradients_of_the_plain_one(chunk_rows, 
     model, plain = built("model.vocab_multiple=64"), built("model.vocab_multiple=64")
     itemsize = 4 if precision == "fp32" else 2
     monkeypatch.setitem(CHUNK_BYTES, itemsize, chunk_rows * model.padded_vocab_size * itemsize)
-    monkeypatch.setattr("gpt.loss.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
+    monkeypatch.setattr("gpt.layers.head.SOFTMAX_BYTES", 7 * model.padded_vocab_size * 4)
     x, y = ids(2, 32), ids(2, 32, seed=1)
     y[0, 3:30], y[1] = IGNORE, IGNORE  # chunks in which some count, in which one does, in which none does
     for scale in (1.0, 1024.0):  # two micro-batches, the second as a loss scaler would have it
@@ -272,7 +277,7 @@ def test_without_positions_only_the_causal_mask_tells_order():
 
 
 def test_sinusoids_are_vaswanis():
-    table = _sinusoids(32, 6)
+    table = sinusoids(32, 6)
     for position, i in ((0, 0), (5, 1), (31, 2)):
         angle = position / 10_000 ** (2 * i / 6)
         assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
@@ -308,14 +313,14 @@ def test_a_loop_a_product_a_softmax_heads_and_a_batch_of_heads_are_one_attention
         layer = Attention(config)
         per_head = [part.split(c // heads, -1) for part in layer.c_attn(x).split(c, -1)]
         together = torch.cat([one_head(q, k, v) for q, k, v in zip(*per_head, strict=True)], -1)
-        torch.testing.assert_close(layer(x), layer.c_proj(together))
+        torch.testing.assert_close(layer(x, Shared())[0], layer.c_proj(together))
         with torch.no_grad():
             layer.c_attn.weight[: 2 * c] = 0  # queries and keys: uniform attention again
             layer.c_attn.weight[2 * c :] = torch.eye(c)
             layer.c_attn.bias.zero_()
             layer.c_proj.weight.copy_(torch.eye(c))
             layer.c_proj.bias.zero_()
-            torch.testing.assert_close(layer(x), loop)
+            torch.testing.assert_close(layer(x, Shared())[0], loop)
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -354,6 +359,6 @@ def test_the_compiled_gelu_is_that_of_gpt2():
     x = torch.linspace(-8, 8, 4001)
     wide = x.double()
     formula = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    compiled = torch.compile(_gelu_tanh)(x)
+    compiled = torch.compile(gelu_tanh)(x)
     assert (compiled - formula).abs().max() < 1e-6
-    assert (_gelu_tanh(x) - formula).abs().max() < 1e-6
+    assert (gelu_tanh(x) - formula).abs().max() < 1e-6

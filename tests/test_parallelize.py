@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from switches import ALL, ids
+from switches import built as modern
 
+from gpt import parallelize
 from gpt.cli.compose import compose
 from gpt.generate.decode import generate
 from gpt.loss import loss_sum
@@ -81,3 +84,24 @@ def test_a_compiled_block_runs_its_hooks_and_decodes_without_compiling():
         assert counters["stats"]["unique_graphs"] == graphs
         assert len(calls) == 1 + 60
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_of_two_kinds_compute_the_same_with_all_switches(monkeypatch):
+    """The first block, which gives its values and has a window, and the second one."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(parallelize, "_saving_less", "aot_eager")  # graphs are counted, and need no kernels
+    results = []
+    for changes in ([], [compile_blocks], [checkpoint_activations]):
+        counters.clear()
+        model = modern(n_layer=2, **ALL)
+        for change in changes:
+            change(model)
+        loss_sum(model, ids(2, 24), ids(2, 24, seed=1)).backward()
+        results.append([p.grad for p in model.parameters()])
+        assert counters["stats"]["unique_graphs"] == (2 if compile_blocks in changes else 0)
+        assert not counters["graph_break"]
+    for gradients in results[1:]:
+        for ours, expected in zip(gradients, results[0], strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)

@@ -1,8 +1,9 @@
 """Checkpoints as files: their names, the newest one, state.json, and damage. Needs no torch.
 
-A directory ``checkpoints/step_00000500/`` holds model.safetensors, optimizer.safetensors (keyed by parameter name), the
-run's metrics.jsonl and samples.txt up to that step, and state.json with the sha256 of each of them. ``last`` and
-``best`` are links to such directories, and follow from state.json. A checkpoint holds no times, hosts or paths.
+A directory ``checkpoints/step_00000500/`` holds model.safetensors, optimizer.safetensors (keyed by parameter name),
+averages of the weights where the run keeps any (ema.safetensors), the run's metrics.jsonl and samples.txt up to that
+step, and state.json with the sha256 of each of them. ``last`` and ``best`` are links to such directories, and follow
+from state.json. A checkpoint holds no times, hosts or paths.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ from gpt.rundir import HISTOGRAMS, read_sweep
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+TRAINED = "trained.safetensors"  # the weights that training goes on from, where those of the model are averaged
+AVERAGES = {"ema": "trainer.ema", "average": "trainer.average_from"}  # further weights, and the keys that ask for them
 STATE = "state.json"
 WHEN_SAVED = "a run saves at its evaluations, every checkpoint.every steps, and at its end"
 MOST_NAMED = 6  # jobs in a message
@@ -37,6 +40,25 @@ KEYS = {
 def checkpoint_dir(run_dir: Path, step: int) -> Path:
     """Return the directory of the checkpoint of a step."""
     return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def weights_file(name: str) -> str:
+    """Return the name of the file with an average of the weights."""
+    return f"{name}.safetensors"
+
+
+def find_average(path: Path, name: str) -> Path:
+    """Return the file with an average of the weights in a checkpoint, or the last one of a run. Raises InputError."""
+    checkpoint = find_checkpoint(path)
+    file = checkpoint / weights_file(name)
+    if file.is_file():
+        return file
+    # The refusal names those that are there.
+    there = [other for other in AVERAGES if (checkpoint / weights_file(other)).is_file()]
+    cure = f"it has weights={', '.join(there)}" if there else "leave weights= out"
+    if name in AVERAGES:
+        cure += f"; a run keeps them with {AVERAGES[name]}"
+    raise InputError(f"weights={name}: {checkpoint} has no such average", cure)
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,18 @@ from torch import nn
 from gpt.checkpoint.files import (
     MODEL,
     OPTIMIZER,
+    TRAINED,
     checkpoint_dir,
     file_hash,
     latest_checkpoint,
     list_checkpoints,
     read_state,
+    weights_file,
     write_state,
 )
 from gpt.errors import InputError
+from gpt.optimizer.averages import Averages
+from gpt.optimizer.packing import pack, unpack
 from gpt.rundir import METRICS, SAMPLES
 
 COPIED_LOGS = (METRICS, SAMPLES)  # not the histograms, which would be as large as the checkpoint
@@ -48,6 +52,7 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     progress: Progress
+    averages: Averages = field(default_factory=Averages)
 
 
 # --- saving
@@ -92,9 +97,16 @@ def _write_files(
 ) -> None:
     """Write the files of a checkpoint, state.json last, which holds the hashes of the others."""
     # Tensors.
-    tensors, scalars = _optimizer_state(state)
-    save_file(_model_tensors(state.model), part / MODEL)
+    tensors, others = _optimizer_state(state)
     save_file(tensors, part / OPTIMIZER)
+    # Whoever reads a checkpoint gets the weights that were evaluated; a run goes on from those that it trains.
+    averages = state.averages
+    with averages.evaluated():
+        save_file(_model_tensors(state.model), part / MODEL)
+    if averages.optimizers:
+        save_file(_model_tensors(state.model), part / TRAINED)
+    for average in averages.begun:
+        save_file(average.tensors, part / weights_file(average.name))
 
     # Logs, up to this step.
     for name in COPIED_LOGS:
@@ -115,9 +127,11 @@ def _write_files(
         "logs": logs,
         "progress": asdict(state.progress),
         "scaler": state.scaler.state_dict(),
-        "optimizer": scalars,
+        "optimizer": others,
         "groups": groups,
     }
+    if averages.kept:
+        content["averages"] = {average.name: average.count for average in averages.kept}
     write_state(part, content, hashes)
 
 
@@ -178,8 +192,11 @@ def load(checkpoint: Path, state: TrainState) -> dict[str, int]:
 
     Raises InputError when the checkpoint is of another model, or cannot be read.
     """
-    load_model(checkpoint, state.model)
+    load_model(checkpoint, state.model, TRAINED if state.averages.optimizers else MODEL)
     saved = read_state(checkpoint)
+    for average in state.averages.kept:
+        count = saved["averages"][average.name]
+        average.load(_load_tensors(checkpoint / weights_file(average.name)) if count else {}, count)
     _load_optimizers(state, _load_tensors(checkpoint / OPTIMIZER), saved["optimizer"])
     for group, saved_group in zip(_param_groups(state), saved["groups"], strict=True):
         group.update(saved_group)
@@ -194,9 +211,9 @@ def load_latest(run_dir: Path, state: TrainState) -> dict[str, int]:
     return load(checkpoint, state) if checkpoint else {}
 
 
-def load_model(checkpoint: Path, model: nn.Module) -> None:
-    """Load the weights of a checkpoint. Raises InputError when it is of another model."""
-    saved = _load_tensors(checkpoint / MODEL)
+def load_model(checkpoint: Path, model: nn.Module, name: str = MODEL) -> None:
+    """Load the weights of a checkpoint from its file ``name``. Raises InputError when it is of another model."""
+    saved = _load_tensors(checkpoint / name)
     own = _model_tensors(model)
 
     # The first difference is named, in the order of the saved tensors.
@@ -248,11 +265,11 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _load_optimizers(state: TrainState, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+def _load_optimizers(state: TrainState, tensors: dict[str, torch.Tensor], others: dict[str, Any]) -> None:
     """Load what :func:`_optimizer_state` returned."""
     # From one flat dictionary to one dictionary per parameter.
     values_by_name: dict[str, dict[str, Any]] = {}
-    for full_name, value in {**tensors, **scalars}.items():
+    for full_name, value in unpack(tensors, others).items():
         name, _, key = full_name.rpartition("/")
         values_by_name.setdefault(name, {})[key] = value
 
@@ -284,19 +301,14 @@ def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | str:
 
 
 def _optimizer_state(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the optimizers' state by ``parameter/key``: the tensors, and the numbers."""
+    """Return the optimizers' state by ``parameter/key``: the tensors, and all else."""
     names = {p: name for name, p in state.model.named_parameters()}
-    tensors = {}
-    others = {}
+    values = {}
     for optimizer in state.optimizers:
-        for p, values in optimizer.state.items():
-            for key, value in values.items():
-                full_name = f"{names[p]}/{key}"
-                if isinstance(value, torch.Tensor):
-                    tensors[full_name] = value
-                else:
-                    others[full_name] = value
-    return tensors, _scalars(others)
+        for p, values_of_p in optimizer.state.items():
+            for key, value in values_of_p.items():
+                values[f"{names[p]}/{key}"] = value
+    return pack(values)
 
 
 def _param_groups(state: TrainState) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt.checkpoint.files import find_average
 from gpt.cli.arguments import check_group, parse
 from gpt.cli.resume_checks import check_same_vocabulary
 from gpt.config.groups import GROUPS
@@ -40,7 +41,7 @@ def read_arguments(argv: list[str]) -> tuple[str, list[str] | None, list[str]]:
         line = override.input_line
         if key in GROUPS:
             check_group(override)
-        if key not in ("checkpoint", "tasks"):
+        if key not in ("checkpoint", "tasks", "weights"):
             overrides.append(line)
             continue
         is_plain = line.startswith(f"{key}=") and not override.is_sweep_override()
@@ -59,6 +60,8 @@ def read_arguments(argv: list[str]) -> tuple[str, list[str] | None, list[str]]:
     checkpoint = own.get("checkpoint")
     if not checkpoint:
         raise InputError("no checkpoint is given", f"{USAGE}; DIR is the output directory of a run")
+    if "weights" in own:
+        checkpoint = find_average(as_path("checkpoint", str(checkpoint)), str(own["weights"]))
     return str(checkpoint), tasks, overrides
 
 

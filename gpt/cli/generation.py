@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt.checkpoint.files import find_average
 from gpt.cli.arguments import parse
 from gpt.cli.command import directories_and_values
 from gpt.errors import InputError
@@ -10,7 +11,7 @@ from gpt.errors import InputError
 USAGE = "python -m gpt.generate DIR [prompt=TEXT] [tokens=N] [samples=N] [temperature=T] [top_k=K] [top_p=P] [seed=N]"
 OF_SAMPLE = ("tokens", "temperature", "top_k", "top_p")  # keys of the config's section sample
 OF_CONFIG = ("seed", "device")  # and outside the sections
-OWN = (*OF_SAMPLE, *OF_CONFIG, "samples")
+OWN = (*OF_SAMPLE, *OF_CONFIG, "samples", "weights")
 MOST_SAMPLES = 10_000  # of a prompt
 FROM_FILE = "FILE:"  # as in nanoGPT's sample.py
 
@@ -44,7 +45,8 @@ def read_arguments(argv: list[str]) -> Arguments:
         elif key in OF_CONFIG:
             overrides.append(f"{key}={value}")
     prompts = read_prompts(typed[0]) if typed else None
-    return Arguments(sources[0], prompts, _number_of_samples(values), overrides)
+    source = find_average(sources[0], values["weights"]) if "weights" in values else sources[0]
+    return Arguments(source, prompts, _number_of_samples(values), overrides)
 
 
 def _number_of_samples(values: dict[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""The answer to --help, from the files in conf/ and the text of gpt/config/schema.py."""
+"""The answer to --help, from the files in conf/ and the text of the schema in gpt/config/."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ EXAMPLES = """
   python train.py sweeps=vocab_padding experiment=ablation_toy
   python train.py resume=outputs/2026-11-21/19-49-08-tiny trainer.max_tokens=16_000_000
 """.strip("\n")
-SCHEMA = CONF.parent / "gpt" / "config" / "schema.py"
+SCHEMA = [CONF.parent / "gpt" / "config" / name for name in ("schema.py", "model.py", "optimizer.py")]
 WITHOUT_KEYS = ("experiment", "sweeps", "debug")  # groups whose files set keys of the others
 KEY_AND_COMMENT = re.compile(r"^( *)(\w+):(.*?)(?: +# (.*))?$", re.MULTILINE)
 
@@ -32,15 +32,14 @@ def key_comments() -> dict[str, str]:
     """Return the comment behind every key in conf/, by dotted key: the first, where several files have one."""
     comments: dict[str, str] = {}
     for path in _files_with_keys():
-        # A file of a group has the keys of its section, some in a section below it; config.yaml has sections only.
-        group = "" if path.parent == CONF else f"{path.parent.name}."
-        section = ""
+        # A file of a group has the keys of its section, some in sections below it; config.yaml has sections only.
+        group = [] if path.parent == CONF else [path.parent.name]
+        sections: dict[int, str] = {}  # above the line, by their indentation
         for indent, name, value, comment in KEY_AND_COMMENT.findall(path.read_text()):
-            if not indent:
-                section = name
+            depth = len(indent)
+            sections = {above: section for above, section in sections.items() if above < depth} | {depth: name}
             if value.strip() and comment:
-                parent = f"{section}." if indent else ""
-                comments.setdefault(group + parent + name, comment)
+                comments.setdefault(".".join([*group, *sections.values()]), comment)
     return comments
 
 
@@ -58,7 +57,7 @@ def common_limits() -> dict[str, str]:
     The schema is read, and not imported: its dataclasses would double the time that --help takes.
     """
     # Find the declaration beside each key: choice(["a", "b"]), number(at_least=1) or text().
-    tree = ast.parse(SCHEMA.read_text())
+    tree = ast.parse("\n".join(path.read_text() for path in SCHEMA))
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     limits = {}
     for key, declaration in _declarations(classes, "Config"):

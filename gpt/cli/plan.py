@@ -16,6 +16,7 @@ from gpt.config.schema import Config, ModelConfig
 from gpt.console import plain_console
 from gpt.device import device_name, pick_device
 from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.optimizer.groups import group_names
 from gpt.parallelize import checkpoint_activations
 from gpt.precision import AUTOCAST, autocast
 from gpt.schedule import warmup
@@ -198,29 +199,30 @@ def _memory(config: Config, model: GPT) -> dict[str, int]:
         activations += (all_blocks - activations) // n_layer
 
     n = 0
-    averages = 0
-    for name, parameter in model.named_parameters():
-        is_in_block = name.startswith("h.")
-        is_matrix = is_in_block and "weight" in name and ".ln_" not in name
-        per_parameter = config.optimizer.matrix_averages if is_matrix else config.optimizer.averages
+    kept = 0
+    groups = group_names(model)
+    for parameter in model.parameters():
         n += parameter.numel()
-        averages += per_parameter * parameter.numel()
+        kept += config.optimizer.kept_numbers(groups[parameter], tuple(parameter.shape))
 
     # Parameters, gradients and averages are float32 in every precision.
     parts = {
         "parameters": 4 * n,
         "gradients": 4 * n,
-        "optimizer": 4 * averages,
+        "optimizer": 4 * kept,
         "activations": activations,
     }
+    if config.trainer.n_averages:
+        parts["averages"] = 4 * n * config.trainer.n_averages
     parts["total"] = sum(parts.values())
     return parts
 
 
 def _saved_bytes(config: Config, model_config: ModelConfig, vocab_size: int) -> int:
-    """Return the bytes that one micro-batch saves for backward, extrapolated from up to two equal blocks."""
+    """Return the bytes that one micro-batch saves for backward, extrapolated from two blocks where all are equal."""
     n_layer = model_config.n_layer
-    if n_layer <= 2:
+    are_equal = len(set(model_config.windows)) == 1 and not model_config.value_embeddings
+    if n_layer <= 2 or model_config.value_residual or not are_equal:
         return _measure_saved_bytes(config, model_config, vocab_size)
     one = replace(model_config, n_layer=1)
     two = replace(model_config, n_layer=2)
@@ -323,7 +325,9 @@ def _describe_schedule(config: Config) -> str:
     warm = warmup(schedule.warmup_tokens, schedule.decay_until, total)
     peak = config.optimizer.lr
     last = peak * schedule.multiplier(total, total)
-    return f"{schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {last:.3g} at the end"
+    line = f"{schedule.name}: {peak:.3g} after {warm:,.0f} tokens, {last:.3g} at the end"
+    others = [f"{group} {rate:.3g}" for group, rate in config.optimizer.other_rates.items()]
+    return line + (f"; peak of {', '.join(others)}" if others else "")
 
 
 def _in_words(hours: float) -> str:

@@ -128,7 +128,7 @@ def _check_plan(config: Config, run_dir: Path | None) -> int | None:
 
     # torch is imported once the data is right. Not the precision: the plan may be for another machine.
     from gpt.device import pick_device
-    from gpt.optim import check_optimizer
+    from gpt.optimizer.build import check_optimizer
 
     device = pick_device(config.device)
     check_optimizer(config.optimizer, device)

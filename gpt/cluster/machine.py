@@ -5,7 +5,8 @@ import socket
 from typing import NamedTuple
 
 from gpt.config.checks import check
-from gpt.config.schema import ClusterConfig, Config, CustomConfig, MultinodeConfig
+from gpt.config.optimizer import CustomConfig
+from gpt.config.schema import ClusterConfig, Config, MultinodeConfig
 from gpt.errors import InputError, Unavailable
 
 # Memory of a process that has imported torch, at least (measured: 150 to 300 MB).
@@ -15,7 +16,7 @@ PROCESS_BYTES = 100_000_000
 def check_machine(config: Config) -> None:
     """Check that the device exists and supports the precision and the optimizer. Raises InputError."""
     from gpt.device import pick_device  # torch, once the rest is right
-    from gpt.optim import check_optimizer
+    from gpt.optimizer.build import check_optimizer
     from gpt.precision import check_precision
 
     device = pick_device(config.device)
@@ -49,13 +50,12 @@ def _least_memory(config: Config) -> int:
     """Return a lower bound of the bytes that a rank needs; a plan estimates them better."""
     model = config.model
     positions = model.seq_len if model.position == "learned" else 0
-    rows = model.vocab_multiple + positions + 12 * model.n_layer * model.n_embd
-    parameters = model.n_embd * rows
+    parameters = model.n_embd * (model.vocab_multiple + positions) + model.n_layer * model.block_matrices
     # In 32 bits: weight and gradient, and what the optimizer keeps at least.
     optimizer = config.optimizer
-    is_known = not isinstance(optimizer, CustomConfig)
+    is_known = type(optimizer) is not CustomConfig
     averages = min(optimizer.matrix_averages, optimizer.averages) if is_known else 0
-    states = 4 * (2 + averages) * parameters
+    states = 4 * (2 + averages + config.trainer.n_averages) * parameters
 
     # Backward needs at least the input of every block, in 16 bits.
     inputs = 2 * config.micro_batch_size * model.seq_len * model.n_embd * model.n_layer

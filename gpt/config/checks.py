@@ -6,8 +6,18 @@ What each key may hold by itself is refused by gpt/config/values.py.
 import re
 
 from gpt.config.keys import Choice, Range
+from gpt.config.model_checks import check_model
+from gpt.config.optimizer_checks import check_averages, check_optimizer
 from gpt.config.schema import Config, DataConfig, MultinodeConfig, SlurmConfig
-from gpt.config.values import check_64_bits, check_names, check_not_too_much, check_range, check_wandb_name, values_of
+from gpt.config.values import (
+    check_64_bits,
+    check_names,
+    check_not_too_much,
+    check_range,
+    check_wandb_name,
+    nearest,
+    values_of,
+)
 from gpt.errors import InputError
 from gpt.schedule import warmup
 
@@ -41,12 +51,13 @@ def check(config: Config) -> None:
     _check_run(config)
     _check_data(config.data)
     _check_tracker(config)
-    _check_model(config)
-    _check_optimizer(config)
+    check_model(config.model)
+    check_optimizer(config)
     _check_length(config)
     _check_batch(config)
     _check_ramp(config)
     _check_schedule(config)
+    check_averages(config)
 
 
 def _check_run(config: Config) -> None:
@@ -108,39 +119,6 @@ def _check_tracker(config: Config) -> None:
     """Check the names under which W&B files the run. Raises InputError."""
     for key in ("project", "entity"):
         check_wandb_name(f"tracker.{key}", getattr(config.tracker, key, None))
-
-
-def _check_model(config: Config) -> None:
-    """Check that widths divide. Raises InputError."""
-    # Every head has an equal part of the width.
-    model = config.model
-    if model.n_embd % model.n_head:
-        raise InputError(
-            f"model.n_embd={model.n_embd} is not divisible by model.n_head={model.n_head}",
-            f"nearest model.n_embd that is: {_nearest(model.n_embd, model.n_head)}",
-        )
-
-    # Positions are pairs of a sine and a cosine.
-    if model.position == "sinusoidal" and model.n_embd % 2:
-        raise InputError(
-            f"model.n_embd={model.n_embd} is odd, and model.position=sinusoidal takes sines and cosines in pairs",
-            f"nearest model.n_embd that is even: {_nearest(model.n_embd, 2)}",
-        )
-
-
-def _check_optimizer(config: Config) -> None:
-    """Check that Adam has two betas, and Muon matrices. Raises InputError."""
-    betas = getattr(config.optimizer, "betas", None)
-    if betas is not None and len(betas) != 2:
-        raise InputError(
-            f"optimizer.betas={betas} are not Adam's",
-            "allowed: two numbers of 0 up to, not including, 1",
-        )
-    if config.optimizer.name == "muon" and config.model.n_layer == 0:
-        raise InputError(
-            f"optimizer=muon works on the matrices of the blocks, and model={config.model.name} has no blocks",
-            "take optimizer=adamw, or model.n_layer of at least 1",
-        )
 
 
 def _check_ranks(config: Config) -> None:
@@ -235,7 +213,7 @@ def _check_batch(config: Config) -> None:
     if tokens % config.unit_tokens:
         raise InputError(
             f"batch.global_tokens={tokens} is not divisible by {_unit_in_words(config)}",
-            f"nearest batch.global_tokens that are: {_nearest(tokens, config.unit_tokens)}",
+            f"nearest batch.global_tokens that are: {nearest(tokens, config.unit_tokens)}",
         )
 
 
@@ -276,7 +254,7 @@ def _check_linear_ramp(config: Config) -> None:
     if multiple_of % config.unit_tokens:
         raise InputError(
             f"batch.ramp.multiple_of={multiple_of} is not divisible by {_unit_in_words(config)}",
-            f"nearest batch.ramp.multiple_of that are: {_nearest(multiple_of, config.unit_tokens)}",
+            f"nearest batch.ramp.multiple_of that are: {nearest(multiple_of, config.unit_tokens)}",
         )
     # There are not too many sizes, and the first and the last are multiples as well.
     sizes = (ramp.full_tokens - ramp.start_tokens) // multiple_of
@@ -289,7 +267,7 @@ def _check_linear_ramp(config: Config) -> None:
         if size % multiple_of:
             raise InputError(
                 f"{key}={size} is no multiple of batch.ramp.multiple_of={multiple_of}",
-                f"nearest {key} that are: {_nearest(size, multiple_of)}",
+                f"nearest {key} that are: {nearest(size, multiple_of)}",
             )
 
 
@@ -315,7 +293,7 @@ def _check_ramp_steps(config: Config) -> None:
         if size < 1 or size % config.unit_tokens:
             raise InputError(
                 f"batch.ramp.stages: {size} is not divisible by {_unit_in_words(config)}",
-                f"nearest that are: {_nearest(size, config.unit_tokens)}",
+                f"nearest that are: {nearest(size, config.unit_tokens)}",
             )
 
 
@@ -353,11 +331,3 @@ def _unit_in_words(config: Config) -> str:
     if config.world_size > 1:
         words += f" × {config.world_size} ranks"
     return words
-
-
-def _nearest(number: int, unit: int) -> str:
-    """Return the multiples of a unit around a number."""
-    # 0 is a multiple of everything, and of no use.
-    lower = number // unit * unit
-    multiples = [multiple for multiple in (lower, lower + unit) if multiple > 0]
-    return " or ".join(map(str, multiples))

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from gpt.config.optimizer import GROUPS
 from gpt.errors import InputError
 
 QUOTES = "'\""
 RECIPE = 'docs/config.md, "Adding a key"'
 
 # Keys that are newer than the first version, or whose default in conf/ has changed, with the value that means what runs
-# did before: "model.norm_type": "layernorm".
+# did before: "model.z_loss": 0.0.
 ADDED: dict[str, Any] = {
     "optimizer.split_qkv": False,
     "sample.top_p": None,
@@ -32,6 +33,33 @@ ADDED: dict[str, Any] = {
     "lm_eval.include_path": None,
     "lm_eval.limit": None,
     "init_from": None,
+    "model.n_kv_head": None,
+    "model.mlp_width": None,
+    "model.mlp_matched": False,
+    "model.rope_theta": 10_000.0,
+    "model.rope_fraction": 1.0,
+    "model.norm_type": "layernorm",
+    "model.norm_weight": True,
+    "model.qk_norm": False,
+    "model.window": None,
+    "model.window_pattern": "S",
+    "model.attention_softcap": None,
+    "model.logit_softcap": None,
+    "model.z_loss": 0.0,
+    "model.value_embeddings": 0,
+    "model.value_residual": False,
+    "model.residual_lambdas": False,
+    "model.x0_lambdas": False,
+    "model.parallel_block": False,
+    "model.zero_init_projections": False,
+    **dict.fromkeys(f"optimizer.groups.{group}.{key}" for group in GROUPS for key in ("lr", "betas", "weight_decay")),
+    "optimizer.momentum_start": 0.85,
+    "optimizer.momentum_warmup": None,
+    "optimizer.normuon": False,
+    "optimizer.normuon_beta2": 0.95,
+    "optimizer.cautious_weight_decay": False,
+    "trainer.ema": None,
+    "trainer.average_from": None,
 }
 # In the order in which they were renamed: keys and sections ("trainer.grad_clip": "trainer.clip_norm"), values and
 # options of groups ("optimizer=adam": "optimizer=adamw").

@@ -46,10 +46,15 @@ def dotted_keys() -> list[str]:
 
 
 def keys_by_word() -> dict[str, list[str]]:
-    """Return the dotted keys by their last word, and by what nanoGPT calls them."""
+    """Return the dotted keys by their last word, and by what nanoGPT calls them.
+
+    Of keys with one word, those at the top: optimizer.lr, and not those of its groups of parameters.
+    """
     by_word: dict[str, list[str]] = {}
-    for key in dotted_keys():
-        by_word.setdefault(key.rpartition(".")[2], []).append(key)
+    for key in sorted(dotted_keys(), key=lambda key: key.count(".")):
+        found = by_word.setdefault(key.rpartition(".")[2], [key])
+        if key not in found and key.count(".") == found[0].count("."):
+            found.append(key)
     for word, key in NANOGPT.items():
         by_word.setdefault(word, []).append(key)
     return by_word

@@ -4,49 +4,26 @@ Defaults, units and sources of the keys stand in conf/.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from gpt.config import budget
 from gpt.config.budget import LinearRamp, Stages
 from gpt.config.counts import as_count
 from gpt.config.derived import Derived
 from gpt.config.keys import choice, number, pairs, text
+from gpt.config.model import ModelConfig
+from gpt.config.optimizer import OPTIMIZERS, OptimizerConfig
 from gpt.schedule import SHAPES, lr_multiplier
 
 # The groups whose options have keys of their own: the schema of each option, filled in below the classes. A file in
 # conf/ names its schema first: defaults: [_muon, _self_].
-VARIANTS: dict[str, dict[str, type]] = {"data": {}, "optimizer": {}, "batch": {}, "cluster": {}, "tracker": {}}
+VARIANTS: dict[str, dict[str, type]] = {"data": {}, "optimizer": OPTIMIZERS, "batch": {}, "cluster": {}, "tracker": {}}
 
 
 # A key without choice, number or text beside it is a switch, a list of text, or a table: its type says it all.
 
 
 # --- the sections of a config; those with options are followed by the schemas of these
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    name: str = text()
-    n_layer: int = number(
-        at_least=0, largest=1_000, reason="as many as the deepest published (DeepNet, Wang et al. 2022)"
-    )
-    n_head: int = number(at_least=1)
-    n_embd: int = number(at_least=1, largest=100_000, reason="GPT-3 has 12,288")
-    seq_len: int = number(
-        counts="tokens", at_least=1, largest=10_000_000, reason="as long as the longest published contexts (Gemini 1.5)"
-    )
-    vocab_multiple: int = number(at_least=1, largest=1_000_000, reason="large vocabularies have 256,000 tokens")
-    bias: bool
-    dropout: float = number(at_least=0, below=1)
-    tie_head: bool
-    position: str = choice(["learned", "none", "sinusoidal"])
-    norm: str = choice(["post", "pre"])
-    activation: str = choice(["gelu_exact", "gelu_tanh", "relu"])
-    attention: str = choice(["naive", "sdpa"])
-    activation_checkpointing: str = choice(["blocks", "none"])
-    init_std: float = number(above=0)
-    residual_scaling: bool
-    peak_lr: float = number(above=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,45 +92,6 @@ VARIANTS["data"].update(
     bin=DataConfig,
     arithmetic=ArithmeticConfig,
 )
-
-
-@dataclass(kw_only=True, slots=True)
-class OptimizerConfig:
-    # Tensors of its size that the optimizer keeps for each matrix of the blocks, and for each other parameter.
-    matrix_averages: ClassVar[int] = 2
-    averages: ClassVar[int] = 2
-
-    name: str = choice(VARIANTS["optimizer"])
-    lr: float = number(above=0)
-    weight_decay: float = number(at_least=0)
-
-
-@dataclass(kw_only=True, slots=True)
-class AdamWConfig(OptimizerConfig):
-    betas: list[float] = number(at_least=0, below=1)  # noqa: RUF009 (a field, no list)
-    eps: float = number(above=0)
-    fused: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class MuonConfig(AdamWConfig):
-    matrix_averages: ClassVar[int] = 1
-
-    adamw_lr: float = number(above=0)
-    momentum: float = number(at_least=0, below=1)
-    nesterov: bool
-    ns_steps: int = number(at_least=1, largest=99, reason="torch.optim.Muon takes no more")
-    split_qkv: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class CustomConfig(OptimizerConfig):
-    _target_: str = text()
-    betas: list[float] | None = number(at_least=0, below=1)  # noqa: RUF009 (a field, no list)
-    options: dict[str, Any]
-
-
-VARIANTS["optimizer"].update(adamw=AdamWConfig, muon=MuonConfig, custom=CustomConfig)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -323,9 +261,16 @@ class TrainerConfig:
     tasks_every: int | None = number(counts="tokens", at_least=1)
     log_every: int = number(counts="steps", at_least=1)
     grad_clip: float = number(at_least=0)
+    ema: float | None = number(above=0, below=1)
+    average_from: float | None = number(at_least=0, below=1)
     one_batch: bool
     profile: bool
     anomaly: bool
+
+    @property
+    def n_averages(self) -> int:
+        """Number of averages of the weights that are kept beside them."""
+        return (self.ema is not None) + (self.average_from is not None)
 
 
 @dataclass(kw_only=True, slots=True)

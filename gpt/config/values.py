@@ -92,3 +92,11 @@ def check_range(key: str, value: Any, allowed: Range) -> None:
             raise InputError(f"{key}={value} {allowed.problem}", f"allowed: {allowed.sense_in_words}")
         if allowed.smallest is not None and number < allowed.smallest:
             raise InputError(f"{key}={value} is too small", f"allowed: at least {allowed.smallest}")
+
+
+def nearest(number: int, unit: int) -> str:
+    """Return the multiples of a unit around a number."""
+    # 0 is a multiple of everything, and of no use.
+    lower = number // unit * unit
+    multiples = [multiple for multiple in (lower, lower + unit) if multiple > 0]
+    return " or ".join(map(str, multiples))

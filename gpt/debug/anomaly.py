@@ -19,8 +19,9 @@ def detect_anomaly(model: nn.Module, enabled: bool) -> Iterator[None]:
         return
 
     def check(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            if not output.isfinite().all():
+        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            outputs = output if isinstance(output, tuple) else (output,)
+            if not all(tensor.isfinite().all() for tensor in outputs):
                 raise NotFinite(f"the output of {name} ({type(module).__name__}) is not finite")
 
         return hook

@@ -74,7 +74,8 @@ def evaluate(world: World, evaluation: Evaluation) -> bool:
             console.print(f"compile=true, but torch.compile does not work here, so it goes on without: {problem}")
         elif config.compile:
             compile_blocks(model)
-        console.print(f"checkpoint  {header.checkpoint or header.source}")
+        average = f", weights={header.average}" if header.average else ""
+        console.print(f"checkpoint  {header.checkpoint or header.source}{average}")
         with Interrupt(world.stop, listens=world.stop is None, promise=PROMISE) as interrupt:
             compute = Compute(device, autocast(config.precision.name, device), world, lambda: interrupt.received)
             return _run(evaluation, tasks, model, compute, console)

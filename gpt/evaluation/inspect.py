@@ -84,18 +84,20 @@ def _describe_parameters(model: GPT) -> list[str]:
     total = parameter_count(model)
     shapes = {}
     counts: dict[str, int] = defaultdict(int)
+    blocks: dict[str, int] = defaultdict(int)
     for name, parameter in model.named_parameters():
         general = re.sub(r"^h\.\d+\.", "h.*.", name)
         shapes[general] = tuple(parameter.shape)
         counts[general] += parameter.numel()
+        blocks[general] += 1
 
-    n_layer = len(model.h)
-    lines = [f"{total:,} parameters; h.* is each of {n_layer} blocks"]
+    lines = [f"{total:,} parameters; h.* is each of {len(model.h)} blocks"]
+    width = max(24, *map(len, shapes))
     for name, shape in shapes.items():
-        times = f" × {n_layer}" if name.startswith("h.*.") else ""
-        lines.append(f"{name:<24} {f'{shape}{times}':<22} {counts[name]:>14,} {counts[name] / total:>7.2%}")
+        times = f" × {blocks[name]}" if name.startswith("h.*.") else ""
+        lines.append(f"{name:<{width}} {f'{shape}{times}':<22} {counts[name]:>14,} {counts[name] / total:>7.2%}")
     if model.config.tie_head:
-        lines.append(f"{'lm_head.weight':<24} is wte.weight")
+        lines.append(f"{'lm_head.weight':<{width}} is wte.weight")
     return lines
 
 

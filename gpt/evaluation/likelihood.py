@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gpt.device import Compute
-from gpt.model import GPT, Layout, causal_mask, evaluating
+from gpt.layers.masks import Layout, causal_mask
+from gpt.model import GPT, evaluating
 from gpt.signals import Stopped
 
 LOGITS = 2**25  # of them at a time: 128 MiB in float32

@@ -32,6 +32,8 @@ HELLASWAG = {"GPT-2 124M": 0.2955, "GPT-3 small": 0.337}
 METRICS = {
     "loss": Metric("val loss", ".4f", higher_is_better=False),
     "bpb": Metric("bpb", ".4f", higher_is_better=False),
+    **{f"{name}_loss": Metric(f"{name} loss", ".4f", higher_is_better=False) for name in ("ema", "average")},
+    **{f"{name}_bpb": Metric(f"{name} bpb", ".4f", higher_is_better=False) for name in ("ema", "average")},
     "exact_match": Metric("exact match", ".2%", higher_is_better=True),
     "hellaswag_acc_norm": Metric("HellaSwag", ".2%", higher_is_better=True, references=HELLASWAG),
     "hellaswag_acc": Metric("HellaSwag acc", ".2%", higher_is_better=True),

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import tiktoken
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from gpt.config.schema import Config
 from gpt.device import Compute
+from gpt.evaluation.metrics import PREFIX
 from gpt.model import GPT, evaluating
+from gpt.optimizer.averages import Averages
 from gpt.signals import Stopped
 from gpt.tokens.tokenfile import TokenFile
 from gpt.tokens.tokenizer import get_tokenizer
@@ -43,11 +45,16 @@ class Measurement:
     details: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
+    def of_average(self, name: str) -> "Measurement":
+        """Return the metrics under the name of an average of the weights: ``val/ema_loss`` for ``val/loss``."""
+        return Measurement({f"{PREFIX}{name}_{key.removeprefix(PREFIX)}": v for key, v in self.metrics.items()})
+
 
 class Task(ABC):
     """One kind of measurement. Training repeats it every ``every`` tokens and after the last step."""
 
     every: int
+    measures_averages: ClassVar[bool] = False  # whether averages of the weights are measured too, beside the weights
 
     @classmethod
     @abstractmethod
@@ -83,11 +90,22 @@ def due_tasks(tasks: dict[str, Task], before: int, after: int, is_last: bool) ->
     return [name for name, task in tasks.items() if is_last or after // task.every > before // task.every]
 
 
-def measure_each(tasks: list[Task], model: GPT, step: int, compute: Compute) -> Iterator[Measurement | None]:
-    """Yield the measurements of tasks; None, on all ranks, and then no more, once one of them is to stop."""
+def measure_each(
+    tasks: list[Task], model: GPT, step: int, compute: Compute, averages: Averages
+) -> Iterator[Measurement | None]:
+    """Yield the measurements of tasks, and of the averages of the weights by those that measure these too.
+
+    None, on all ranks, and then no more, once one of them is to stop.
+    """
     try:
+        with averages.evaluated():
+            for task in tasks:
+                yield task.measure(model, step, compute)
         for task in tasks:
-            yield task.measure(model, step, compute)
+            for average in averages.begun if task.measures_averages else []:
+                with average.applied():
+                    measurement = task.measure(model, step, compute)
+                yield measurement.of_average(average.name)
     except Stopped:
         yield None
 

@@ -5,14 +5,16 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tiktoken
 import torch
 from torch import Tensor
 
+from gpt.checkpoint.files import AVERAGES
 from gpt.device import Compute
+from gpt.evaluation.metrics import PREFIX
 from gpt.evaluation.task import Measurement, Subject, Task, sum_over
 from gpt.loss import loss_sum
 from gpt.model import GPT
@@ -40,6 +42,7 @@ class Validation(Task):
     max_tokens: int | None
     micro_batch_size: int
     every: int
+    measures_averages: ClassVar[bool] = True
 
     @classmethod
     def build(cls, subject: Subject) -> Self | None:
@@ -120,12 +123,15 @@ class Validation(Task):
 
     def closing(self, last: dict[str, float]) -> tuple[dict[str, float], str | None]:
         line = f"validation loss {last[LOSS]:.4f} nats per token"
-        if BPB not in last:
-            return {}, line
-        line += f", {last[BPB]:.4f} bits per byte"
-        mark = self._zlib_mark()
+        mark = {}
+        if BPB in last:
+            line += f", {last[BPB]:.4f} bits per byte"
+            mark = self._zlib_mark()
         if mark:
             line += f" (zlib level 9 on the same bytes: {mark['gzip_bpb']:.4f})"
+        for name in AVERAGES:
+            of_average = last.get(f"{PREFIX}{name}_loss")
+            line += f"; {of_average:.4f} with weights={name}" if of_average is not None else ""
         return mark, line
 
     @functools.cached_property

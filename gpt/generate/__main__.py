@@ -3,8 +3,8 @@
     python -m gpt.generate DIR [prompt=TEXT] [tokens=N] [samples=N] [KEY=VALUE] …
 
 DIR, or checkpoint=DIR, is the output directory of a run (its last checkpoint is taken), or one of its checkpoints, such
-as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a Hugging Face folder of GPT-2, llm.c's
-.bin, or nanoGPT's ckpt.pt. Text is printed token by token. Keys that are not given are those of the run's config, or
+as outputs/…/checkpoints/best. It may also be hf:gpt2 (-medium, -large, -xl), a folder of Hugging Face, llm.c's .bin,
+or nanoGPT's ckpt.pt. Text is printed token by token. Keys that are not given are those of the run's config, or
 else the defaults:
 
   prompt=TEXT       the text to continue; prompt=FILE:PATH takes a file's, prompt='[a,b]' continues several, and
@@ -16,6 +16,7 @@ else the defaults:
   top_k=K           only the K likeliest tokens; null: all (sample.top_k)
   top_p=P           only the fewest likeliest tokens that have probability P; null: all (sample.top_p)
   seed=N            another text (seed); the same seed writes the same text
+  weights=NAME      ema or average: an average of the weights that the run has kept
   device=NAME       auto, cpu, cuda or mps (device)
 
 Of a prompt that is longer than the context, the model reads the end. Texts may be longer than the context, and

@@ -1,7 +1,8 @@
 """Write weights in the formats of others: python -m gpt.interop SOURCE to=hf out=FOLDER [dtype=bf16]
 
 SOURCE is the output directory of a run (its last checkpoint is taken), one of its checkpoints, or weights of others: a
-Hugging Face folder of GPT-2, llm.c's .bin, nanoGPT's ckpt.pt, or hf:gpt2, hf:gpt2-medium, hf:gpt2-large, hf:gpt2-xl.
+Hugging Face folder of GPT-2 or Llama, llm.c's .bin, nanoGPT's ckpt.pt, or hf:gpt2, hf:gpt2-medium, hf:gpt2-large,
+hf:gpt2-xl.
 
   to=hf     a folder for Hugging Face's transformers: model.safetensors, tokenizer, and a model card
   to=llmc   a .bin for llm.c

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from gpt.checkpoint.files import read_state
+from gpt.checkpoint.files import AVERAGES, read_state
 from gpt.config.load import read
 from gpt.config.schema import Config
 from gpt.evaluation.metrics import METRICS
@@ -14,7 +14,7 @@ CARD = "README.md"
 FRONT = """---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [gpt2, gptlab]
+tags: [{kind}, gptlab]
 ---
 """
 USE = """```python
@@ -44,7 +44,8 @@ def model_card(header: Header, name: str) -> str:
             "## Training",
             f"Weights taken from {header.source} ({header.format}), which says no more of them.",
         ]
-    return FRONT + "\n" + "\n\n".join(sections) + "\n"
+    kind = "llama" if model.position == "rotary" else "gpt2"
+    return FRONT.format(kind=kind) + "\n" + "\n\n".join(sections) + "\n"
 
 
 def _use(header: Header, name: str) -> str:
@@ -83,7 +84,8 @@ def _training(header: Header) -> list[str]:
         "precision": config.precision.name,
         "seed": str(config.seed),
         "code": _code(run_dir),
-        **_results(run_dir, progress),
+        "weights": header.average and f"an average over the steps ({AVERAGES[header.average]})",
+        **_results(run_dir, progress, header.average),
     }
     known = {name: value for name, value in words.items() if value is not None}
     return ["## Training", _table(known)]
@@ -103,13 +105,19 @@ def _code(run_dir: Path) -> str | None:
     return f"commit {code['commit'][:12]}" + (", with changes" if code.get("changed") else "")
 
 
-def _results(run_dir: Path, progress: dict[str, Any]) -> dict[str, str]:
-    """Return what was measured of a checkpoint: all metrics at the end of its run, the loss at the best step."""
+def _results(run_dir: Path, progress: dict[str, Any], average: str | None) -> dict[str, str]:
+    """Return what was measured of a checkpoint: all metrics at the end of its run, the loss at the best step.
+
+    Those of an ``average`` of the weights are in result.json under its name.
+    """
     result = read_result(run_dir) or {}
+    names = [name for name in METRICS if not name.startswith(tuple(f"{other}_" for other in AVERAGES))]
     measured = {}
     if progress["step"] == result.get("step"):
-        measured = {name: result.get("val_loss" if name == "loss" else name) for name in METRICS}
-    elif progress["step"] == progress.get("best_step"):
+        for name in names:
+            key = f"{average}_{name}" if average else name
+            measured[name] = result.get("val_loss" if key == "loss" else key)
+    elif progress["step"] == progress.get("best_step") and not average:
         measured = {"loss": progress.get("best_loss")}
     words = {}
     for name, value in measured.items():

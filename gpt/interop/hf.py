@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's GPT-2, read: config.json and safetensors, in one file or several."""
+"""Folders of Hugging Face's GPT-2 and Llama, read: config.json and safetensors, in one file or several."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt.errors import InputError
 from gpt.files import parse_object
+from gpt.interop import llama
 from gpt.interop.hf_tokenizer import FILES as TOKENIZER_FILES
 from gpt.interop.hf_tokenizer import is_gpt2
 from gpt.interop.pretrained import Header, Shape, check_tensors, check_vocabulary, model_of, tokenizer_of_size
@@ -22,7 +23,13 @@ INDEX = "model.safetensors.index.json"  # of weights in several files
 OURS = "gptlab"  # in config.json: what GPT-2's format has no place for
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_exact", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu_exact",
+    "relu": "relu",
+    "relu2": "relu2",
+}
 # Keys of config.json that change what GPT-2 computes, each with its default, the one value that is ours.
 FIXED = {
     "scale_attn_weights": True,
@@ -45,42 +52,52 @@ def matches(path: Path) -> bool:
 def read_header(source: str, path: Path) -> Header:
     """Read config.json, and check the tensors by name and shape. Raises InputError."""
     config = _read_json(source, path / CONFIG)
-    architecture = _architecture(source, config)
+    is_llama = config.get("model_type") == llama.KIND
+    architecture = llama.architecture(source, config) if is_llama else _architecture(source, config)
     vocab_size, tokenizer, chars = _vocabulary(source, path, config)
     check_vocabulary(source, vocab_size, tokenizer, chars)
     header = Header(
         source=source,
         format=NAME,
-        model=model_of(source, architecture),
+        model=model_of(source, architecture, name=llama.KIND if is_llama else "gpt2"),
         vocab_size=vocab_size,
         tokenizer=tokenizer,
         chars=chars,
     )
 
     # The tensors by our names, with the shapes that they will have.
-    shapes: dict[str, Shape] = {}
-    files = _weight_files(source, path)
-    for full_name, shape in read_shapes(source, files).items():
-        name = _our_name(full_name)
-        if name is not None:
-            shapes[name] = shape[::-1] if name.endswith(TRANSPOSED) else shape
+    found = read_shapes(source, _weight_files(source, path))
+    shapes = llama.by_our_names(found, _stacked) if is_llama else _shapes_by_our_names(found)
     if header.model.tie_head:
         shapes.pop(HEAD, None)
     check_tensors(header, shapes)
     return header
 
 
+def _shapes_by_our_names(found: dict[str, Shape]) -> dict[str, Shape]:
+    """Return the shapes of GPT-2's tensors as this model has them."""
+    shapes = {}
+    for full_name, shape in found.items():
+        name = _our_name(full_name)
+        if name is not None:
+            shapes[name] = shape[::-1] if name.endswith(TRANSPOSED) else shape
+    return shapes
+
+
+def _stacked(shapes: list[Shape]) -> Shape:
+    """Return the shape of matrices or vectors one above the other."""
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
 def read_tensors(path: Path, header: Header) -> "dict[str, Tensor]":
     """Read the tensors of a folder. Raises InputError."""
+    import torch
+
     files = _weight_files(header.source, path)
-    wanted = set()
-    for full_name in read_shapes(header.source, files):
-        if _our_name(full_name) is not None:
-            wanted.add(full_name)
-    tensors = {}
-    for full_name, tensor in read_files(header.source, files, wanted).items():
-        name = _our_name(full_name)
-        tensors[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
+    if header.model.position == "rotary":
+        tensors = llama.by_our_names(read_files(header.source, files), torch.cat)
+    else:
+        tensors = _gpt2_tensors(header.source, files)
 
     # A tied head may be there once more. From a head of its own, transformers makes a model that is not tied.
     head = tensors.pop(HEAD, None) if header.model.tie_head else None
@@ -89,6 +106,16 @@ def read_tensors(path: Path, header: Header) -> "dict[str, Tensor]":
             f"{header.source} has tie_word_embeddings=True, and a {HEAD} that is not its embedding",
             f"if the head has weights of its own, write tie_word_embeddings: false into its {CONFIG}",
         )
+    return tensors
+
+
+def _gpt2_tensors(source: str, files: list[Path]) -> "dict[str, Tensor]":
+    """Read the tensors of a GPT-2 by our names, as this model has them."""
+    wanted = {full_name for full_name in read_shapes(source, files) if _our_name(full_name) is not None}
+    tensors = {}
+    for full_name, tensor in read_files(source, files, wanted).items():
+        name = _our_name(full_name)
+        tensors[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     return tensors
 
 
@@ -117,7 +144,7 @@ def _architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
     if kind != "gpt2":
         raise InputError(
             f"{source} is a model of type {kind}, by its {CONFIG}",
-            "read is gpt2 alone: models of other architectures do not fit into this one",
+            "read are gpt2 and llama: models of other architectures do not fit into this one",
         )
     for key, value in FIXED.items():
         if config.get(key, value) != value:

@@ -12,6 +12,8 @@ import numpy as np
 
 from gpt.errors import InputError
 from gpt.interop.pretrained import (
+    GPT2_ONLY,
+    PLAIN_ONLY,
     Header,
     Pretrained,
     check_keys,
@@ -43,7 +45,7 @@ BLOCK = [
     "mlp.c_proj.weight",
     "mlp.c_proj.bias",
 ]
-HELD = {"position": ["learned"], "norm": ["pre"], "tie_head": [True], "activation": ["gelu_tanh"]}
+HELD = {"position": ["learned"], "tie_head": [True], "activation": ["gelu_tanh"], **GPT2_ONLY, **PLAIN_ONLY}
 
 
 def matches(path: Path) -> bool:

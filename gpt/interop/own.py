@@ -1,9 +1,9 @@
-"""Checkpoints of our own runs."""
+"""Checkpoints of our own runs, and the averages of the weights in them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt.checkpoint.files import MODEL, STATE, check_whole, find_checkpoint
+from gpt.checkpoint.files import AVERAGES, MODEL, STATE, check_whole, find_checkpoint, weights_file
 from gpt.config.load import read
 from gpt.interop.pretrained import Header, check_tensors
 from gpt.interop.tensorfiles import read_files, read_shapes
@@ -16,14 +16,20 @@ NAME = "gptlab"
 
 
 def matches(path: Path) -> bool:
-    """Return whether a directory is that of a run, one of its checkpoints, or a sweep, which is refused by its jobs."""
+    """Return whether a path is that of a run, one of its checkpoints, an average of the weights in one, or a sweep.
+
+    A sweep is refused by its jobs.
+    """
+    if path.is_file():
+        return path.suffix == ".safetensors" and path.stem in AVERAGES and (path.parent / STATE).exists()
     names = ("config.yaml", "checkpoints", STATE, INDEX)
     return path.is_dir() and any((path / name).exists() for name in names)
 
 
 def read_header(source: str, path: Path) -> Header:
     """Read the header, and check that the checkpoint is whole. Raises InputError, for a newer layout too."""
-    checkpoint = find_checkpoint(path)
+    average = path.stem if path.is_file() else None
+    checkpoint = find_checkpoint(path.parent if average else path)
     vocabulary = check_whole(checkpoint)["tokenizer"]
     header = Header(
         source=source,
@@ -33,11 +39,17 @@ def read_header(source: str, path: Path) -> Header:
         tokenizer=vocabulary["name"],
         chars=vocabulary["chars"],
         checkpoint=checkpoint,
+        average=average,
     )
-    check_tensors(header, read_shapes(source, [checkpoint / MODEL]))
+    check_tensors(header, read_shapes(source, [_file(header)]))
     return header
 
 
 def read_tensors(path: Path, header: Header) -> "dict[str, Tensor]":
     """Read the tensors of a checkpoint."""
-    return read_files(header.source, [header.checkpoint / MODEL])
+    return read_files(header.source, [_file(header)])
+
+
+def _file(header: Header) -> Path:
+    """Return the file with the weights."""
+    return header.checkpoint / (weights_file(header.average) if header.average else MODEL)

@@ -11,8 +11,8 @@ from gpt.interop.pretrained import Header, Pretrained
 # What can be read. Each has matches(path), read_header(source, path), and read_tensors(path, header).
 FORMATS: list[ModuleType] = [own, hf, llmc, nanogpt]
 ALLOWED = (
-    "allowed: the output directory of a run, a checkpoint, a Hugging Face folder of GPT-2, llm.c's .bin, nanoGPT's "
-    f"ckpt.pt, or {', '.join(hub.SCHEME + name for name in hub.MODELS)}"
+    "allowed: the output directory of a run, a checkpoint, a Hugging Face folder of GPT-2 or Llama, llm.c's .bin, "
+    f"nanoGPT's ckpt.pt, or {', '.join(hub.SCHEME + name for name in hub.MODELS)}"
 )
 
 

@@ -115,7 +115,7 @@ class LanguageModel:
 
 
 def load_model(source: str | Path, device: str = "cpu") -> LanguageModel:
-    """The model of a run, a checkpoint, a Hugging Face folder of GPT-2, ``hf:gpt2``, llm.c's .bin or nanoGPT's ckpt.pt.
+    """The model of a run, a checkpoint, a folder of Hugging Face, ``hf:gpt2``, llm.c's .bin or nanoGPT's ckpt.pt.
 
     Raises InputError where it cannot be read, does not say its tokenizer, or the device is missing.
     """

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt.checkpoint.files import WHEN_SAVED, check_no_sweep, find_checkpoint, list_checkpoints
+from gpt.checkpoint.files import WHEN_SAVED, check_no_sweep, find_average, find_checkpoint, list_checkpoints
 from gpt.compare.runs import read_rows
 from gpt.config.load import read
 from gpt.config.schema import Config
@@ -69,14 +69,18 @@ class Run:
         path = self.path / SAMPLES
         return parse_samples(path.read_text(encoding="utf-8")) if path.is_file() else []
 
-    def load_model(self, checkpoint: int | str | Path = "best", device: str = "cpu") -> "LanguageModel":
+    def load_model(
+        self, checkpoint: int | str | Path = "best", device: str = "cpu", weights: str | None = None
+    ) -> "LanguageModel":
         """The model of a checkpoint: a step, ``best`` (lowest validation loss), ``last``, or the path of a directory.
 
-        Raises InputError where the checkpoint does not exist, is damaged or holds another model.
+        ``weights`` names an average of the weights that the run has kept, ``ema`` or ``average``. Raises InputError
+        where the checkpoint does not exist, is damaged or holds another model, or has no such average.
         """
         from gpt.notebook.model import load_model
 
-        return load_model(self._find_checkpoint(checkpoint), device)
+        path = self._find_checkpoint(checkpoint)
+        return load_model(find_average(path, weights) if weights else path, device)
 
     def _find_checkpoint(self, checkpoint: int | str | Path) -> Path:
         if checkpoint not in ("best", "last") and not isinstance(checkpoint, int):

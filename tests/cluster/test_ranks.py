@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, Started, call, command, environment, processes_in, until
 from safetensors.torch import load_file
+from switches import ALL, as_overrides
 
 from gpt.cli.compose import compose
 from gpt.cluster.rank import _compare_ranks, _fingerprints
@@ -73,6 +74,18 @@ def assert_same_run(run_dir, reference):
         values, wanted = ([row[key] for row in each if key in row] for each in (rows, expected))
         assert len(values) >= at_least
         assert values == pytest.approx(wanted, abs=1e-5)
+
+
+def test_all_switches_of_the_model_do_not_depend_on_the_ranks(small, tmp_path):
+    overrides = [*small, *STEPS, *as_overrides(**ALL), "model.n_head=4", "model.n_embd=48"]
+    overrides += ["trainer.max_steps=5", "trainer.eval_every=1280", "schedule.warmup_tokens=256"]
+    for name, cluster in (("one", []), ("two", DDP)):
+        done = call(*overrides, *cluster, f"hydra.run.dir={name}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    for key in ("val/loss", "train/loss"):
+        values, expected = ([row[key] for row in rows if key in row] for rows in (two, one))
+        assert values == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

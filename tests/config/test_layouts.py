@@ -132,13 +132,13 @@ def test_values_are_written_as_hydra_reads_them(value):
 # --- a version that has grown: the repository's code with two keys more, one of another default, and one renamed
 
 GROW = {
-    "gpt/config/schema.py": [("    residual_scaling: bool\n", "    residual_scaling: bool\n    norm_type: str\n"),
-                      ("class SampleConfig:\n", "class SampleConfig:\n    style: str\n")],
-    "conf/model/_common.yaml": [("seq_len:", "norm_type: layernorm  # as ever\nseq_len:")],
+    "gpt/config/model.py": [("    residual_scaling: bool\n", "    residual_scaling: bool\n    gates: str\n")],
+    "gpt/config/schema.py": [("class SampleConfig:\n", "class SampleConfig:\n    style: str\n")],
+    "conf/model/_common.yaml": [("seq_len:", "gates: none  # as ever\nseq_len:")],
     "conf/config.yaml": [("sample:\n", "sample:\n  style: new  # another than runs had before\n")],
 }  # fmt: skip
 TOLD = """
-ADDED |= {"model.norm_type": "layernorm", "sample.style": "old"}
+ADDED |= {"model.gates": "none", "sample.style": "old"}
 RENAMED |= {"trainer.grad_clip": "trainer.clip_norm"}
 """
 COMMANDS = """
@@ -211,16 +211,16 @@ def test_a_version_with_more_keys_reads_the_runs_of_this_one(saved, small, tmp_p
     assert without == dict.fromkeys(["eval", "compare", "sweep", "resume"], 2), done.stderr
     first, second = re.split("--- eval\n", done.stderr)[1:]
     second = second.rpartition("--- sweep\n")[0]
-    assert first.count("it has no model.norm_type") == 4 and first.count(layouts.RECIPE) == 4, first
+    assert first.count("it has no model.gates") == 4 and first.count(layouts.RECIPE) == 4, first
     assert "error: " not in second.replace("error: job 1 of 2 (seed-1)", ""), second
     assert other_default == 2 and "another config: sample.style old -> new\n" in second
     assert kept == 0 and len(re.findall(r"\[./2\]  kept", done.stdout)) == 2
     resumed = yaml.safe_load((home / "run" / "config.yaml").read_text())
-    assert (resumed["model"]["norm_type"], resumed["sample"]["style"]) == ("layernorm", "old")
+    assert (resumed["model"]["gates"], resumed["sample"]["style"]) == ("none", "old")
     assert resumed["trainer"]["clip_norm"] == 0.5
     assert json.loads((home / "run" / "result.json").read_text())["step"] == 6
     with pytest.raises(
         InputError,
-        match=r"run/config.yaml: unknown key (model.norm_type|trainer.clip_norm|sample.style): a newer gptlab",
+        match=r"run/config.yaml: unknown key (model.gates|trainer.clip_norm|sample.style): a newer gptlab",
     ):
         read(home / "run" / "config.yaml")

@@ -30,7 +30,7 @@ COMMANDS = sorted(
 @pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_composes(line):
-    own = ("-", "resume=", "checkpoint=", "tasks=", "format=", "to=", "verify=")
+    own = ("-", "resume=", "checkpoint=", "tasks=", "weights=", "format=", "to=", "verify=")
     overrides = [a for a in shlex.split(line)[2:] if "=" in a and not a.startswith(own)]
     if "model.n_embd=130" in overrides:  # shown as a wrong one
         return

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, call, command, environment
+from switches import ALL, as_overrides
 
 from data.preparation import prepare
 from gpt import parallelize
@@ -24,7 +25,7 @@ from gpt.cli.compose import compose
 from gpt.cli.plan import plan
 from gpt.device import Compute
 from gpt.errors import InputError, TrainingError
-from gpt.optim import check_optimizer
+from gpt.optimizer.build import check_optimizer
 from gpt.precision import check_precision, loss_scaler
 from gpt.tracker.logs import read_metrics
 from gpt.tracker.plot import grad_norm_warnings
@@ -138,6 +139,17 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tiny):
     run.fit()
     rates = [group["lr"] for optimizer in run.state.optimizers for group in optimizer.param_groups]
     assert rates == pytest.approx([2e-4, 5e-4, 5e-4])  # one schedule: both at a tenth of their peaks
+
+
+@pytest.mark.slow
+def test_all_switches_of_the_model_together_resume_bitwise(tiny):
+    overrides = [*as_overrides(**ALL), "model.n_embd=48", "optimizer=muon", "model.activation_checkpointing=blocks"]
+    overrides += ["trainer.max_steps=8", "checkpoint.every=4"]
+    run = tiny(*overrides)
+    run.fit()
+    losses = [row["train/loss"] for row in read_metrics(run.run_dir)]
+    assert losses[-1] < losses[0] - 0.5
+    assert_same_end(run, resumed(tiny, run, overrides, step=4))
 
 
 @pytest.mark.slow

@@ -183,8 +183,8 @@ def test_a_model_without_a_tokenizer_is_exported_without_one(tmp_path):
 # --- wrong input
 
 WRONG = [
-    ({"model_type": "llama"}, "is a model of type llama", "gpt2 alone"),
-    ({"model_type": None}, "is a model of type None", "gpt2 alone"),
+    ({"model_type": "mamba"}, "is a model of type mamba", "read are gpt2 and llama"),
+    ({"model_type": None}, "is a model of type None", "read are gpt2 and llama"),
     ({"activation_function": "silu"}, "has activation_function=silu", "known are gelu_new"),
     ({"n_inner": 100}, "has n_inner=100", "this model has 64"),
     ({"layer_norm_epsilon": 1e-6}, "has layer_norm_epsilon=1e-06", "layer_norm_epsilon=1e-05"),

@@ -166,7 +166,7 @@ WRONG = [
     (["init_from=nowhere"], "nowhere: nothing is there", "allowed: the output directory of a run"),
     (["init_from=hf:gpt3"], "hf:gpt3 is not known", "hf:gpt2"),
     (["init_from=folder"], "data.tokenizer=chars, and the weights of init_from=folder have bytes", "data.tokenizer=bytes"),
-    (["init_from=model.bin", "model=tiny"], "weights of another model: model.n_embd=128 in place of 16", "give model.n_layer=2 model.n_head=4"),
+    (["init_from=model.bin", "model=tiny"], "weights of another model: model.n_embd=128 in place of 16", "give model.n_embd=16"),
     (["init_from=run", "model.seq_len=64"], "model.seq_len=64 in place of 32", "model.seq_len may be less"),
     (["init_from=run", "model.n_layer=3", "model.bias=false"], "model.n_layer=3 in place of 2, model.bias=false in place of true", "leave the model keys out"),
     (["init_from=run", "plan=true", "model.norm=post"], "model.norm=post in place of pre", "model.norm=pre"),

@@ -9,8 +9,9 @@ from conftest import ROOT, SMALL, call
 from test_nanogpt import saved as saved_by_nanogpt
 from weights import model_config, pretrained
 
-from gpt.interop import hf, hf_export, llmc
+from gpt.interop import hf, hf_export, llama, llmc
 from gpt.interop.hub import MODELS, OWNER
+from gpt.interop.pretrained import as_typed
 from gpt.interop.read import read_pretrained
 
 PAGE = (ROOT / "docs" / "interop.md").read_text()
@@ -62,11 +63,12 @@ def test_the_page_runs_as_it_stands(home, cache, monkeypatch, capsys):
 
 
 def test_the_table_of_what_formats_hold_is_that_of_the_code():
-    rows = re.findall(r"^\| `model\.(\w+)` \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `model\.(\w+)` \| (.+) \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
+    formats = (hf_export.HELD, llama.HELD, llmc.HELD)
     for key, *cells in rows:
-        for held, cell in zip((hf_export.HELD, llmc.HELD), cells, strict=True):
-            expected = ", ".join(str(value).lower() for value in held[key]) if key in held else "all"
+        for held, cell in zip(formats, cells, strict=True):
+            expected = ", ".join(map(as_typed, held[key])) if key in held else "all"
             assert cell.split(";")[0] == expected, key
-    assert {key for key, *_ in rows} >= {*hf_export.HELD, *llmc.HELD}
+    assert {key for key, *_ in rows} >= set().union(*formats)
     assert set(hf_export.ACTIVATIONS) == set(hf.ACTIVATIONS.values())
     assert re.findall(r"`hf:([\w-]+)`", PAGE.split("\n\n")[2]) == list(MODELS)

@@ -19,8 +19,8 @@ from gpt.device import Compute
 from gpt.errors import InputError
 from gpt.evaluation.exact_match import KEY, ExactMatch
 from gpt.generate.decode import generate
+from gpt.layers.masks import document_layout
 from gpt.loss import loss_sum
-from gpt.model import document_layout
 from gpt.tokens.loader import TokenDataset, count_targets, unpack
 from gpt.tokens.order import SampleOrder
 from gpt.tokens.windows import ID, IGNORE, NO_TARGET, STARTS, Windows, open_windows

@@ -1,0 +1,1 @@
+"""Optimizers: groups of parameters, Muon, classes of others, and averages of weights."""
