@@ -3,6 +3,7 @@
 import torch
 
 from gpt.config.load import model_option
+from gpt.loss import loss_sum
 from gpt.model import GPT, init_weights
 
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 48, "seq_len": 24, "init_std": 0.2}  # attention far from uniform
@@ -60,6 +61,19 @@ def built(vocab_size=61, seed=1, **changes):
 
 def ids(*shape, vocab_size=61, seed=0):
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_learns(model, x, y, lr):
+    """A few steps on one batch bring its loss down."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    losses = []
+    for _ in range(20):
+        loss = loss_sum(model, x, y) / y.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5
 
 
 def as_overrides(**changes):

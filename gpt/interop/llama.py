@@ -57,6 +57,8 @@ def architecture(source: str, config: dict[str, Any]) -> dict[str, Any]:
         raise InputError(problem, "copy or fetch it again")
     sizes = {key: config[name] for key, name in SIZES.items()}
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise InputError(f"{source}: its rope_parameters are {rope!r}", "get it again: they are a table")
     _check_fixed(source, config, rope, sizes["n_embd"] // sizes["n_head"])
 
     # Null is what GPT-2 has.
@@ -92,7 +94,7 @@ def _check_fixed(source: str, config: dict[str, Any], rope: dict[str, Any], head
         if value != ours:
             raise InputError(f"{source} has {name}={value}", f"this model has {name}={ours}")
     activation = config.get("hidden_act", "silu")
-    if activation not in ACTIVATIONS:
+    if activation not in list(ACTIVATIONS):  # any JSON, which may be no key of a dict
         raise InputError(f"{source} has hidden_act={activation}", f"known are {', '.join(ACTIVATIONS)}")
 
 

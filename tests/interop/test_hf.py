@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from weights import SHAPES, assert_same, built, ids, loaded, logits, model_config, pretrained
+from weights import SHAPES, assert_computes_the_same, assert_same, ids, loaded, logits, model_config, pretrained
 
 from gpt.config.load import model_option
 from gpt.errors import InputError
@@ -56,12 +56,7 @@ def test_weights_come_back_bit_by_bit_and_transformers_computes_the_same(shape, 
     assert_same(kept, weights.tensors)
     assert all(not tensor.any() for name, tensor in back.tensors.items() if name not in weights.tensors)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder").eval()
-    x = ids()
-    with torch.no_grad():
-        expected = theirs(x).logits
-    assert expected.std() > 0.5
-    torch.testing.assert_close(logits(built(weights.model), x), expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(logits(loaded(back), x), expected, atol=1e-4, rtol=0)
+    assert_computes_the_same(weights, back, theirs)
 
 
 @pytest.mark.slow

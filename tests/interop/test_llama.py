@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from weights import assert_same, built, ids, loaded, logits, model_config, pretrained
+from weights import assert_computes_the_same, assert_same, ids, loaded, logits, model_config, pretrained
 
 from gpt.config.load import model_option
 from gpt.errors import InputError
@@ -40,12 +40,7 @@ def test_weights_come_back_bit_by_bit_and_transformers_computes_the_same(changes
     assert_same(back.tensors, weights.tensors)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder").eval()
     assert type(theirs) is transformers.LlamaForCausalLM
-    x = ids()
-    with torch.no_grad():
-        expected = theirs(x).logits
-    assert expected.std() > 0.5
-    torch.testing.assert_close(logits(built(weights.model), x), expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(logits(loaded(back), x), expected, atol=1e-4, rtol=0)
+    assert_computes_the_same(weights, back, theirs)
     assert "tags: [llama, gptlab]" in (tmp_path / "folder" / "README.md").read_text()
 
 
@@ -95,6 +90,8 @@ WRONG = [
     ({"num_key_value_heads": 3}, "its 3 heads of keys and values do not divide its 4 heads", "get it again"),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "has rope_type=yarn", "rope_type=default"),
     ({"rope_parameters": {"rope_theta": "wide"}}, "its rope_theta is 'wide'", "get it again"),
+    ({"rope_parameters": [1]}, "its rope_parameters are [1]", "get it again"),
+    ({"hidden_act": ["silu"]}, "has hidden_act=['silu']", "known are silu"),
     ({"mlp_bias": True}, "has mlp_bias=True", "mlp_bias=False"),
     ({"hidden_size": None}, "has no positive number hidden_size", "fetch it again"),
     ({"num_hidden_layers": 3}, "7 missing: h.2.ln_1.weight", "get it again"),

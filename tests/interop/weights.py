@@ -60,3 +60,13 @@ def assert_same(found, expected):
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype, name
         assert torch.equal(found[name], tensor), name
+
+
+def assert_computes_the_same(weights, back, theirs):
+    """The model that was written, what was read back, and the one of transformers have equal logits."""
+    x = ids()
+    with torch.no_grad():
+        expected = theirs(x).logits
+    assert expected.std() > 0.5
+    torch.testing.assert_close(logits(built(weights.model), x), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(loaded(back), x), expected, atol=1e-4, rtol=0)
