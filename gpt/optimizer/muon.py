@@ -5,18 +5,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+from torch.optim._muon import _adjust_lr
 
 from gpt.config.optimizer import MuonConfig
 
 TINY = 1e-10  # in NorMuon's denominators (Li et al. 2025, their code)
+NUMBERS_AT_ONCE = 2**24  # in matrices of one shape that are orthogonalized together: more would only take memory
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, which can take a parameter for several matrices, and has two changes to its update.
+    """torch's Muon, which takes matrices of one shape together, and has two changes to its update.
 
-    Groups may hold ``heights``: the rows of each matrix in a parameter. ``beta2`` turns on NorMuon (Li et al. 2025,
-    algorithm 1), and ``cautious`` cautious weight decay (Chen et al. 2025, algorithm 1).
+    A small matrix product is mostly waiting, on a GPU and on a CPU. Groups may hold ``heights``: the rows of each
+    matrix in a parameter. ``beta2`` turns on NorMuon (Li et al. 2025, algorithm 1), and ``cautious`` cautious weight
+    decay (Chen et al. 2025, algorithm 1).
     """
 
     def _init_group(self, group, params_with_grad, grads, muon_momentum_bufs) -> bool:
@@ -29,17 +31,19 @@ class Muon(torch.optim.Muon):
         return has_complex
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take a step, by torch's own function where the update is Muon's. There is no closure otherwise."""
-        if not any(group["cautious"] or group["beta2"] is not None for group in self.param_groups):
-            return super().step(closure)
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """Take a step. There is no closure."""
         for group in self.param_groups:
             tensors = ([], [], [])
             self._init_group(group, *tensors)
-            moments = self._second_moments(group)
-            for p, gradient, momentum, moment in zip(*tensors, moments, strict=True):
-                _update(p, gradient, momentum, moment, group)
-        return None
+            by_shape: dict[torch.Size, list[tuple]] = {}
+            for matrix in zip(*tensors, self._second_moments(group), strict=True):
+                by_shape.setdefault(matrix[0].shape, []).append(matrix)
+            for shape, matrices in by_shape.items():
+                n_at_once = max(1, NUMBERS_AT_ONCE // shape.numel())
+                for start in range(0, len(matrices), n_at_once):
+                    parts = zip(*matrices[start : start + n_at_once], strict=True)
+                    _update(*map(list, parts), group)
 
     def _second_moments(self, group: dict[str, Any]) -> list[Tensor | None]:
         """Return NorMuon's mean square of every row of each matrix, (rows, 1); None for all without it."""
@@ -62,27 +66,61 @@ def _matrices(tensor: Tensor, group: dict[str, Any]) -> tuple[Tensor, ...]:
     return tensor.split(group["heights"]) if "heights" in group else (tensor,)
 
 
-def _update(p: Tensor, gradient: Tensor, momentum: Tensor, moment: Tensor | None, group: dict[str, Any]) -> None:
-    """Update a matrix, its momentum, and its second moment in place."""
-    # Muon's direction.
-    momentum.lerp_(gradient, 1 - group["momentum"])
-    update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-    update = _zeropower_via_newtonschulz(update, group["ns_coefficients"], group["ns_steps"], group["eps"]).to(p.dtype)
+def _update(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    moments: list[Tensor | None],
+    group: dict[str, Any],
+) -> None:
+    """Update matrices of one shape, their momenta, and their second moments in place."""
+    # Muon's directions, as one tensor (N, rows, columns).
+    torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+    directions = momenta
+    if group["nesterov"]:
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+    updates = _orthogonalize(torch.stack(directions), group).to(weights[0].dtype)
 
-    # NorMuon: every row over its running root mean square, and all of them together as long as before.
-    if moment is not None:
-        length = update.norm()
-        moment.lerp_(update.square().mean(dim=1, keepdim=True), 1 - group["beta2"])
-        update = update / (moment.sqrt() + TINY)
-        update = update * (length / (update.norm() + TINY))
+    # NorMuon: every row over its running root mean square, and all of a matrix together as long as before.
+    if moments[0] is not None:
+        lengths = _lengths(updates)
+        squares = updates.square().mean(dim=2, keepdim=True)
+        torch._foreach_lerp_(moments, list(squares), 1 - group["beta2"])
+        updates = updates / (torch.stack(moments).sqrt() + TINY)
+        updates = updates * (lengths / (_lengths(updates) + TINY))
 
     # Decay, of all weights or of those that the update shrinks too, and the step.
     decay = group["lr"] * group["weight_decay"]
     if group["cautious"]:
-        p.sub_(p * (update * p >= 0), alpha=decay)
+        for weight, update in zip(weights, updates, strict=True):
+            weight.sub_(weight * (update * weight >= 0), alpha=decay)
     else:
-        p.mul_(1 - decay)
-    p.sub_(update, alpha=_adjust_lr(group["lr"], group["adjust_lr_fn"], p.shape))
+        torch._foreach_mul_(weights, 1 - decay)
+    lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], weights[0].shape)
+    torch._foreach_add_(weights, list(updates), alpha=-lr)
+
+
+def _orthogonalize(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return about the nearest semi-orthogonal matrix of each, by Newton-Schulz in bfloat16 (Jordan et al. 2024).
+
+    Shapes (N, rows, columns), as torch.optim.Muon does it for one matrix.
+    """
+    a, b, c = group["ns_coefficients"]
+    x = matrices.bfloat16()
+    is_tall = x.size(1) > x.size(2)
+    if is_tall:
+        x = x.mT
+    x = x / _lengths(x).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if is_tall else x
+
+
+def _lengths(matrices: Tensor) -> Tensor:
+    """Return the Frobenius norm of each matrix, (N, 1, 1)."""
+    return torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
 
 
 def build_muon(config: MuonConfig, matrices: list[tuple[str, nn.Parameter]]) -> Muon:

@@ -1,7 +1,5 @@
 """Runs side by side: arms and their names, what cannot be compared, statistics, wrong input, files, the page."""
 
-import copy
-import functools
 import io
 import itertools
 import json
@@ -13,53 +11,18 @@ import sys
 
 import pytest
 from conftest import ROOT, call
+from made_up import make_run
 from rich.console import Console
 from scipy import stats
 
-from gpt.cli.compose import compose
 from gpt.compare import compare, report
 from gpt.compare.arms import _labels, find_arms
 from gpt.compare.curves import curve, mean_curve
 from gpt.compare.runs import TRAIN, VAL, find, training_seconds
 from gpt.compare.statistics import _holm, differences, summarize
 from gpt.compare.tables import FittedTable, Grid
-from gpt.config.load import save
 from gpt.errors import InputError
 from gpt.files import write_json
-from gpt.rundir import write_result
-
-compose = functools.cache(lambda *overrides, compose=compose: compose(list(overrides)))
-
-
-def make_run(path, *overrides, seed=1, loss=3.0, status="done", tokens=1000, n=10, evaluated=True, **result):
-    """A run's directory as training leaves it, with made-up losses that fall to ``loss``."""
-    config = copy.deepcopy(compose(*overrides))
-    config.seed = seed
-    if not any(override.startswith("data.seed") for override in overrides):
-        config.data.seed = seed
-    path.mkdir(parents=True)
-    save(config, path / "config.yaml")
-    rows = []
-    for i in range(1, n + 1):
-        row = {"step": i, "tokens": i * tokens // n, "train/loss": loss + 0.5 * (n - i) / i,
-               "perf/tokens_per_sec": 100.0 if i > 1 else 10.0}  # fmt: skip
-        if evaluated and i % 2 == 0:
-            row["val/loss"] = loss + (n - i) / i
-        rows.append(row)
-    if rows:
-        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if status in ("done", "interrupted"):
-        whole = {
-            "status": status, "step": n, "tokens": tokens, "val_loss": loss, "flops_per_token": 6, "val_targets": 500,
-            "peak_memory_bytes": 2**30, "tokenizer": {"name": "bytes", "vocab_size": 257, "chars": None},
-            "data_fingerprint": "aa-bb", "data_order_hash": f"{config.data.seed} {tokens}", "seconds": 1.0,
-        }  # fmt: skip
-        known = {key: value for key, value in (whole | result).items() if value is not None}
-        write_result(path, known)
-    elif status == "failed":
-        write_result(path, {"status": status, "seconds": 1.0})
-    return path
-
 
 LOSSES = {64: [3.01, 2.99, 3.02], 128: [3.11, 3.08, 3.13], 256: [2.93, 2.90, 2.96]}
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_compare import make_run
+from made_up import make_run
 
 from gpt.compare import compare, report
 from gpt.compare.runs import find, measured_names

@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from test_compare import make_run, sweep  # noqa: F401  (a fixture)
+from made_up import make_run
+from test_compare import sweep  # noqa: F401  (a fixture)
 from test_provenance import START, start, with_starts
 
 from gpt.compare import compare, report

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_compare import make_run, warned
+from made_up import make_run
+from test_compare import warned
 
 from data.tokenwriter import TokenWriter
 from gpt.files import write_json

@@ -1,0 +1,1 @@
+"""How fast recipes reach a loss: ``python -m gpt.speedrun``, whose rules are in docs/speedrun.md."""
