@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from harness import ROOT, alternate, arguments, machine
 
+from gpt.compare.statistics import Losses, steps
 from gpt.config.groups import options
 
 QUICK = """
@@ -42,7 +45,25 @@ def ablation(name: str, out: Path, slots: int) -> dict[str, Any]:
     arms = {}
     for arm in comparison["arms"]:
         arms[arm["arm"]] = {key: arm[key] for key in FIGURES}
+    if is_ladder(name):
+        for label, difference in steps(losses_of(comparison)).items():
+            arms[label]["step"] = asdict(difference)
     return {"warnings": comparison["warnings"], "baseline": comparison["baseline"], "arms": arms}
+
+
+def is_ladder(name: str) -> bool:
+    """Return whether the arms of a sweep add to each other."""
+    sweeper = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())["hydra"]["sweeper"]
+    return sweeper.get("ladder", False)
+
+
+def losses_of(comparison: dict[str, Any]) -> dict[str, Losses]:
+    """Return the losses of every arm by seed."""
+    losses: dict[str, Losses] = {}
+    for run in comparison["runs"]:
+        if run["is_counted"]:
+            losses.setdefault(run["arm"], {})[run["seed"]] = run["val_loss"]
+    return losses
 
 
 def costs(rounds: int) -> dict[str, Any]:

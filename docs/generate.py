@@ -1,4 +1,8 @@
-"""Write the reference in docs/config.md from conf/, the results in docs/ablations.md from benchmarks/: make docs"""
+"""Write what docs/ have from elsewhere: make docs
+
+The reference in config.md is made from conf/, the results in ablations.md from benchmarks/, the ladder in speedrun.md
+from speedrun/.
+"""
 
 import json
 import re
@@ -14,9 +18,11 @@ sys.path.insert(0, str(ROOT))
 from gpt.cli.help import WITHOUT_KEYS, key_comments  # noqa: E402
 from gpt.config.explain import allowed_values  # noqa: E402
 from gpt.config.groups import CONF, GROUPS, options  # noqa: E402
+from gpt.speedrun.records import RECORDS, read  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
 ABLATIONS = ROOT / "docs" / "ablations.md"
+SPEEDRUN = ROOT / "docs" / "speedrun.md"
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
 WITH_SPEED = ("speed_ladder",)  # sweeps whose answer is one of speed
 MARK = "<!-- from here on written by docs/generate.py -->\n"
@@ -140,14 +146,17 @@ def reference() -> str:
 def results(name: str) -> str:
     """Return what a sweep measured in benchmarks/ablations.py, as a table."""
     arms = json.loads(RESULTS.read_text())["sweeps"][name]["arms"]
+    is_ladder = name not in WITH_SPEED and any("step" in arm for arm in arms.values())
     rows = []
     for label, arm in arms.items():
         mean = arm["val_loss"]
-        row = [f"`{label}`", f"{mean['mean']:.4f} ± {mean['stderr']:.4f}", *_difference_cells(arm["difference"])]
+        difference = arm.get("step") if is_ladder else arm["difference"]
+        row = [f"`{label}`", f"{mean['mean']:.4f} ± {mean['stderr']:.4f}", *_difference_cells(difference)]
         if name in WITH_SPEED:
             row.append(f"{arm['tokens_per_sec']:,.0f}")
         rows.append(row)
-    head = ["arm", "validation loss", "difference [95 % interval]", "p", "verdict"]
+    from_what = "difference from the arm before" if is_ladder else "difference"
+    head = ["arm", "validation loss", f"{from_what} [95 % interval]", "p", "verdict"]
     return _table([*head, "tokens/s"] if name in WITH_SPEED else head, rows)
 
 
@@ -162,12 +171,39 @@ def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
     return [f"{difference['mean']:+.4f}{bounds}", p, difference["verdict"]]
 
 
-def with_results(page: str) -> str:
-    """Return a page with the tables of results between its marks."""
-    marked = r"(<!-- results of (\w+) -->\n).*?(<!-- end -->)"
-    return re.sub(marked, lambda match: match[1] + results(match[2]) + match[3], page, flags=re.DOTALL)
+def ladder(track: str) -> str:
+    """Return what each rung of a speedrun has reached, by the newest line of its records."""
+    newest = {}
+    for record in read(RECORDS):
+        if record["track"] == track:
+            newest[record["arm"]] = record
+    rows = []
+    for arm, record in newest.items():
+        loss = record["val_loss"]
+        seconds = record["seconds"]
+        rows.append(
+            [
+                f"`{arm}`",
+                f"{loss['mean']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]",
+                str(len(record["losses"])),
+                "" if record["p"] > 0.5 else f"{record['p']:.0e}",
+                f"{seconds['mean']:.1f} ({seconds['min']:.1f} to {seconds['max']:.1f})",
+                f"{record['seconds_ratio']:.1%}",
+                f"{record['tokens']:,}",
+                f"{record['tokens_ratio']:.1%}",
+            ]
+        )
+    return _table(["rung", "loss [95 % interval]", "seeds", "p", "seconds", "of nanoGPT's", "tokens", "of its"], rows)
+
+
+def filled_in(page: str) -> str:
+    """Return a page with the tables between its marks."""
+    marked = r"(<!-- (results|ladder) of (\w+) -->\n).*?(<!-- end -->)"
+    make = {"results": results, "ladder": ladder}
+    return re.sub(marked, lambda match: match[1] + make[match[2]](match[3]) + match[4], page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    ABLATIONS.write_text(with_results(ABLATIONS.read_text()))
+    for path in (ABLATIONS, SPEEDRUN):
+        path.write_text(filled_in(path.read_text()))
     PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + "\n" + reference())

@@ -1,5 +1,6 @@
 """Means of arms, and differences from a baseline with their tests. Pure functions of losses by seed."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,22 +69,30 @@ def differences(arms: dict[str, Losses], baseline: str) -> dict[str, Difference]
     for label, losses in arms.items():
         if label != baseline:
             by_label[label] = _difference(losses, arms[baseline])
+    _judge(list(by_label.values()))
+    return by_label
 
-    # All tests of a comparison are corrected together.
-    tested = []
-    for difference in by_label.values():
-        if difference.p is not None:
-            tested.append(difference)
-    p_values = [difference.p for difference in tested]
-    corrected = _holm(p_values)
+
+def steps(arms: dict[str, Losses]) -> dict[str, Difference]:
+    """Return the difference of every arm but the first from the one before it: what each rung of a ladder adds."""
+    by_label = {}
+    for before, label in itertools.pairwise(arms):
+        by_label[label] = _difference(arms[label], arms[before])
+    _judge(list(by_label.values()))
+    return by_label
+
+
+def _judge(differences: list[Difference]) -> None:
+    """Add Holm's correction across the differences that were tested, and the verdicts."""
+    tested = [difference for difference in differences if difference.p is not None]
+    corrected = _holm([difference.p for difference in tested])
     for difference, p in zip(tested, corrected, strict=True):
         difference.p_holm = p
 
     # A verdict needs the corrected p, unless the losses are equal.
-    for difference in by_label.values():
+    for difference in differences:
         if difference.verdict is None:
             difference.verdict = _verdict(difference)
-    return by_label
 
 
 def _difference(arm: Losses, baseline: Losses) -> Difference:

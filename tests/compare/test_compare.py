@@ -19,7 +19,7 @@ from gpt.compare import compare, report
 from gpt.compare.arms import _labels, find_arms
 from gpt.compare.curves import curve, mean_curve
 from gpt.compare.runs import TRAIN, VAL, find, training_seconds
-from gpt.compare.statistics import _holm, differences, summarize
+from gpt.compare.statistics import _holm, differences, steps, summarize
 from gpt.compare.tables import FittedTable, Grid
 from gpt.errors import InputError
 from gpt.files import write_json
@@ -94,6 +94,18 @@ def test_seeds_that_are_not_common_take_welch():
     assert (all_of_one.test, all_of_one.n, all_of_one.mean) == ("paired t", 2, pytest.approx(-0.2))
     one_in_common = differences({"a": {1: 3.0, 2: 3.1}, "b": {2: 3.3, 3: 3.2, 4: 3.25}}, "b")["a"]
     assert (one_in_common.test, one_in_common.n) == ("Welch's t", 2)
+
+
+def test_the_steps_of_a_ladder_are_differences_from_the_arm_before():
+    arms = {f"{multiple}": dict(enumerate(losses)) for multiple, losses in LOSSES.items()}
+    found = steps(arms)
+    assert list(found) == ["128", "256"]
+    for before, label in (("64", "128"), ("128", "256")):
+        alone = differences({before: arms[before], label: arms[label]}, before)[label]
+        step = found[label]
+        assert (step.mean, step.low, step.high, step.p) == (alone.mean, alone.low, alone.high, alone.p)
+    assert [found[label].p_holm for label in found] == _holm([found[label].p for label in found])
+    assert [found[label].verdict for label in found] == ["worse", "better"]
 
 
 def test_holm_by_hand():
