@@ -1,11 +1,13 @@
 # make train: environment, embedded data, a real training run.   make test: environment, the whole test suite.
-# make speedrun: how fast the record recipe reaches nanoGPT's loss (docs/speedrun.md); SEEDS=1,2,3,4,5 and RUNGS=… for more.
+# make train RECIPE= trains plain GPT-2.   make speedrun: how fast the record recipe reaches nanoGPT's loss
+# (docs/speedrun.md), with SEEDS=1,2,3,4,5 and RUNGS=… for more.
 # PYTHON=… chooses the interpreter, ARGS=… adds to the command, WORKERS=… is how many tests run at a time.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 WORKERS ?= 3
+RECIPE ?= experiment=quickstart
 SEEDS ?= 1
 RUNGS ?= nanogpt,small
 SPEEDRUN := outputs/speedrun/$(shell date +%Y-%m-%d/%H-%M-%S)
@@ -17,7 +19,7 @@ timed = @begun=$$(date +%s); echo '$(2)'; $(2); code=$$?; echo "$(1): $$(($$(dat
 .PHONY: train speedrun test unit coverage lint docs clean
 
 train: .venv/train
-	$(BIN)/python train.py $(ARGS)
+	$(BIN)/python train.py $(RECIPE) $(ARGS)
 
 speedrun: .venv/train
 	$(BIN)/python train.py sweeps=speedrun sweep.arm=$(RUNGS) seed=$(SEEDS) hydra.sweep.dir=$(SPEEDRUN) $(ARGS)

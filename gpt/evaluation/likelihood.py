@@ -62,15 +62,15 @@ def log_likelihoods(
     n_continuations = sum(len(question.continuations) for question in questions)
     sums = torch.zeros(n_continuations + 1, 2, dtype=torch.float64)  # log-probability, and tokens not the likeliest
     world = compute.world
-    # Lengths change from batch to batch, and a compiled model would be compiled again for each.
-    with torch.no_grad(), evaluating(model), torch.compiler.set_stance("force_eager"):
+    # Lengths change from batch to batch, and a compiled model would be compiled again for each. Autocast keeps the
+    # weights that it has cast until it ends.
+    with torch.no_grad(), evaluating(model), torch.compiler.set_stance("force_eager"), compute.autocast:
         batches = _batches(rows, batch_tokens)[world.rank :: world.size]
         for batch in compute.track(batches, len(batches)):
             if compute.stop():
                 sums[-1] = 1
                 break
-            with compute.autocast:
-                _measure(batch, model, compute.device, sums)
+            _measure(batch, model, compute.device, sums)
 
     # One collective for the sums, and for whether to stop, which no rank leaves out.
     *found, (stopped, _) = world.sum(sums).tolist()

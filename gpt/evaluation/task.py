@@ -123,13 +123,13 @@ def sum_over(
     """
     # The sum, and whether to stop: one collective for both, which no rank leaves out.
     total = torch.zeros(2, dtype=torch.float64)
-    with torch.no_grad(), evaluating(model):
+    # Autocast keeps the weights that it has cast until it ends.
+    with torch.no_grad(), evaluating(model), compute.autocast:
         for batch in compute.track(batches, number):
             if compute.stop():
                 total[1] = 1
                 break
-            with compute.autocast:
-                total[0] += function(batch.to(compute.device)).cpu()
+            total[0] += function(batch.to(compute.device)).cpu()
     summed, stopped = compute.world.sum(total).tolist()
     if stopped:
         raise Stopped

@@ -36,6 +36,8 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             tensors = ([], [], [])
             self._init_group(group, *tensors)
+
+            # Matrices of one shape, as many at a time as do not take much memory.
             by_shape: dict[torch.Size, list[tuple]] = {}
             for matrix in zip(*tensors, self._second_moments(group), strict=True):
                 by_shape.setdefault(matrix[0].shape, []).append(matrix)

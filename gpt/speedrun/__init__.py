@@ -1,1 +1,1 @@
-"""How fast recipes reach a loss: ``python -m gpt.speedrun``, whose rules are in docs/speedrun.md."""
+"""Speedruns, the time that recipes take to a fixed loss: ``python -m gpt.speedrun``; docs/speedrun.md has the rules."""

@@ -1,4 +1,4 @@
-"""What the runs of a speedrun have reached, and whether that is a record."""
+"""Results of the arms of a speedrun, and whether they are records."""
 
 import statistics
 from typing import NamedTuple
@@ -34,7 +34,7 @@ TRACKS = {
 
 
 class Standing(NamedTuple):
-    """What an arm has reached."""
+    """Result of an arm."""
 
     arm: str
     overrides: list[str]  # from which its runs are composed, without their seeds
@@ -68,7 +68,8 @@ def track_of(selection: Selection) -> tuple[str, Track]:
 
 
 def rank(selection: Selection, arms: list[Arm], track: Track) -> list[Standing]:
-    """Return what every arm with finished runs has reached, in their order. Raises InputError."""
+    """Return the result of every arm with finished runs, in their order. Raises InputError."""
+    # Only runs on the fixed data count.
     counted = {}
     for arm in arms:
         if arm.counted:
@@ -82,6 +83,7 @@ def rank(selection: Selection, arms: list[Arm], track: Track) -> list[Standing]:
             f"run it in the same sweep: sweep.arm={BASELINE},ARM",
         )
 
+    # Seconds depend on the machine, so that those of nanoGPT's recipe in the same sweep are their measure.
     baseline = counted[BASELINE]
     usual_seconds = statistics.fmean(run.seconds for run in baseline.values())
     usual_tokens = next(iter(baseline.values())).tokens

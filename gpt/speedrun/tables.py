@@ -42,6 +42,7 @@ def verdict(standing: Standing, track: Track) -> str:
     words = f"{standing.arm}: below {track.target} after {seconds:.1f} s of training"
     if standing.arm != BASELINE:
         words += f", in {standing.seconds_ratio:.1%} of the time of nanoGPT's recipe"
+    # Below the target, and counted where it is certain enough.
     if standing.is_record:
         return f"{words}; counts as a record"
     if n < SEEDS:
