@@ -19,6 +19,7 @@ from gpt.cli.help import WITHOUT_KEYS, key_comments  # noqa: E402
 from gpt.config.explain import allowed_values  # noqa: E402
 from gpt.config.groups import CONF, GROUPS, options  # noqa: E402
 from gpt.speedrun.records import RECORDS, read  # noqa: E402
+from gpt.speedrun.standings import SEEDS  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
 ABLATIONS = ROOT / "docs" / "ablations.md"
@@ -172,10 +173,10 @@ def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
 
 
 def ladder(track: str) -> str:
-    """Return what each rung of a speedrun has reached, by the newest line of its records."""
+    """Return what each rung of a speedrun has reached, by the newest line of its records with enough seeds."""
     newest = {}
     for record in read(RECORDS):
-        if record["track"] == track:
+        if record["track"] == track and len(record["losses"]) >= SEEDS:
             newest[record["arm"]] = record
     rows = []
     for arm, record in newest.items():

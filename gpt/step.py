@@ -88,10 +88,7 @@ class Stepper:
             recorded |= histograms("gradients", state.model)
         max_norm = self.config.trainer.grad_clip or math.inf
         grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), max_norm)
-        for optimizer in state.optimizers:
-            state.scaler.step(optimizer)
-            optimizer.zero_grad()
-        state.scaler.update()
+        self._update(grad_norm)
         if with_histograms:
             recorded |= histograms("parameters", state.model)
 
@@ -116,6 +113,17 @@ class Stepper:
                 self.state.scaler.scale(part * self.world.size).backward()
             loss += part.detach()
         return loss
+
+    def _update(self, grad_norm: Tensor) -> None:
+        """Let all optimizers take their step, or none of them after an overflow in float16."""
+        # The scaler would skip the optimizer alone whose gradients are not finite; clipping spreads NaN to all.
+        scaler = self.state.scaler
+        is_overflow = scaler.is_enabled() and not math.isfinite(grad_norm.item())
+        for optimizer in self.state.optimizers:
+            if not is_overflow:
+                scaler.step(optimizer)
+            optimizer.zero_grad()
+        scaler.update()
 
     def _count_targets(self, micro_batches: Iterator[Tensor], tokens: int) -> tuple[Iterable[Tensor], int]:
         """Return the micro-batches of a step and the targets of all ranks: all tokens, if none is masked."""

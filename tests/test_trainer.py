@@ -65,6 +65,23 @@ def test_loss_starts_at_ln_vocab_and_falls(trainer):
     assert all(row["tokens"] == 256 * row["step"] for row in rows)
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_an_overflow_in_float16_skips_the_step_of_all_optimizers(value, trainer):
+    """Muon's gradients are not finite, AdamW's are."""
+    run = trainer("precision=fp16", "optimizer=muon", "optimizer.weight_decay=0.1")
+    run.state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    batches = run.stepper.batches()
+    run.stepper.train_step(batches)
+    overflow = run.state.model.h[0].mlp.c_fc.weight.register_hook(lambda gradient: torch.full_like(gradient, value))
+    before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
+    run.stepper.train_step(batches)
+    assert all(torch.equal(p, before[name]) for name, p in run.state.model.named_parameters())
+    assert run.state.scaler.get_scale() == 2
+    overflow.remove()
+    run.stepper.train_step(batches)
+    assert not any(torch.equal(p, before[name]) for name, p in run.state.model.named_parameters())
+
+
 def test_golden_losses(trainer):
     """The first losses of a fixed run on a fixed text. A change that moves them must say why."""
     run = trainer(

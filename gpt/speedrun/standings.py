@@ -25,11 +25,12 @@ class Track(NamedTuple):
 
     target: float  # nats per character
     about: str
+    command: str  # that runs enough seeds for a record
 
 
 TRACKS = {
-    "speedrun": Track(1.898, "what nanoGPT's recipe for a CPU reaches"),
-    "speedrun_gpu": Track(1.4697, "what nanoGPT's recipe for a GPU reaches"),
+    "speedrun": Track(1.898, "what nanoGPT's recipe for a CPU reaches", "make speedrun SEEDS=1,2,3,4,5"),
+    "speedrun_gpu": Track(1.4697, "what nanoGPT's recipe for a GPU reaches", "python train.py sweeps=speedrun_gpu"),
 }
 
 
@@ -61,7 +62,7 @@ def track_of(selection: Selection) -> tuple[str, Track]:
     name = selection.index.get("name")
     if name not in TRACKS:
         raise InputError(
-            f"{selection.sweep or 'that'} is no speedrun",
+            f"{selection.sweep or selection.runs[0].path} is no speedrun",
             f"give the directory of a sweep: python train.py sweeps={next(iter(TRACKS))}",
         )
     return name, TRACKS[name]
@@ -70,10 +71,7 @@ def track_of(selection: Selection) -> tuple[str, Track]:
 def rank(selection: Selection, arms: list[Arm], track: Track) -> list[Standing]:
     """Return the result of every arm with finished runs, in their order. Raises InputError."""
     # Only runs on the fixed data count.
-    counted = {}
-    for arm in arms:
-        if arm.counted:
-            counted[arm.label] = arm.counted
+    counted = _counted(selection, arms)
     for runs in counted.values():
         for run in runs.values():
             _check(run)
@@ -108,8 +106,30 @@ def rank(selection: Selection, arms: list[Arm], track: Track) -> list[Standing]:
     return standings
 
 
+def _counted(selection: Selection, arms: list[Arm]) -> dict[str, dict[int, Run]]:
+    """Return the finished runs of every arm by the sweep's name for it, and by seed. Raises InputError."""
+    named: dict[str, Arm] = {}
+    for arm in arms:
+        if not arm.counted:
+            continue
+        name = arm.runs[0].config["sweep.arm"] or arm.label  # the label of an arm alone is the name of its run
+        other = named.setdefault(name, arm)
+        if other is not arm:
+            keys = [key for key, value in arm.values.items() if value != other.values[key]]
+            raise InputError(
+                f"{selection.sweep} has several recipes of {name}, which differ in {', '.join(keys)}",
+                "an arm is one recipe: only sweep.arm and seed may be lists",
+            )
+    return {name: arm.counted for name, arm in named.items()}
+
+
 def _check(run: Run) -> None:
-    """Check that a run was trained and measured on the fixed data. Raises InputError."""
+    """Check that a run was trained from nothing, and measured, on the fixed data. Raises InputError."""
+    if run.config["init_from"] is not None:
+        raise InputError(
+            f"{run.path}: it starts from the weights of {run.config['init_from']}",
+            "a speedrun takes no weights from elsewhere: init_from=null",
+        )
     if run.result.get("data_fingerprint") != DATA:
         raise InputError(
             f"{run.path}: its data is not Tiny Shakespeare by character",

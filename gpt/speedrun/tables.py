@@ -46,5 +46,5 @@ def verdict(standing: Standing, track: Track) -> str:
     if standing.is_record:
         return f"{words}; counts as a record"
     if n < SEEDS:
-        return f"{words}; a record needs {SEEDS} seeds: make speedrun SEEDS=1,2,3,4,5"
+        return f"{words}; a record needs {SEEDS} seeds: {track.command}"
     return f"{words}; a record needs p < {LARGEST_P}"

@@ -156,6 +156,18 @@ def test_the_results_of_sweeps_are_those_of_the_benchmark():
         assert re.search(rf"^{label} +3 +{row} ", readme, re.MULTILINE), label
 
 
+def test_the_ladder_leaves_out_runs_of_fewer_seeds_than_a_record_has(tmp_path, monkeypatch):
+    """As make speedrun adds them to the file of records."""
+    ladder = runpy.run_path(str(ROOT / "docs" / "generate.py"))["ladder"]
+    table = ladder("speedrun")
+    records = ladder.__globals__["RECORDS"]
+    one_seed = json.loads(records.read_text().splitlines()[0]) | {"losses": {"1": 1.9}, "p": None}
+    one_seed["val_loss"] = {"mean": 1.9, "low": None, "high": None}
+    monkeypatch.setitem(ladder.__globals__, "RECORDS", tmp_path / "records.jsonl")
+    (tmp_path / "records.jsonl").write_text(records.read_text() + json.dumps(one_seed) + "\n")
+    assert ladder("speedrun") == table
+
+
 @pytest.mark.slow
 def test_a_sweep_as_the_docs_write_one_is_planned(tmp_path):
     whole, arms = re.findall(r"```yaml\n(.*?)```", ABLATIONS.read_text(), re.DOTALL)

@@ -113,6 +113,29 @@ def test_steps_equal_a_reference_in_float64_from_the_papers(normuon, cautious, s
         torch.testing.assert_close(found, torch.cat(matrices), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("at_once", [1, 500])
+def test_few_matrices_at_a_time_are_updated_as_all_together(at_once, monkeypatch):
+    """Of one shape, 192 numbers each; some have no gradient."""
+
+    def updated():
+        generator = torch.Generator().manual_seed(3)
+        layers = [nn.Linear(8, 24) for _ in range(7)]
+        model = nn.ModuleDict({"h": nn.ModuleList(layers)})
+        muon, _ = build_optimizers(muon_config("optimizer.normuon=true", "optimizer.cautious_weight_decay=true"), model)
+        for i, layer in enumerate(layers):
+            layer.weight.data.normal_(generator=generator)
+            gradient = torch.randn(24, 8, generator=generator)
+            layer.weight.grad = None if i in (0, 4) else gradient
+        for _ in range(3):
+            muon.step()
+        assert len(muon.state) == 5
+        return torch.stack([layer.weight.detach() for layer in layers])
+
+    together = updated()
+    monkeypatch.setattr(ours, "NUMBERS_AT_ONCE", at_once)
+    torch.testing.assert_close(updated(), together, rtol=0, atol=1e-4)
+
+
 def test_the_momentum_warms_up_over_tokens():
     config = muon_config("optimizer.momentum_warmup=1000", "optimizer.momentum_start=0.85")
     optimizers = build_optimizers(config, blocks(torch.ones(6, 2)))

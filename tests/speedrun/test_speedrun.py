@@ -65,7 +65,7 @@ def test_a_record_has_five_seeds_and_a_mean_that_is_below_the_target(judged, tmp
 @pytest.mark.parametrize(
     "losses, words",
     [
-        (LOSSES[:4], "a record needs 5 seeds: make speedrun SEEDS=1,2,3,4,5"),
+        (LOSSES[:4], "a record needs 5 seeds: make speedrun SEEDS=1,2,3,4,5\n"),
         (LOSSES[:1], "a record needs 5 seeds"),
         ([1.80, 1.96, 1.85, 1.90, 1.88], "a record needs p < 0.01"),
         ([1.91, 1.92, 1.90, 1.91, 1.90], "small: 1.9080 is not below 1.898 after 19.0 s"),
@@ -75,6 +75,12 @@ def test_what_is_no_record_says_why(losses, words, judged, tmp_path):
     record, said = judged(make_speedrun(tmp_path / "s", losses))
     assert not record["is_record"]
     assert words in said and "counts as" not in said
+
+
+def test_the_seeds_that_a_record_lacks_come_from_the_sweep_at_hand(judged, tmp_path):
+    record, said = judged(make_speedrun(tmp_path / "s", [1.4, 1.41], name="speedrun_gpu"))
+    assert record["track"] == "speedrun_gpu"
+    assert "a record needs 5 seeds: python train.py sweeps=speedrun_gpu\n" in said
 
 
 def test_records_are_added_to_those_before(judged, tmp_path):
@@ -108,6 +114,36 @@ def test_a_speedrun_without_nanogpt_has_no_measure(judged, tmp_path):
     with pytest.raises(InputError, match="no finished run of nanogpt") as refused:
         judged(directory)
     assert "sweep.arm=nanogpt,ARM" in refused.value.cure
+
+
+def test_nanogpts_recipe_may_be_alone(judged, tmp_path):
+    directory = make_speedrun(tmp_path / "s", [])
+    record, said = judged(directory)
+    assert (record["arm"], len(record["losses"]), record["seconds_ratio"]) == ("nanogpt", 3, 1)
+    assert "nanogpt: 1.9047 is not below 1.898" in said
+
+
+def test_an_arm_is_one_recipe(judged, tmp_path):
+    directory = make_speedrun(tmp_path / "s", LOSSES)
+    known = {"data_fingerprint": DATA, "val_targets": TARGETS}
+    make_run(directory / "other", "sweep.arm=small", "optimizer.weight_decay=0.3", seed=9, **known)
+    with pytest.raises(InputError) as refused:
+        judged(directory)
+    assert refused.value.problem.endswith("several recipes of small, which differ in optimizer.weight_decay")
+
+
+def test_weights_from_elsewhere_are_refused(judged, tmp_path):
+    directory = make_speedrun(tmp_path / "s", [])
+    known = {"data_fingerprint": DATA, "val_targets": TARGETS}
+    make_run(directory / "small_seed-1", "sweep.arm=small", "init_from=outputs/mine", **known)
+    with pytest.raises(InputError, match="small_seed-1: it starts from the weights of outputs/mine"):
+        judged(directory)
+
+
+def test_a_run_by_itself_is_refused_by_name(judged, tmp_path):
+    directory = make_speedrun(tmp_path / "s", LOSSES)
+    with pytest.raises(InputError, match="small_seed-1 is no speedrun"):
+        judged(directory / "small_seed-1")
 
 
 def test_one_sweep_at_a_time(judged, tmp_path):
