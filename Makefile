@@ -1,6 +1,6 @@
 # make train: environment, embedded data, a real training run.   make test: environment, the whole test suite.
 # make train RECIPE= trains plain GPT-2.   make speedrun: how fast the record recipe reaches nanoGPT's loss
-# (docs/speedrun.md), with SEEDS=1,2,3,4,5 and RUNGS=… for more.
+# (docs/speedrun.md), with SEEDS=1,2,3,4,5 and RUNGS=… for more, SPEEDRUN=DIR to go on with one that was interrupted.
 # PYTHON=… chooses the interpreter, ARGS=… adds to the command, WORKERS=… is how many tests run at a time.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,7 +10,8 @@ WORKERS ?= 3
 RECIPE ?= experiment=quickstart
 SEEDS ?= 1
 RUNGS ?= nanogpt,small
-SPEEDRUN := outputs/speedrun/$(shell date +%Y-%m-%d/%H-%M-%S)
+NOW := $(shell date +%Y-%m-%d/%H-%M-%S)
+SPEEDRUN ?= outputs/speedrun/$(NOW)
 # Hundreds of processes import the same code: they keep it compiled, even where the environment says not to.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS)
 # $(call timed,NAME,COMMAND): say how long it took.

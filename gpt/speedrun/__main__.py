@@ -20,6 +20,7 @@ def main() -> None:
     from gpt.compare.arms import find_arms
     from gpt.compare.runs import find
     from gpt.compare.tables import FittedTable
+    from gpt.compare.words import shorten
     from gpt.speedrun.records import RECORDS, append, as_record
     from gpt.speedrun.standings import rank, track_of
     from gpt.speedrun.tables import standings_grid, verdict
@@ -37,6 +38,9 @@ def main() -> None:
     print()
     for standing in standings:
         console.print(verdict(standing, track))
+    not_counted = [run.name for run in selection.runs if not run.is_counted] + selection.not_started
+    if not_counted:
+        console.print(f"not finished, and not counted: {shorten(not_counted)}")
     append([as_record(name, standing) for standing in standings], path)
     print(f"\nrecords  {path}")
 

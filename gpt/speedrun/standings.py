@@ -3,7 +3,7 @@
 import statistics
 from typing import NamedTuple
 
-from gpt.compare.arms import Arm
+from gpt.compare.arms import ADMINISTRATIVE, Arm
 from gpt.compare.provenance import FACTS
 from gpt.compare.runs import Run, Selection
 from gpt.compare.statistics import have_no_spread
@@ -135,7 +135,7 @@ def _check(run: Run) -> None:
             f"{run.path}: its data is not Tiny Shakespeare by character",
             "leave data=shakespeare_char as it is; data.files may name another copy of the text",
         )
-    n_targets = run.result.get("val_targets")
+    n_targets = run.result.get("val_targets") or 0
     if n_targets != TARGETS:
         raise InputError(
             f"{run.path}: its loss is over {n_targets:,} characters",
@@ -155,10 +155,14 @@ def _p_below(losses: list[float], target: float) -> float | None:
 
 
 def _overrides(selection: Selection, run: Run) -> list[str]:
-    """Return what a run is composed from, without what differs between the runs of its arm."""
+    """Return the recipe of a run: what it is composed from, without seeds and places."""
     job = selection.index["jobs"].get(run.path.name, {"overrides": []})
-    keys = ("seed", "sweep.arm")
-    return [override for override in job["overrides"] if override.partition("=")[0] not in keys]
+    overrides = []
+    for override in job["overrides"]:
+        key = override.partition("=")[0]
+        if key != "sweep.arm" and not ADMINISTRATIVE.fullmatch(key):
+            overrides.append(override)
+    return overrides
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -29,7 +29,7 @@ def make_speedrun(directory, losses, name="speedrun", **result):
         for seed, loss in enumerate(of_arm, 1):
             job = f"{arm}_seed-{seed}"
             make_run(directory / job, f"sweep.arm={arm}", seed=seed, loss=loss, tokens=tokens, **known)
-            jobs[job] = {"overrides": ["model.n_layer=3", f"sweep.arm={arm}", f"seed={seed}"]}
+            jobs[job] = {"overrides": ["model.n_layer=3", f"sweep.arm={arm}", f"seed={seed}", "data.files=[a.txt]"]}
     write_json(directory / "sweep.json", {"layout": 1, "name": name, "baseline": "nanogpt", "jobs": jobs})
     return directory
 
@@ -144,6 +144,14 @@ def test_a_run_by_itself_is_refused_by_name(judged, tmp_path):
     directory = make_speedrun(tmp_path / "s", LOSSES)
     with pytest.raises(InputError, match="small_seed-1 is no speedrun"):
         judged(directory / "small_seed-1")
+
+
+def test_runs_that_are_not_finished_are_named(judged, tmp_path):
+    directory = make_speedrun(tmp_path / "s", LOSSES)
+    (directory / "small_seed-5" / "result.json").unlink()
+    record, said = judged(directory)
+    assert "not finished, and not counted: small_seed-5" in said
+    assert not record["is_record"]
 
 
 def test_one_sweep_at_a_time(judged, tmp_path):
