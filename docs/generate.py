@@ -168,7 +168,9 @@ def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
     bounds = ""
     if difference["low"] is not None:
         bounds = f" [{difference['low']:+.4f}, {difference['high']:+.4f}]"
-    p = "" if difference["p_holm"] is None else f"{difference['p_holm']:.3f}"
+    p = ""
+    if difference["p_holm"] is not None:
+        p = f"{difference['p_holm']:.3f}" if difference["p_holm"] >= 0.001 else "< 0.001"
     return [f"{difference['mean']:+.4f}{bounds}", p, difference["verdict"]]
 
 
