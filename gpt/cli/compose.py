@@ -12,12 +12,18 @@ from gpt.cli.arguments import unreadable
 from gpt.config.explain import explain
 from gpt.config.groups import CONF, GROUPS
 from gpt.config.load import load
-from gpt.config.schema import Config
+from gpt.config.schema import VARIANTS, Config
 from gpt.config.values import did_you_mean
 from gpt.errors import InputError
 
 # Hydra's words for the file of an option whose keys it put below the name of its group.
 MISPLACED = re.compile(r"In '(?P<group>\w+)/(?P<option>.+)': ConfigKeyError .*: Key '(?P=group)' not in 'Config'")
+
+# Its words for a file of an option that sets a key of another option: of optimizer=muon, where the optimizer is AdamW.
+FOREIGN = re.compile(
+    r"In '(?P<group>\w+)/(?P<option>.+)': ConfigKeyError .*:\s+Key '.*?' not in '\w+'\s+"
+    r"full_key: (?P<section>\w+)\.(?P<key>\S+)"
+)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -57,6 +63,15 @@ def explain_composition(error: Exception) -> InputError:
         return InputError(
             f"{misplaced['group']}={misplaced['option']}: its file does not say that its keys are of the whole config",
             "add the line that such files begin with: # @package _global_",
+        )
+
+    foreign = FOREIGN.match(str(error))
+    if foreign and foreign["section"] in VARIANTS:
+        section = foreign["section"]
+        return InputError(
+            f"{foreign['group']}={foreign['option']} sets {section}.{foreign['key']}, "
+            f"which the chosen {section} does not have",
+            f"leave {section}= or {foreign['group']}={foreign['option']} out, or correct the key",
         )
 
     is_hydra = isinstance(error, HydraException)

@@ -27,7 +27,15 @@ def test_every_option_composes(group, option):
 REFUSED = {
     ("model=bigram", "optimizer=muon"): "no blocks",
     ("model=bigram", "optimizer=normuon"): "no blocks",
-    ("model=bigram", "experiment=modern"): "no blocks",
+    **{("model=bigram", f"experiment={name}"): "no blocks" for name in ("modern", "quickstart", "speedrun_gpu")},
+    **{
+        ("optimizer=schedule_free", f"experiment={name}"): "in place of a learning rate that falls"
+        for name in ("modern", "quickstart", "speedrun_gpu")
+    },
+    **{
+        (f"optimizer={name}", "experiment=speedrun"): "experiment=speedrun sets optimizer.adamw_lr"
+        for name in ("adamw", "custom", "lion", "schedule_free", "soap")
+    },
     ("schedule=inverse_sqrt", "experiment=shakespeare"): "warmup_tokens is 0",
     **{
         ("optimizer=schedule_free", f"schedule={name}"): "in place of a learning rate that falls"
@@ -35,8 +43,9 @@ REFUSED = {
         if name != "constant"
     },
     **{
-        (f"model={size}", "experiment=shakespeare_char_cpu"): "batch.global_tokens=768 is not divisible"
+        (f"model={size}", f"experiment={name}"): "batch.global_tokens=768 is not divisible"
         for size in options("model")
+        for name in ("shakespeare_char_cpu", "speedrun")
         if size.startswith("gpt")
     },
     ("model=bigram", "model.value_embeddings=1"): "up to model.value_embeddings=0",
