@@ -55,14 +55,10 @@ class Contest:
         self.losses["ours"] = [self.torch.tensor([-one.log_probability for one in several]) for several in found]
         return len(found) / seconds
 
-    def plain_in_fp32(self) -> float:
-        """Return the examples per second one at a time in float32, whatever precision ours has."""
-        return self.plain(nullcontext())
-
-    def plain(self, autocast: AbstractContextManager | None = None) -> float:
+    def plain(self, autocast: AbstractContextManager) -> float:
         """Return the examples per second one at a time."""
         begun = time.perf_counter()
-        with self.torch.no_grad(), autocast or self.compute.autocast:
+        with self.torch.no_grad(), autocast:
             self.losses["plain"] = [self._plain_losses(question) for question in self.task.questions]
         return len(self.task.questions) / (time.perf_counter() - begun)
 
@@ -101,9 +97,10 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     options = parser.parse_args()
     contest = Contest(options.path.resolve(), options.examples, options.precision)
-    contestants = {"ours": contest.ours, "one at a time": contest.plain}
+    contestants = {"ours": contest.ours, "one at a time": lambda: contest.plain(contest.compute.autocast)}
     if options.precision != "fp32":
-        contestants = {"one at a time in fp32": contest.plain_in_fp32, **contestants}
+        # First, because predictions are compared with those of the last that ran one at a time.
+        contestants = {"one at a time in fp32": lambda: contest.plain(nullcontext()), **contestants}
     figures = alternate(contestants, options.rounds)
     n = contest.disagreements()
     ratios = {}
