@@ -2,15 +2,19 @@
 
 Which files a choice of options reads, what they hold together, and whether they ask for a sweep, are a function of the
 files and of the choice. Hydra reads, copies and merges some thirty of them each time, and all of it twice; here it does
-so once in a process for each choice. Keys that are overridden are applied, and the result is checked, as ever.
-Importing this module turns it on.
+so once in a session for each choice. Keys that are overridden are applied, and the result is checked, as ever; that the
+same values have passed the checks is kept too. Importing this module turns it on.
 """
 
+import contextlib
 import copy
+import hashlib
 import itertools
+import os
 import pickle  # copies a config in an eighth of copy.deepcopy's time
-from collections.abc import Hashable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -18,8 +22,13 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
+from warm import COMPOSED
 
+from gpt.config import load
 from gpt.config.groups import CONF, GROUPS
+
+# What listing the files learns about the choices.
+_LEARNT = ("override_choices", "override_metadata", "known_choices", "known_choices_per_group")
 
 Plugins.instance()  # registers the source of files
 _File = SourcesRegistry.instance().resolve("file")
@@ -27,12 +36,31 @@ _read = _File.load_config
 _mode = Hydra.get_mode
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _list = defaults_list._create_defaults_list
-_files: dict[Hashable, bytes] = {}
-_modes: dict[Hashable, object] = {}
-_composed: dict[Hashable, bytes] = {}
-_lists: dict[Hashable, bytes] = {}
-# What listing the files learns about the choices.
-_LEARNT = ("override_choices", "override_metadata", "known_choices", "known_choices_per_group")
+_typed = load._typed
+_directory = os.environ.get(COMPOSED)
+_kept: dict[str, bytes] = {}
+
+
+def _once(make: Callable[..., Any], key: tuple) -> Any:
+    """What ``make()`` returned for this key when a process of the session first asked: a copy for whoever asks."""
+    name = hashlib.sha256(repr((make.__qualname__, key)).encode()).hexdigest()
+    if name not in _kept:
+        path = Path(_directory, name) if _directory else None
+        if path and path.exists():
+            _kept[name] = path.read_bytes()
+        else:
+            _kept[name] = pickle.dumps(make())
+            if path:
+                _leave(path, _kept[name])
+    return pickle.loads(_kept[name])
+
+
+def _leave(path: Path, content: bytes) -> None:
+    """Write a file for other processes, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a test may limit the size of files
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
 
 
 def _sources(repository) -> tuple:
@@ -44,35 +72,35 @@ def _sources(repository) -> tuple:
 
 
 def _composed_before(self, defaults, repo):
-    sources = _sources(repo)
-    key = (sources, repr(defaults))
-    if key not in _composed:
-        _composed[key] = pickle.dumps(_compose(self, defaults, repo))
-    return pickle.loads(_composed[key])
+    def composed():
+        return _compose(self, defaults, repo)
+
+    return _once(composed, (_sources(repo), defaults))
 
 
 def _listed_before(repo, config_name, overrides, prepend_hydra, skip_missing):
-    sources = _sources(repo)
     if overrides.append_group_defaults or overrides.deletions:
         return _list(repo, config_name, overrides, prepend_hydra, skip_missing)
-    key = (sources, config_name, repr(overrides.override_choices), prepend_hydra, skip_missing)
-    if key not in _lists:
-        listed = _list(repo, config_name, overrides, prepend_hydra, skip_missing)
-        learnt = {name: getattr(overrides, name) for name in _LEARNT}
-        _lists[key] = pickle.dumps((listed, learnt))
-    listed, learnt = pickle.loads(_lists[key])
+
+    def listed():
+        defaults = _list(repo, config_name, overrides, prepend_hydra, skip_missing)
+        return defaults, {name: getattr(overrides, name) for name in _LEARNT}
+
+    key = (_sources(repo), config_name, overrides.override_choices, prepend_hydra, skip_missing)
+    defaults, learnt = _once(listed, key)
     for name, value in learnt.items():
         setattr(overrides, name, value)
-    return listed
+    return defaults
 
 
 def _read_before(self, config_path):
     path = Path(self.path, self._normalize_file_name(config_path))
     about = path.stat()
-    key = (self.provider, path, about.st_mtime_ns, about.st_size)
-    if key not in _files:
-        _files[key] = pickle.dumps(_read(self, config_path))
-    return pickle.loads(_files[key])
+
+    def read():
+        return _read(self, config_path)
+
+    return _once(read, (self.provider, path, about.st_mtime_ns, about.st_size))
 
 
 def _not_copied_deeply(self, delegate):
@@ -83,13 +111,22 @@ def _not_copied_deeply(self, delegate):
 
 def _mode_before(self, config_name, overrides):
     """Options tell whether a command is a sweep, hydra.mode too; other keys do not."""
+
+    def mode():
+        return _mode(self, config_name, overrides)
+
     names = [override.lstrip("+~").partition("=")[0] for override in overrides]
     counts = [name in GROUPS or name.startswith(("hydra/", "hydra.mode", "hydra.searchpath")) for name in names]
-    chosen = itertools.compress(overrides, counts)
-    key = (_sources(self.config_loader.repository), config_name, *chosen)
-    if key not in _modes:
-        _modes[key] = _mode(self, config_name, overrides)
-    return _modes[key]
+    return _once(mode, (_sources(self.config_loader.repository), config_name, *itertools.compress(overrides, counts)))
+
+
+def _typed_before(raw):
+    """The values and, for a resolver of conf/, the number of ranks that torchrun has started."""
+
+    def typed():
+        return _typed(raw)
+
+    return _once(typed, (raw, os.environ.get("WORLD_SIZE")))
 
 
 CachingConfigRepository.__init__ = _not_copied_deeply
@@ -97,3 +134,4 @@ _File.load_config = _read_before
 Hydra.get_mode = _mode_before
 ConfigLoaderImpl._compose_config_from_defaults_list = _composed_before
 defaults_list._create_defaults_list = _listed_before
+load._typed = _typed_before

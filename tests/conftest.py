@@ -42,6 +42,9 @@ BRIEF = ["trainer.max_steps=4", "trainer.eval_every=512", "trainer.grad_clip=0.5
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have the workers' commands forked from one process: each of its own would import for ten seconds."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ[warm.COMPOSED] = tempfile.mkdtemp(prefix="gptlab-composed-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(warm.COMPOSED)))
     if getattr(config.option, "numprocesses", None):
         warm.start_for_workers()
     elif "PYTEST_XDIST_WORKER" in os.environ:
@@ -381,10 +384,14 @@ def until(condition: Callable[[], Any], seconds: float = 90, process: Any = None
 SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.nproc=2"]
 # A command that asks SLURM often, and does not wait long for what a shared file system has not shown yet.
 ASKS = {"constants": {"gpt.cluster.slurm.POLL": 0.3, "gpt.cluster.slurm.RESULT_AFTER_END": 1}}
-slurm = pytest.mark.skipif(
-    shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
-    reason="needs a SLURM: sbatch, and a controller that answers",
-)
+slurm = pytest.mark.usefixtures("slurm_here")
+
+
+@pytest.fixture(scope="session")
+def slurm_here() -> None:
+    """A SLURM, or a skip where none answers, which takes it seconds to say."""
+    if shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0:
+        pytest.skip("needs a SLURM: sbatch, and a controller that answers")
 
 
 @pytest.fixture

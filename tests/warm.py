@@ -27,7 +27,9 @@ PRELOAD = """
 """.split()
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(PRELOAD)
-ADDRESS = "GPTLAB_TESTS_WARM_PROCESS"  # the environment variable that tells pytest's workers where it listens
+# Environment variables of a session: where the warm process listens, and where composed configs are kept.
+ADDRESS = "GPTLAB_TESTS_WARM_PROCESS"
+COMPOSED = "GPTLAB_TESTS_COMPOSED"
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
 FILES = ("train.py", "eval.py")  # and the modules of these packages are what is forked where a command starts it

@@ -11,6 +11,8 @@ import matplotlib._constrained_layout
 import matplotlib.backends.backend_agg
 import matplotlib.mathtext  # noqa: F401
 import plotly.graph_objects
+import wandb.apis.public  # this and the next when a run of W&B begins, in half a second
+import wandb.sdk.launch  # noqa: F401
 from hydra.core.global_hydra import GlobalHydra
 
 from gpt.cli.compose import compose

@@ -94,11 +94,17 @@ def _joined(variants: tuple[type, ...]) -> DictConfig:
 
 def model_option(option: str, **changes: Any) -> ModelConfig:
     """Return an option of the model group as its file has it, with some keys changed. No run is composed for it."""
+    return OmegaConf.to_object(OmegaConf.merge(structured(ModelConfig), _model_values(option) | changes))
+
+
+@functools.cache
+def _model_values(option: str) -> dict[str, Any]:
+    """Return the keys of an option of the model group."""
     values = {}
     for file in ("_common.yaml", f"{option}.yaml"):
         values |= OmegaConf.to_container(OmegaConf.load(CONF / "model" / file))
     del values["defaults"]
-    return OmegaConf.to_object(OmegaConf.merge(structured(ModelConfig), values | changes))
+    return values
 
 
 def save(config: Config, path: Path) -> None:

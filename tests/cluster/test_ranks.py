@@ -293,19 +293,12 @@ def test_a_rank_that_fails_ends_all(small, tmp_path, fault, message):
         assert "ValueError: a wrong turn" in (run_dir / "logs" / "rank_1.log").read_text()
 
 
-@pytest.mark.parametrize("number, is_forked", [(signal.SIGINT, False), (signal.SIGTERM, True)])
-def test_a_signal_to_all_finishes_the_step_on_all_ranks(small, tmp_path, reference, number, is_forked):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_finishes_the_step_on_all_ranks(small, tmp_path, reference, number):
     run_dir = tmp_path / "run"
     long = [argument for argument in STEPS if not argument.startswith("trainer.max_steps")]
     arguments = [*small, *long, "trainer.max_steps=100_000", *DDP, f"hydra.run.dir={run_dir}"]
-    if is_forked:
-        process = Started(*arguments, cwd=tmp_path)
-    else:
-        process = subprocess.Popen(
-            command(*arguments), cwd=tmp_path,
-            env=environment(OPENBLAS_NUM_THREADS="2"),  # importing numpy makes a thread then, which signals may find
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+    process = Started(*arguments, cwd=tmp_path)
     until(lambda: (run_dir / "metrics.jsonl").exists() and len(read_metrics(run_dir)) > 5, process=process)
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)

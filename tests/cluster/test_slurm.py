@@ -114,6 +114,7 @@ def test_machines_of_a_job_meet_on_the_first(monkeypatch):
 
 
 @slurm
+@pytest.mark.slow
 def test_slurm_is_asked_before_anything_is_made(small, tmp_path):
     refused = call(*small, *SLURM, "cluster.partition=nowhere", cwd=tmp_path)
     assert refused.returncode == 2
@@ -123,21 +124,36 @@ def test_slurm_is_asked_before_anything_is_made(small, tmp_path):
 
 @slurm
 @pytest.mark.slow
-def test_jobs_of_a_sweep_are_the_runs_that_they_are_here(small, tmp_path):
+def test_a_sweep_on_slurm_is_what_it_is_here(small, tmp_path):
+    """Its jobs outlive it, are found again, and are the same runs; one fails, and runs again."""
     tmp_path /= ODD  # which SLURM can write to
     tmp_path.mkdir()
-    done = call("--multirun", *small, *SLURM, "seed=1,2", "hydra.sweep.dir=there", cwd=tmp_path, **ASKS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert call(*small, "seed=2", "hydra.run.dir=here", cwd=tmp_path).returncode == 0
-    ours, theirs = tmp_path / "here", tmp_path / "there" / "seed-2"
-    mine, other = (json.loads((run_dir / "result.json").read_text()) for run_dir in (ours, theirs))
+    sweep = ["--multirun", *small, *SLURM, "optimizer.lr=1e-3,1e30", "hydra.sweep.dir=there"]
+    there = tmp_path / "there" / "lr-0.001"
+    killed = Started(*sweep, cwd=tmp_path, **ASKS)
+    until((there / "metrics.jsonl").exists, process=killed)
+    killed.kill()
+    killed.communicate()
+    ended = call(*sweep, cwd=tmp_path, **ASKS)
+    assert ended.returncode == 1 and "error: 1 of 2 jobs failed" in ended.stderr, ended.stderr
+    assert re.search(r"done         lr-0.001  +val \d", ended.stdout), ended.stdout
+    assert re.search(r"lr-1e\+30 +failed +step \d+: loss", ended.stdout[ended.stdout.index("job ") :])
+    for job in ("lr-0.001", "lr-1e+30"):
+        run_dir = tmp_path / "there" / job
+        assert len(list((run_dir / "slurm").glob("*_submitted.pkl"))) == 1  # not submitted again
+        assert (run_dir / "logs" / "rank_1.log").exists()
+    again = call(*sweep, cwd=tmp_path, **ASKS)
+    assert again.returncode == 1
+    states = re.findall(r"^\[\d/2\]  (kept|done|failed) +(\S+)", again.stdout, re.MULTILINE)
+    assert states == [("kept", "lr-0.001"), ("failed", "lr-1e+30")]
+
+    here = tmp_path / "here"
+    assert call(*small, "optimizer.lr=1e-3", "hydra.run.dir=here", cwd=tmp_path).returncode == 0
+    mine, other = (json.loads((run_dir / "result.json").read_text()) for run_dir in (here, there))
     assert other["status"] == "done" and other["data_order_hash"] == mine["data_order_hash"]
     for key in ("train/loss", "val/loss"):
-        expected = [row[key] for row in read_metrics(ours) if key in row]
-        assert [row[key] for row in read_metrics(theirs) if key in row] == pytest.approx(expected, abs=1e-5)
-    for job in ("seed-1", "seed-2"):
-        assert (tmp_path / "there" / job / "logs" / "rank_1.log").exists()
-        assert re.search(rf"done         {job}  val \d", done.stdout)
+        expected = [row[key] for row in read_metrics(here) if key in row]
+        assert [row[key] for row in read_metrics(there) if key in row] == pytest.approx(expected, abs=1e-5)
 
 
 @slurm

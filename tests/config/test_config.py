@@ -23,6 +23,9 @@ def test_every_option_composes(group, option):
     assert isinstance(compose([f"{group}={option}"]), Config)
 
 
+# One model of each family is enough in pairs, and one data set of those with the same keys.
+ALIKE = {"model": "gpt2_355m gpt2_774m gpt2_1558m gpt3_medium gpt3_large gpt3_xl",
+         "data": "fineweb_10bt fineweb_edu_10bt openwebtext wikitext shakespeare addition"}  # fmt: skip
 # Options that exclude each other, and why. All other pairs compose.
 REFUSED = {
     ("model=bigram", "optimizer=muon"): "no blocks",
@@ -46,7 +49,7 @@ REFUSED = {
         (f"model={size}", f"experiment={name}"): "batch.global_tokens=768 is not divisible"
         for size in options("model")
         for name in ("shakespeare_char_cpu", "speedrun")
-        if size.startswith("gpt")
+        if size.startswith("gpt") and size not in ALIKE["model"]
     },
     ("model=bigram", "model.value_embeddings=1"): "up to model.value_embeddings=0",
     ("model=bigram", "model.value_residual=true"): "model.n_layer=0 has none",
@@ -54,9 +57,12 @@ REFUSED = {
 }
 
 
-# One model of each family is enough here, and the jobs of a sweep are composed where it runs.
-LARGER = {"gpt2_355m", "gpt2_774m", "gpt2_1558m", "gpt3_medium", "gpt3_large", "gpt3_xl"}
-PAIRED = {group: [o for o in options(group) if o not in LARGER] for group in GROUPS if group != "sweeps"}
+# The jobs of a sweep are composed where it runs.
+PAIRED = {
+    group: [option for option in options(group) if option not in ALIKE.get(group, "").split()]
+    for group in GROUPS
+    if group != "sweeps"
+}
 # Switches of the model, beside the options; all pairs of them are computed in tests/layers/test_switches.py.
 PAIRED |= {f"model.{key}": [value] for key, value in (switch.split("=") for switch in """
     position=rotary norm_type=rmsnorm norm_weight=false qk_norm=true n_kv_head=1 window=8 attention_softcap=50

@@ -256,10 +256,7 @@ def test_a_signal_while_a_run_starts_is_no_traceback(small, tmp_path):
 @pytest.mark.slow
 def test_a_worker_of_the_loader_that_is_killed_ends_the_run_in_words(small, tmp_path):
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(*small, *ENDLESS, "data.num_workers=2", f"hydra.run.dir={run_dir}"), cwd=tmp_path, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Started(*small, *ENDLESS, "data.num_workers=2", f"hydra.run.dir={run_dir}", cwd=tmp_path)
     wait_for_row(run_dir, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
@@ -298,7 +295,8 @@ def test_a_signal_to_all_while_ranks_start_is_heard_once(small, tmp_path):
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
         command(*small, *ENDLESS, "cluster=ddp", "cluster.nproc=2", f"hydra.run.dir={run_dir}"), cwd=tmp_path,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment(OPENBLAS_NUM_THREADS="2"),  # importing numpy makes a thread then, which signals may find
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while len(processes_in(tmp_path)) < 4:  # the command, what tracks its resources, and the ranks

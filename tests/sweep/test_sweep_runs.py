@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them: kept, continued, killed, failed, in parallel, interrupted, on SLURM."""
+"""Sweeps as a user starts them: kept, continued, killed, failed, in parallel, interrupted."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ASKS, SLURM, Started, assert_same, call, deterministic, processes_in, slurm, until
+from conftest import Started, assert_same, call, deterministic, processes_in, until
 
 from gpt.cli.compose import compose
 from gpt.compare import compare
@@ -355,31 +355,3 @@ def test_the_speed_ladder_leaves_out_what_is_not_here(cache, tmp_path):
     assert "precision=tf32 is not supported on cpu here" in done.stdout
     assert events(done.stdout, "done") == ["fp32_seed-1"]
     assert (tmp_path / "outputs" / "sweeps" / "speed_ladder" / "compare.html").exists()
-
-
-@slurm
-def test_slurm_runs_a_sweep_as_one_runs_it_here(small, tmp_path):
-    """With a failing job: table, exit code and rerun."""
-    arguments = [*small, *QUICK, *SLURM, "cluster.nproc=1", "optimizer.lr=1e-3,1e30"]
-    failed = sweep(*arguments, cwd=tmp_path, **ASKS)
-    assert failed.returncode == 1
-    assert (events(failed.stdout, "done"), events(failed.stdout, "failed")) == (["lr-0.001"], ["lr-1e+30"])
-    assert re.search(r"lr-1e\+30 +failed +step \d+: loss", failed.stdout[failed.stdout.index("job ") :])
-    assert "error: 1 of 2 jobs failed" in failed.stderr
-    again = sweep(*arguments, cwd=tmp_path, **ASKS)
-    assert again.returncode == 1
-    assert (events(again.stdout, "kept"), events(again.stdout, "failed")) == (["lr-0.001"], ["lr-1e+30"])
-
-
-@slurm
-def test_jobs_on_slurm_outlive_the_sweep_and_are_found_again(small, tmp_path):
-    arguments = [*small, *SLURM, "cluster.nproc=1", "trainer.max_steps=600", "sample.tokens=0", "seed=1,2"]
-    process = start(*arguments, cwd=tmp_path, **ASKS)
-    until((tmp_path / "sweep" / "seed-1" / "metrics.jsonl").exists)
-    process.kill()
-    process.communicate()
-    done = sweep(*arguments, cwd=tmp_path, **ASKS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(events(done.stdout, "done")) == ["seed-1", "seed-2"]
-    for name in ("seed-1", "seed-2"):  # not submitted again
-        assert len(list((tmp_path / "sweep" / name / "slurm").glob("*_submitted.pkl"))) == 1
