@@ -137,7 +137,7 @@ def test_a_sweep_on_slurm_is_what_it_is_here(small, tmp_path):
     ended = call(*sweep, cwd=tmp_path, **ASKS)
     assert ended.returncode == 1 and "error: 1 of 2 jobs failed" in ended.stderr, ended.stderr
     assert re.search(r"done         lr-0.001  +val \d", ended.stdout), ended.stdout
-    assert re.search(r"lr-1e\+30 +failed +step \d+: loss", ended.stdout[ended.stdout.index("job ") :])
+    assert re.search(r"lr-1e\+30 +failed +rank 0: step \d+: loss", ended.stdout[ended.stdout.index("job ") :])
     for job in ("lr-0.001", "lr-1e+30"):
         run_dir = tmp_path / "there" / job
         assert len(list((run_dir / "slurm").glob("*_submitted.pkl"))) == 1  # not submitted again

@@ -256,7 +256,10 @@ def test_a_signal_while_a_run_starts_is_no_traceback(small, tmp_path):
 @pytest.mark.slow
 def test_a_worker_of_the_loader_that_is_killed_ends_the_run_in_words(small, tmp_path):
     run_dir = tmp_path / "run"
-    process = Started(*small, *ENDLESS, "data.num_workers=2", f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    process = subprocess.Popen(
+        command(*small, *ENDLESS, "data.num_workers=2", f"hydra.run.dir={run_dir}"), cwd=tmp_path, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     wait_for_row(run_dir, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)

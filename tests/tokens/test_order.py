@@ -19,7 +19,8 @@ def sample_order(seed: int, fingerprint: str, n_tokens: int, seq_len: int) -> Sa
 
 
 def test_permutation_is_a_bijection_for_every_small_n():
-    for n in range(1, 4097):
+    around_powers = [2**k + near for k in range(10, 13) for near in (-1, 0, 1)]
+    for n in (*range(1, 1001), *around_powers):
         sent = permute(np.arange(n), n, key=n * 7919)
         assert np.array_equal(np.sort(sent), np.arange(n)), n
 
@@ -35,14 +36,14 @@ def test_permutation_golden_values():
 @pytest.mark.parametrize("n", [3, 5, 8, 17])
 def test_permutation_is_uniform_at_small_n(n):
     """Where index 0 and the last index go over many keys: no place is favoured."""
-    keys = 2000
+    keys = 1000
     for index in (0, n - 1):
         places = [int(permute(np.array([index]), n, key)[0]) for key in range(keys)]
         assert chisquare(np.bincount(places, minlength=n)).pvalue > 1e-4
 
 
 def test_first_two_places_are_independent():
-    n, keys = 4, 6000
+    n, keys = 4, 3000
     pairs = [tuple(permute(np.arange(2), n, key)) for key in range(keys)]
     counts = [pairs.count((a, b)) for a in range(n) for b in range(n) if a != b]
     assert sum(counts) == keys
