@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import re
 import sysconfig
 from collections.abc import Iterator
@@ -161,11 +162,10 @@ class StandardLibrary(TextFiles):
 @functools.cache
 def library() -> list[Path]:
     """Return all Python files of the standard library in a fixed order."""
-    root = Path(sysconfig.get_path("stdlib"))
     paths = []
-    for path in sorted(root.rglob("*.py")):
-        names = path.relative_to(root).parts
-        is_excluded = not EXCLUDED_DIRS.isdisjoint(names) or path.match(EXCLUDED_FILES)
-        if not is_excluded:
-            paths.append(path)
-    return paths
+    for directory, subdirectories, _ in os.walk(sysconfig.get_path("stdlib")):
+        subdirectories[:] = set(subdirectories) - EXCLUDED_DIRS  # not to walk through all installed packages
+        for path in Path(directory).glob("*.py"):
+            if not path.match(EXCLUDED_FILES):
+                paths.append(path)
+    return sorted(paths)

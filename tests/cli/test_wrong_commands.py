@@ -30,6 +30,11 @@ COMMANDS = {
 SECONDS = 10  # of processor time, in which any of these commands has said what is wrong
 MANY = ["--multirun", *(f"+x{i}=1,2" for i in range(40))]
 
+RUNS = [
+    (["plan=true", "model.n_layer=100000"], "model.n_layer=100000 is too much", "up to 1,000"),
+    (["data=text", "data.files=[text.txt]", "data.cache_dir=../cache", "model.n_embd=100000"], "GB of memory at least", "n_embd"),
+    (["-m", "seed=1,2", "data=text", "data.files=[text.txt]", "data.cache_dir=../cache", "hydra.sweep.dir=/dev/null/x"], "the sweep's directory cannot be made", "hydra.sweep.dir=DIR"),
+]  # fmt: skip
 SWEEPS = [
     (["--multirun"], "--multirun without several values", "seed=1,2; for one run leave --multirun out"),
     (["--multirun", "seed=3"], "--multirun without several values", "seed=1,2; for one run leave --multirun out"),
@@ -120,6 +125,7 @@ DIRECTORIES = [
     ("gpt.mirrors.workspace", ["run", "artifacts=all"], "artifacts=all: no such argument", "usage: python -m"),
 ]  # fmt: skip
 CASES = [
+    *(("train.py", *case) for case in RUNS),
     *(("train.py", *case) for case in SWEEPS),
     *(("eval.py", *case) for case in EVALUATIONS),
     *DIRECTORIES,
@@ -130,9 +136,6 @@ REAL = [
     ("train.py", ["tags=" + "[" * 2000 + "]" * 2000], "it is nested too deeply", "a few brackets"),
     ("train.py", ["++resume=run"], "resume is there already", "leave the plus out"),
     ("train.py", ["plan=true", "hydra.run.dir=run"], "run already holds a run (done)", "take another directory"),
-    ("train.py", ["plan=true", "model.n_layer=100000"], "model.n_layer=100000 is too much", "up to 1,000"),
-    ("train.py", ["data=text", "data.files=[text.txt]", "data.cache_dir=../cache", "model.n_embd=100000"], "GB of memory at least", "n_embd"),
-    ("train.py", ["-m", "seed=1,2", "data=text", "data.files=[text.txt]", "data.cache_dir=../cache", "hydra.sweep.dir=/dev/null/x"], "the sweep's directory cannot be made", "hydra.sweep.dir=DIR"),
     ("train.py", MANY, "this sweep has 1,099,511,627,776 jobs", "up to 1,000"),
     ("eval.py", ["checkpoint=run", "tasks=[[val]]"], "is not known", "a list of val, exact_match, sample"),
     ("gpt.compare", ["run", "run"], "run is there twice", "give every directory once"),

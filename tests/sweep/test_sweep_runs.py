@@ -20,7 +20,7 @@ from gpt.config.groups import options
 pytestmark = pytest.mark.slow
 QUICK = ["trainer.max_steps=4", "trainer.eval_every=512", "sample.tokens=0"]
 SOON = ["trainer.eval_tokens=512", "sample.tokens=0"]
-TOY = ["experiment=ablation_toy", "trainer.max_tokens=5_120", "trainer.eval_every=2_560", "trainer.eval_tokens=512"]
+TOY = ["experiment=ablation_toy", "trainer.max_tokens=2_048", "trainer.eval_every=1_024", "trainer.eval_tokens=512"]
 
 
 def sweep(*arguments: str, cwd: Path, **how) -> subprocess.CompletedProcess:
@@ -308,12 +308,12 @@ def test_every_sweep_trains_at_toy_size(name, cache, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path / "outputs" / "sweeps" / name)
     assert len(found) >= 2 and all(result["status"] == "done" for result in found.values())
-    assert {result["tokens"] for result in found.values()} == {5_120}
+    assert {result["tokens"] for result in found.values()} == {2_048}
     baseline = compose([f"sweeps={name}", *TOY]).sweep.baseline
     comparison = compare([tmp_path / "outputs" / "sweeps" / name], baseline, None)  # refused where it is no arm
     assert (baseline is None) == (name == "seeds")
     if name in ("vocab_padding", "batch_ramp"):
-        assert comparison.agreement.startswith("comparable: same data in the same order, 5,120 tokens each")
+        assert comparison.agreement.startswith("comparable: same data in the same order, 2,048 tokens each")
     if name == "vocab_padding":
         keys = ("train/loss", "val/loss")
         curves = [
