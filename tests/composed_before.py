@@ -36,6 +36,7 @@ _read = _File.load_config
 _mode = Hydra.get_mode
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
 _list = defaults_list._create_defaults_list
+_map = defaults_list._create_interpolation_map
 _typed = load._typed
 _directory = os.environ.get(COMPOSED)
 _kept: dict[str, bytes] = {}
@@ -93,6 +94,12 @@ def _listed_before(repo, config_name, overrides, prepend_hydra, skip_missing):
     return defaults
 
 
+def _mapped_if_needed(overrides, listed, self_added):
+    """The values for ${…} in a list of defaults, where one is there."""
+    is_needed = any(default.is_interpolation() for default in listed if not default.is_self())
+    return _map(overrides, listed, self_added) if is_needed else None
+
+
 def _read_before(self, config_path):
     path = Path(self.path, self._normalize_file_name(config_path))
     about = path.stat()
@@ -134,4 +141,5 @@ _File.load_config = _read_before
 Hydra.get_mode = _mode_before
 ConfigLoaderImpl._compose_config_from_defaults_list = _composed_before
 defaults_list._create_defaults_list = _listed_before
+defaults_list._create_interpolation_map = _mapped_if_needed
 load._typed = _typed_before

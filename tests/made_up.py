@@ -3,22 +3,34 @@
 import copy
 import functools
 import json
+import tempfile
+from pathlib import Path
 
 from gpt.cli.compose import compose
 from gpt.config.load import save
+from gpt.config.schema import Config
 from gpt.rundir import write_result
 
 compose = functools.cache(lambda *overrides, compose=compose: compose(list(overrides)))
 
 
-def make_run(path, *overrides, seed=1, loss=3.0, status="done", tokens=1000, n=10, evaluated=True, **result):
-    """A run's directory as training leaves it, with made-up losses that fall to ``loss``."""
+@functools.cache
+def saved_config(overrides: tuple[str, ...], seed: int) -> tuple[Config, str]:
+    """A config, and the text that a run saves of it."""
     config = copy.deepcopy(compose(*overrides))
     config.seed = seed
     if not any(override.startswith("data.seed") for override in overrides):
         config.data.seed = seed
+    with tempfile.TemporaryDirectory() as directory:
+        save(config, Path(directory, "config.yaml"))
+        return config, Path(directory, "config.yaml").read_text()
+
+
+def make_run(path, *overrides, seed=1, loss=3.0, status="done", tokens=1000, n=10, evaluated=True, **result):
+    """A run's directory as training leaves it, with made-up losses that fall to ``loss``."""
+    config, text = saved_config(overrides, seed)
     path.mkdir(parents=True)
-    save(config, path / "config.yaml")
+    (path / "config.yaml").write_text(text)
     rows = []
     for i in range(1, n + 1):
         row = {"step": i, "tokens": i * tokens // n, "train/loss": loss + 0.5 * (n - i) / i,

@@ -23,7 +23,7 @@ from typing import Any
 
 PRELOAD = """
     torch._dynamo matplotlib.figure scipy.stats data.preparation gpt.cli.hydra_run gpt.cluster.launch gpt.cli.plan
-    gpt.sweep gpt.trainer warm_up wandb
+    gpt.sweep gpt.trainer warm_up wandb pandas requests
 """.split()
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(PRELOAD)

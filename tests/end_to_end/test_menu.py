@@ -305,8 +305,8 @@ def test_overfit_brings_one_batch_to_near_zero(tiny):
 
 @pytest.mark.slow
 def test_bigram_converges_to_the_bigram_entropy_of_the_corpus(tiny):
-    run = tiny("model=bigram", "trainer.max_steps=400", "trainer.eval_every=10_000_000", "trainer.eval_tokens=64",
-               "optimizer.weight_decay=0", "trainer.log_every=100", "optimizer.lr=0.08")  # fmt: skip
+    run = tiny("model=bigram", "trainer.max_steps=250", "trainer.eval_every=10_000_000", "trainer.eval_tokens=64",
+               "optimizer.weight_decay=0", "trainer.log_every=100", "optimizer.lr=0.05")  # fmt: skip
     run.fit()
     file = run.stepper.dataset.windows.file
     ids = file.reader()(0, file.n_tokens).astype(np.int64)
