@@ -34,7 +34,7 @@ unit: .venv/dev
 	$(call timed,unit tests,$(PYTEST) -m "not slow" $(ARGS))
 
 coverage: .venv/dev
-	$(call timed,tests with coverage,$(PYTEST) --cov --cov-config=tests/coverage.ini --cov-report=term-missing $(ARGS))
+	$(call timed,tests with coverage,COVERAGE_FILE=$(CURDIR)/.coverage $(PYTEST) --cov --cov-config=tests/coverage.ini --cov-report=term-missing $(ARGS))
 
 lint: .venv/dev
 	$(call timed,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)

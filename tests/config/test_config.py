@@ -43,7 +43,7 @@ REFUSED = {
         (f"model={size}", f"experiment={name}"): "batch.global_tokens=768 is not divisible"
         for size in options("model")
         for name in ("shakespeare_char_cpu", "speedrun")
-        if size.startswith("gpt") and size not in ALIKE["model"]
+        if size.startswith("gpt") and size not in ALIKE["model"].split()
     },
     ("model=bigram", "model.value_embeddings=1"): "up to model.value_embeddings=0",
     ("model=bigram", "model.value_residual=true"): "model.n_layer=0 has none",
