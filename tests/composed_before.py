@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 import pickle  # copies a config in an eighth of copy.deepcopy's time
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _mapped_if_needed(overrides, listed, self_added):
 
 
 def _read_before(self, config_path):
-    path = Path(self.path, self._normalize_file_name(config_path))
+    path = Path(self.path, self._normalize_file_name(config_path)).absolute()
     about = path.stat()
 
     def read():
@@ -128,7 +129,12 @@ def _mode_before(self, config_name, overrides):
 
 
 def _typed_before(raw):
-    """The values and, for a resolver of conf/, the number of ranks that torchrun has started."""
+    """The values hold what is typed but for the number of ranks, which a resolver of conf/ takes from torchrun.
+
+    A test that changes what gpt/config checks with has values of its own, which no other test composes.
+    """
+    if re.search(r"\$\{(oc\.|now)", repr(raw)):
+        return _typed(raw)
 
     def typed():
         return _typed(raw)

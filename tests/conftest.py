@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Have the workers' commands forked from one process: each of its own would import for ten seconds."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         os.environ[warm.COMPOSED] = tempfile.mkdtemp(prefix="gptlab-composed-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(warm.COMPOSED)))
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(warm.COMPOSED), ignore_errors=True))
     if getattr(config.option, "numprocesses", None):
         warm.start_for_workers()
     elif "PYTEST_XDIST_WORKER" in os.environ:

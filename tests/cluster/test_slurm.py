@@ -125,28 +125,35 @@ def test_slurm_is_asked_before_anything_is_made(small, tmp_path):
 @slurm
 @pytest.mark.slow
 def test_a_sweep_on_slurm_is_what_it_is_here(small, tmp_path):
-    """Its jobs outlive it, are found again, and are the same runs; one fails, and runs again."""
+    """Its jobs outlive it, are found again, and are the same runs; one that fails runs again."""
     tmp_path /= ODD  # which SLURM can write to
     tmp_path.mkdir()
-    run = [*small, "trainer.max_steps=400", "trainer.eval_every=25_600"]
-    one_by_one = [*SLURM, "cluster.nproc=1", "cluster.cpus=2"]
-    sweep = ["--multirun", *run, *one_by_one, "optimizer.lr=1e-3,1e30", "hydra.sweep.dir=there"]
+    run = [*small, "trainer.max_steps=200", "trainer.eval_every=25_600"]
+
+    def arguments(rates: str, *more: str) -> list[str]:
+        return ["--multirun", *run, *SLURM, *more, f"optimizer.lr={rates}", "hydra.sweep.dir=there"]
+
+    def states(said: str) -> list[tuple[str, str]]:
+        return re.findall(r"^\[\d/\d\]  (kept|done|failed) +(\S+)", said, re.MULTILINE)
+
     there = tmp_path / "there" / "lr-0.001"
-    killed = Started(*sweep, cwd=tmp_path, **ASKS)
+    killed = Started(*arguments("1e-3,2e-3"), cwd=tmp_path, **ASKS)
     until((there / "metrics.jsonl").exists, process=killed)
     killed.kill()
     killed.communicate()
-    ended = call(*sweep, cwd=tmp_path, **ASKS)
-    assert ended.returncode == 1 and "error: 1 of 2 jobs failed" in ended.stderr, ended.stderr
-    assert re.search(r"(done|kept)         lr-0.001  +val \d", ended.stdout), ended.stdout
-    assert re.search(r"lr-1e\+30 +failed +step \d+: loss", ended.stdout[ended.stdout.index("job ") :])
-    for job in ("lr-0.001", "lr-1e+30"):
+    done = call(*arguments("1e-3,2e-3"), cwd=tmp_path, **ASKS)
+    assert done.returncode == 0, done.stderr
+    assert states(done.stdout)[-1] == ("done", "lr-0.002")
+    for job in ("lr-0.001", "lr-0.002"):
+        assert re.search(rf"(done|kept)         {job}  val \d", done.stdout), done.stdout
         submitted_as = list((tmp_path / "there" / job / "slurm").glob("*_submitted.pkl"))
         assert len(submitted_as) == 1  # and not again
-    again = call(*sweep, cwd=tmp_path, **ASKS)
-    assert again.returncode == 1
-    states = re.findall(r"^\[\d/2\]  (kept|done|failed) +(\S+)", again.stdout, re.MULTILINE)
-    assert states == [("kept", "lr-0.001"), ("failed", "lr-1e+30")]
+        assert (tmp_path / "there" / job / "logs" / "rank_1.log").exists()
+    for _ in range(2):
+        more = call(*arguments("1e-3,2e-3,1e30", "cluster.nproc=1"), cwd=tmp_path, **ASKS)
+        assert more.returncode == 1 and "error: 1 of 3 jobs failed" in more.stderr, more.stderr
+        assert states(more.stdout) == [("kept", "lr-0.001"), ("kept", "lr-0.002"), ("failed", "lr-1e+30")]
+        assert re.search(r"lr-1e\+30 +failed +step \d+: loss", more.stdout[more.stdout.index("job ") :])
 
     here = tmp_path / "here"
     assert call(*run, "optimizer.lr=1e-3", "hydra.run.dir=here", cwd=tmp_path).returncode == 0

@@ -17,6 +17,12 @@ from gpt.errors import InputError
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("group, option", OPTIONS)
+def test_every_option_composes(group, option):
+    assert isinstance(compose([f"{group}={option}"]), Config)
+
+
 # One model of each family is enough in pairs, and one data set of those with the same keys.
 ALIKE = {"model": "gpt2_355m gpt2_774m gpt2_1558m gpt3_medium gpt3_large gpt3_xl",
          "data": "fineweb_10bt fineweb_edu_10bt openwebtext wikitext shakespeare addition"}  # fmt: skip
@@ -57,7 +63,6 @@ PAIRED = {
     for group in GROUPS
     if group != "sweeps"
 }
-ALONE = [f"{group}={option}" for group, option in OPTIONS if option not in PAIRED.get(group, ())]
 # Switches of the model, beside the options; all pairs of them are computed in tests/layers/test_switches.py.
 PAIRED |= {f"model.{key}": [value] for key, value in (switch.split("=") for switch in """
     position=rotary norm_type=rmsnorm norm_weight=false qk_norm=true n_kv_head=1 window=8 attention_softcap=50
@@ -90,12 +95,6 @@ def rows_of_pairs(pairs):
         for pair in held:
             del left[pair]
         yield row, held
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("option", ALONE)
-def test_every_option_that_is_in_no_pair_composes(option):
-    assert isinstance(compose([option]), Config)
 
 
 @pytest.mark.slow
