@@ -56,4 +56,4 @@ docs: .venv/dev
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv data/cache outputs
+	rm -rf .venv data/cache outputs .coverage*
