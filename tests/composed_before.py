@@ -43,9 +43,9 @@ _directory = os.environ.get(COMPOSED)
 _kept: dict[str, bytes] = {}
 
 
-def _once(make: Callable[..., Any], key: tuple) -> Any:
+def _once(kind: str, key: tuple, make: Callable[[], Any]) -> Any:
     """What ``make()`` returned for this key when a process of the session first asked: a copy for whoever asks."""
-    name = hashlib.sha256(repr((make.__qualname__, key)).encode()).hexdigest()
+    name = hashlib.sha256(repr((kind, key)).encode()).hexdigest()
     if name not in _kept:
         path = Path(_directory, name) if _directory else None
         if path and path.exists():
@@ -53,11 +53,11 @@ def _once(make: Callable[..., Any], key: tuple) -> Any:
         else:
             _kept[name] = pickle.dumps(make())
             if path:
-                _leave(path, _kept[name])
+                _write(path, _kept[name])
     return pickle.loads(_kept[name])
 
 
-def _leave(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write a file for other processes, whole or not at all."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # a test may limit the size of files
@@ -74,10 +74,7 @@ def _sources(repository) -> tuple:
 
 
 def _composed_before(self, defaults, repo):
-    def composed():
-        return _compose(self, defaults, repo)
-
-    return _once(composed, (_sources(repo), defaults))
+    return _once("composed", (_sources(repo), defaults), lambda: _compose(self, defaults, repo))
 
 
 def _listed_before(repo, config_name, overrides, prepend_hydra, skip_missing):
@@ -89,7 +86,7 @@ def _listed_before(repo, config_name, overrides, prepend_hydra, skip_missing):
         return defaults, {name: getattr(overrides, name) for name in _LEARNT}
 
     key = (_sources(repo), config_name, overrides.override_choices, prepend_hydra, skip_missing)
-    defaults, learnt = _once(listed, key)
+    defaults, learnt = _once("listed", key, listed)
     for name, value in learnt.items():
         setattr(overrides, name, value)
     return defaults
@@ -104,11 +101,8 @@ def _mapped_if_needed(overrides, listed, self_added):
 def _read_before(self, config_path):
     path = Path(self.path, self._normalize_file_name(config_path)).absolute()
     about = path.stat()
-
-    def read():
-        return _read(self, config_path)
-
-    return _once(read, (self.provider, path, about.st_mtime_ns, about.st_size))
+    key = (self.provider, path, about.st_mtime_ns, about.st_size)
+    return _once("read", key, lambda: _read(self, config_path))
 
 
 def _not_copied_deeply(self, delegate):
@@ -119,27 +113,20 @@ def _not_copied_deeply(self, delegate):
 
 def _mode_before(self, config_name, overrides):
     """Options tell whether a command is a sweep, hydra.mode too; other keys do not."""
-
-    def mode():
-        return _mode(self, config_name, overrides)
-
     names = [override.lstrip("+~").partition("=")[0] for override in overrides]
     counts = [name in GROUPS or name.startswith(("hydra/", "hydra.mode", "hydra.searchpath")) for name in names]
-    return _once(mode, (_sources(self.config_loader.repository), config_name, *itertools.compress(overrides, counts)))
+    key = (_sources(self.config_loader.repository), config_name, *itertools.compress(overrides, counts))
+    return _once("mode", key, lambda: _mode(self, config_name, overrides))
 
 
 def _typed_before(raw):
-    """The values hold what is typed but for the number of ranks, which a resolver of conf/ takes from torchrun.
+    """The values alone decide what is typed, but for the number of ranks, which a resolver of conf/ asks torchrun for.
 
     A test that changes what gpt/config checks with has values of its own, which no other test composes.
     """
-    if re.search(r"\$\{(oc\.|now)", repr(raw)):
+    if re.search(r"\$\{(oc\.|now)", repr(raw)):  # values from outside
         return _typed(raw)
-
-    def typed():
-        return _typed(raw)
-
-    return _once(typed, (raw, os.environ.get("WORLD_SIZE")))
+    return _once("typed", (raw, os.environ.get("WORLD_SIZE")), lambda: _typed(raw))
 
 
 CachingConfigRepository.__init__ = _not_copied_deeply
